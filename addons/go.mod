@@ -1,0 +1,3 @@
+module kijabi.dev/addons
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module kijabi.dev/apiserver
+
+go 1.26.0

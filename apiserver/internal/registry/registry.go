@@ -1,0 +1,140 @@
+// Package registry is the room behind both doors: it defaults, validates, admits,
+// stores and reads objects of every kind. The gRPC and REST doors only translate.
+package registry
+
+import (
+	"context"
+	"iter"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
+)
+
+// Ref names an object or a collection (empty Name).
+type Ref struct {
+	Resource    schema.GroupVersionResource
+	Namespace   string
+	Name        string
+	Subresource string
+}
+
+// Caller is on whose behalf a request is made; from the certificate or, on a
+// forwarded request, from the forwarding master.
+type Caller struct {
+	User      string
+	Groups    []string
+	UserAgent string
+	RequestID string
+	// Epoch the caller's component was started under; 0 for others.
+	Epoch uint64
+}
+
+// WriteOptions qualify creates, updates and patches.
+type WriteOptions struct {
+	DryRun       bool
+	FieldManager string
+	// FieldValidation is Strict, Warn or Ignore. It concerns JSON bodies and patches
+	// only; the door decodes, the registry checks patches.
+	FieldValidation string
+	// Force takes fields from other managers (apply only).
+	Force bool
+}
+
+// ListOptions select a collection.
+type ListOptions struct {
+	Labels          labels.Selector // nil selects all
+	Fields          string          // Kubernetes field selector, empty selects all
+	Limit           int64
+	Continue        string
+	ResourceVersion string
+	ResourceVersionMatch metav1.ResourceVersionMatch
+}
+
+// List is a page of a collection. Records hold encoded objects; doors that need
+// other encodings decode them by object.Decode.
+type List struct {
+	Records         []*store.Record
+	ResourceVersion string
+	Continue        string
+	Remaining       int64
+}
+
+// WatchOptions select changes.
+type WatchOptions struct {
+	Labels            labels.Selector
+	Fields            string
+	ResourceVersion   string // empty or "0" starts now with the current objects as ADDED
+	SendInitialEvents *bool
+	Bookmarks         bool
+}
+
+// Registry is the interface of the room. All methods are safe for concurrent use
+// and authorize nothing by themselves: doors call the authorizer first.
+// Errors are *apierrors.StatusError. Objects passed in are owned by the registry
+// afterwards; returned objects are the caller's.
+//
+// On a master that does not lead, writes are forwarded to the leader once, and
+// return when this master's memory holds them.
+type Registry interface {
+	// Kinds lists every served kind, in discovery order.
+	Kinds() []*Kind
+	// Kind finds a kind by resource; an empty version means the preferred one.
+	Kind(gvr schema.GroupVersionResource) (*Kind, error)
+
+	Get(ctx context.Context, ref Ref) (*store.Record, error)
+	List(ctx context.Context, ref Ref, opts ListOptions) (List, error)
+	// Watch yields batches in order until ctx ends or an error. The first batch after
+	// the initial objects has InitialEnd set.
+	Watch(ctx context.Context, ref Ref, opts WatchOptions) (iter.Seq2[WatchBatch, error], error)
+
+	Create(ctx context.Context, caller Caller, ref Ref, obj object.Object, opts WriteOptions) (object.Object, error)
+	Update(ctx context.Context, caller Caller, ref Ref, obj object.Object, opts WriteOptions) (object.Object, error)
+	Patch(ctx context.Context, caller Caller, ref Ref, patchType types.PatchType, patch []byte, opts WriteOptions) (object.Object, error)
+	// Delete returns the object's last or terminating state, and whether it is gone.
+	Delete(ctx context.Context, caller Caller, ref Ref, opts metav1.DeleteOptions) (object.Object, bool, error)
+	DeleteCollection(ctx context.Context, caller Caller, ref Ref, opts metav1.DeleteOptions, list ListOptions) (int64, error)
+	// Transact performs operations in one batch, all or none unless independent.
+	Transact(ctx context.Context, caller Caller, ops []Operation, independent bool) ([]OperationResult, error)
+}
+
+// WatchBatch is what one commit changed, as the watch's selectors see it.
+type WatchBatch struct {
+	Events []store.Event
+	// Progress is the version up to which everything has been sent.
+	Progress uint64
+	// InitialEnd marks the end of the initial objects.
+	InitialEnd bool
+}
+
+// Verb of an Operation.
+type Verb string
+
+// Verbs.
+const (
+	VerbCreate Verb = "create"
+	VerbUpdate Verb = "update"
+	VerbPatch  Verb = "patch"
+	VerbDelete Verb = "delete"
+)
+
+// Operation is one write of a Transact.
+type Operation struct {
+	Verb      Verb
+	Ref       Ref
+	Object    object.Object // create, update
+	PatchType types.PatchType
+	Patch     []byte
+	Delete    metav1.DeleteOptions
+	Options   WriteOptions
+}
+
+// OperationResult is the outcome of one Operation.
+type OperationResult struct {
+	Object object.Object
+	Err    error
+}

@@ -1,0 +1,3 @@
+module kijabi.dev/cli
+
+go 1.26.0

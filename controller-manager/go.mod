@@ -1,0 +1,3 @@
+module kijabi.dev/controller-manager
+
+go 1.26.0

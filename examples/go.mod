@@ -1,0 +1,3 @@
+module kijabi.dev/examples
+
+go 1.26.0

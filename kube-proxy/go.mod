@@ -1,0 +1,3 @@
+module kijabi.dev/kube-proxy
+
+go 1.26.0

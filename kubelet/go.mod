@@ -1,0 +1,3 @@
+module kijabi.dev/kubelet
+
+go 1.26.0

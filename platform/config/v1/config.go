@@ -1,0 +1,261 @@
+// Package v1 holds the configuration files of every component, version kijabi.dev/v1.
+//
+// One YAML file a component lives in /etc/kijabi. The files are written by
+// `kijabi master init`, `kijabi master join` and `kijabi node join`, and read
+// strictly by the component at start: an unknown field or a missing required one
+// is an error that names it. The `kijabi` command and the components share these
+// types, so neither can drift.
+package v1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// APIVersion of every configuration file.
+const APIVersion = "kijabi.dev/v1"
+
+// Ports of the components, DESIGN.md section 4.
+const (
+	PortREST                   = 6443
+	PortGRPC                   = 6444
+	PortPeer                   = 7443
+	PortEtcdPeer               = 2380
+	PortScheduler              = 10259
+	PortControllerManager      = 10257
+	PortCloudControllerManager = 10258
+	PortCloudProvider          = 10260
+	PortKubelet                = 10250
+	PortKubeProxy              = 10256
+	PortNetworkAgent           = 10261
+	PortDNS                    = 10262
+)
+
+// Directories every machine uses.
+const (
+	ConfigDir = "/etc/kijabi"
+	StateDir  = "/var/lib/kijabi"
+	RunDir    = "/run/kijabi"
+	PKIDir    = StateDir + "/pki"
+	LogDir    = "/var/log/kijabi"
+)
+
+// TypeMeta begins every file.
+type TypeMeta struct {
+	// APIVersion is "kijabi.dev/v1". Required.
+	APIVersion string `json:"apiVersion"`
+	// Kind is the component's, such as "SchedulerConfiguration". Required.
+	Kind string `json:"kind"`
+}
+
+// Identity names the files of a component's certificate. All required.
+// The component renews the certificate by itself and reloads it when it changes.
+type Identity struct {
+	// CertFile is the PEM leaf certificate.
+	CertFile string `json:"certFile"`
+	// KeyFile is its PEM key, mode 0600.
+	KeyFile string `json:"keyFile"`
+	// CAFile is the PEM bundle of cluster CAs that peers are checked against.
+	CAFile string `json:"caFile"`
+}
+
+// Common is shared by all components.
+type Common struct {
+	TypeMeta `json:",inline"`
+	// NodeName is the machine's name. Required.
+	NodeName string `json:"nodeName"`
+	// ListenAddress is host:port of the component's own gRPC service (health,
+	// reflection, metrics and its API). Required.
+	ListenAddress string `json:"listenAddress"`
+	// Identity of the component. Required.
+	Identity Identity `json:"identity"`
+	// LogLevel is debug, info, warn or error; default info.
+	LogLevel string `json:"logLevel,omitempty"`
+}
+
+// Network holds the cluster's address ranges; the same on every machine.
+type Network struct {
+	// PodCIDR is the range of all pods, default 10.244.0.0/16.
+	PodCIDR string `json:"podCIDR"`
+	// ServiceCIDR is the range of service addresses, default 10.96.0.0/16.
+	ServiceCIDR string `json:"serviceCIDR"`
+	// DNSAddress is the address of the cluster's DNS, default 10.96.0.10.
+	DNSAddress string `json:"dnsAddress"`
+	// ClusterDomain is the DNS domain, default cluster.local.
+	ClusterDomain string `json:"clusterDomain"`
+	// NodePortFirst and NodePortLast bound node ports, default 30000 to 32767.
+	NodePortFirst int32 `json:"nodePortFirst"`
+	NodePortLast  int32 `json:"nodePortLast"`
+}
+
+// DefaultNetwork returns the default ranges.
+func DefaultNetwork() Network {
+	return Network{
+		PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/16", DNSAddress: "10.96.0.10",
+		ClusterDomain: "cluster.local", NodePortFirst: 30000, NodePortLast: 32767,
+	}
+}
+
+// APIServerConfiguration configures the apiserver.
+type APIServerConfiguration struct {
+	// Common.ListenAddress is the gRPC door, host:6444.
+	Common `json:",inline"`
+	// RESTAddress is host:port of the REST door, host:6443. Required.
+	RESTAddress string `json:"restAddress"`
+	// PeerAddress is host:port for the other masters, host:7443. Required.
+	PeerAddress string `json:"peerAddress"`
+	// AdvertiseAddress is the machine's IP that others dial. Required.
+	AdvertiseAddress string `json:"advertiseAddress"`
+	// DataDir holds etcd and raft data. Required.
+	DataDir string `json:"dataDir"`
+	// PKIDir holds the cluster's CAs with their keys (ca, peer-ca, front-proxy-ca, service-account). Required.
+	PKIDir string `json:"pkiDir"`
+	// ClusterID is fixed by `kijabi master init`. Required.
+	ClusterID string `json:"clusterID"`
+	// Peer is the identity on the masters' own port and between etcd members, signed by the peer CA. Required.
+	Peer Identity `json:"peer"`
+	// Etcd configures the embedded member.
+	Etcd Etcd `json:"etcd"`
+	// Bootstrap is true on the master that `kijabi master init` made: a data
+	// directory that is empty forms a new cluster of one. On the others an empty data
+	// directory joins through Join.
+	Bootstrap bool `json:"bootstrap,omitempty"`
+	// Join lists peer addresses (host:7443) of masters to join through when the data directory is empty.
+	Join []string `json:"join,omitempty"`
+	// Network ranges.
+	Network Network `json:"network"`
+	// Raft times; zero values mean 150 ms, 150 ms and 75 ms.
+	RaftHeartbeat    metav1.Duration `json:"raftHeartbeat,omitzero"`
+	RaftElection     metav1.Duration `json:"raftElection,omitzero"`
+	RaftLeaderLease  metav1.Duration `json:"raftLeaderLease,omitzero"`
+	// EventTTL is how long Events live, default 1h.
+	EventTTL metav1.Duration `json:"eventTTL,omitzero"`
+	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
+	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
+}
+
+// Etcd configures the embedded etcd member.
+type Etcd struct {
+	// PeerURL others dial, https://ip:2380. Required.
+	PeerURL string `json:"peerURL"`
+	// QuotaBytes bounds the database, default 4 GiB.
+	QuotaBytes int64 `json:"quotaBytes,omitempty"`
+	// HistoryRetention is how long revisions are kept, default 24h.
+	HistoryRetention metav1.Duration `json:"historyRetention,omitzero"`
+}
+
+// SchedulerConfiguration configures the scheduler.
+type SchedulerConfiguration struct {
+	Common `json:",inline"`
+	// APIServer is host:port of the local apiserver's gRPC door. Required.
+	APIServer string `json:"apiServer"`
+}
+
+// ControllerManagerConfiguration configures the controller-manager.
+type ControllerManagerConfiguration struct {
+	Common `json:",inline"`
+	// APIServer is host:port of the local apiserver's gRPC door. Required.
+	APIServer string `json:"apiServer"`
+	// Network ranges; the pod range is divided among nodes.
+	Network Network `json:"network"`
+	// NodeMaskSize is the prefix length of a node's pod range, default 24.
+	NodeMaskSize int `json:"nodeMaskSize,omitempty"`
+	// NodeUnreachableAfter is the silence after which a node leaves traffic, default 4s.
+	NodeUnreachableAfter metav1.Duration `json:"nodeUnreachableAfter,omitzero"`
+	// ClusterCAFile is published in every namespace as kube-root-ca.crt.
+	ClusterCAFile string `json:"clusterCAFile"`
+}
+
+// CloudControllerManagerConfiguration configures the cloud-controller-manager.
+type CloudControllerManagerConfiguration struct {
+	Common `json:",inline"`
+	// APIServer is host:port of the local apiserver's gRPC door. Required.
+	APIServer string `json:"apiServer"`
+	// Provider is where the provider's CloudProviderService listens: host:port, or unix:///path. Required.
+	Provider string `json:"provider"`
+}
+
+// CloudProviderLocalConfiguration configures the provider "local".
+type CloudProviderLocalConfiguration struct {
+	Common `json:",inline"`
+	// Zone and Region are put on every node; empty means none.
+	Zone   string `json:"zone,omitempty"`
+	Region string `json:"region,omitempty"`
+}
+
+// KubeletConfiguration configures the kubelet.
+type KubeletConfiguration struct {
+	Common `json:",inline"`
+	// APIServers are host:port of every known apiserver's gRPC door. At least one.
+	// The kubelet learns of others and keeps them in its data directory.
+	APIServers []string `json:"apiServers"`
+	// NodeIP is the machine's address. Required.
+	NodeIP string `json:"nodeIP"`
+	// DataDir holds pod volumes and the snapshot, default /var/lib/kijabi/kubelet.
+	DataDir string `json:"dataDir"`
+	// ContainerRuntimeEndpoint is the CRI socket, unix:///run/kijabi/containerd/containerd.sock. Required.
+	ContainerRuntimeEndpoint string `json:"containerRuntimeEndpoint"`
+	// CNIConfigDir is where the network configuration is awaited before pods start. Required.
+	CNIConfigDir string `json:"cniConfigDir"`
+	// CgroupRoot below which pods' cgroups live, default "/kijabi".
+	CgroupRoot string `json:"cgroupRoot,omitempty"`
+	// Labels and Taints the node registers with.
+	Labels map[string]string `json:"labels,omitempty"`
+	Taints []Taint           `json:"taints,omitempty"`
+	// Network ranges; the kubelet needs DNS address and domain.
+	Network Network `json:"network"`
+	// MaxPods, default 110.
+	MaxPods int64 `json:"maxPods,omitempty"`
+}
+
+// Taint is a node taint.
+type Taint struct {
+	// Key of the taint. Required.
+	Key string `json:"key"`
+	// Value may be empty.
+	Value string `json:"value,omitempty"`
+	// Effect is NoSchedule, PreferNoSchedule or NoExecute. Required.
+	Effect string `json:"effect"`
+}
+
+// KubeProxyConfiguration configures kube-proxy.
+type KubeProxyConfiguration struct {
+	Common `json:",inline"`
+	// APIServers are host:port of every known apiserver's gRPC door. At least one.
+	APIServers []string `json:"apiServers"`
+	// NodeIP is the machine's address. Required.
+	NodeIP string `json:"nodeIP"`
+	// DataDir holds the snapshot, default /var/lib/kijabi/kube-proxy.
+	DataDir string `json:"dataDir"`
+	// Network ranges.
+	Network Network `json:"network"`
+}
+
+// NetworkAgentConfiguration configures the network agent.
+type NetworkAgentConfiguration struct {
+	Common `json:",inline"`
+	// APIServers are host:port of every known apiserver's gRPC door. At least one.
+	APIServers []string `json:"apiServers"`
+	// NodeIP is the machine's address. Required.
+	NodeIP string `json:"nodeIP"`
+	// DataDir holds the snapshot, default /var/lib/kijabi/network-agent.
+	DataDir string `json:"dataDir"`
+	// CNIConfigDir the CNI configuration is written to. Required.
+	CNIConfigDir string `json:"cniConfigDir"`
+	// Mode is "auto" (routes on one L2, VXLAN otherwise), "routes" or "vxlan". Default auto.
+	Mode string `json:"mode,omitempty"`
+	// Network ranges.
+	Network Network `json:"network"`
+}
+
+// DNSConfiguration configures the node's DNS server.
+type DNSConfiguration struct {
+	Common `json:",inline"`
+	// APIServers are host:port of every known apiserver's gRPC door. At least one.
+	APIServers []string `json:"apiServers"`
+	// DataDir holds the snapshot, default /var/lib/kijabi/dns.
+	DataDir string `json:"dataDir"`
+	// Upstream resolvers; empty means those of /etc/resolv.conf.
+	Upstream []string `json:"upstream,omitempty"`
+	// Network ranges.
+	Network Network `json:"network"`
+}

@@ -1,0 +1,3 @@
+module kijabi.dev/platform
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module kijabi.dev/scheduler
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module kijabi.dev/test
+
+go 1.26.0
