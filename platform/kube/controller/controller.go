@@ -1,0 +1,157 @@
+// Package controller runs control loops: one work queue a controller, level
+// triggered, by key. A controller declares what it reads and what it writes; two
+// controllers that declare the same output are refused at start, and a write
+// outside a controller's outputs is refused when it is made.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/object"
+)
+
+// Controller moves one kind of object toward what its spec asks for.
+type Controller interface {
+	// Name is constant, lower-case and unique, such as "replicaset".
+	Name() string
+	// Inputs say which changes make which keys due. Called once.
+	Inputs() []Input
+	// Outputs say what the controller writes. Called once.
+	Outputs() []Output
+	// Reconcile reads the world, not an event, so it may run any number of times.
+	// It never runs twice at once for one key, and not before the inputs have seen
+	// the controller's own last write for that key. A positive duration
+	// makes the key due again then; an error makes it due again after a growing pause.
+	Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (requeueAfter time.Duration, err error)
+}
+
+// source is what an input needs of an informer.
+type source interface {
+	WaitVersion(ctx context.Context, resourceVersion string) error
+	Kind() object.Kind
+}
+
+// Input makes keys due when objects change.
+type Input struct {
+	source source
+	// subscribe calls enqueue for every change, existing objects included.
+	subscribe func(enqueue func(object.Key))
+	// keys lists every key that is due when the controller starts; nil if none.
+	keys func() []object.Key
+}
+
+// Self makes an object's own key due when it changes. Every existing object is due at start.
+func Self[T object.Object](inf *informer.Informer[T]) Input {
+	return Mapped(inf, func(obj T) []object.Key { return []object.Key{object.KeyOf(obj)} })
+}
+
+// OwnedBy makes the controlling owner of ownerKind due when an object changes.
+func OwnedBy[T object.Object](inf *informer.Informer[T], ownerKind string) Input {
+	return Mapped(inf, func(obj T) []object.Key {
+		owner := metav1.GetControllerOfNoCopy(obj)
+		if owner == nil || owner.Kind != ownerKind {
+			return nil
+		}
+		return []object.Key{{Namespace: obj.GetNamespace(), Name: owner.Name}}
+	})
+}
+
+// Mapped makes the keys due that the function yields for an object, before and after its change.
+func Mapped[T object.Object](inf *informer.Informer[T], keysOf func(T) []object.Key) Input {
+	return Input{
+		source: inf,
+		subscribe: func(enqueue func(object.Key)) {
+			inf.OnChange(func(before, after T) {
+				var zero T
+				var old []object.Key
+				if any(before) != any(zero) {
+					old = keysOf(before)
+					for _, key := range old {
+						enqueue(key)
+					}
+				}
+				if any(after) == any(zero) {
+					return
+				}
+				for _, key := range keysOf(after) {
+					enqueue(key) // the queue drops what is in it already
+				}
+			})
+		},
+		keys: func() []object.Key {
+			var keys []object.Key
+			for _, obj := range inf.List() {
+				keys = append(keys, keysOf(obj)...)
+			}
+			return keys
+		},
+	}
+}
+
+// Reads declares an input that makes nothing due but must be current before Reconcile runs.
+func Reads[T object.Object](inf *informer.Informer[T]) Input {
+	return Input{source: inf, subscribe: func(func(object.Key)) {}}
+}
+
+// Output is a part of a kind that one controller alone writes.
+type Output struct {
+	kind object.Kind
+	part string
+	// verbs allowed by it
+	write, status, remove bool
+}
+
+// String names the output, such as "Pod owned by ReplicaSet".
+func (o Output) String() string { return o.kind.GVK.Kind + " " + o.part }
+
+// Owns declares objects of T that the controller creates, changes and deletes
+// for owners of ownerKind.
+func Owns[T object.Object](ownerKind string) Output {
+	return Output{kind: object.KindOf[T](), part: "owned by " + ownerKind, write: true, remove: true}
+}
+
+// StatusOf declares T's status.
+func StatusOf[T object.Object]() Output {
+	return Output{kind: object.KindOf[T](), part: "status", status: true}
+}
+
+// StatusPart declares named conditions or fields of T's status, where several
+// controllers share a status.
+func StatusPart[T object.Object](part string) Output {
+	return Output{kind: object.KindOf[T](), part: "status " + part, status: true}
+}
+
+// Fields declares named fields of T, such as "spec.podCIDR".
+func Fields[T object.Object](fields string) Output {
+	return Output{kind: object.KindOf[T](), part: fields, write: true}
+}
+
+// Deletes declares that the controller deletes objects of T, for a reason.
+func Deletes[T object.Object](reason string) Output {
+	return Output{kind: object.KindOf[T](), part: "deleted because " + reason, remove: true}
+}
+
+// DeletesAny declares that the controller deletes objects of any kind and edits
+// their metadata, for a reason. Only garbage collection and namespaces may.
+func DeletesAny(reason string) Output {
+	return Output{part: "any, deleted because " + reason, write: true, remove: true}
+}
+
+// outputs checks writes against declarations.
+type outputs []Output
+
+func (o outputs) allow(kind object.Kind, need func(Output) bool, verb string) error {
+	for _, out := range o {
+		if (out.kind.GVK == kind.GVK || out.kind.GVK.Empty()) && need(out) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s of %s is outside the controller's declared outputs", verb, kind.GVK.Kind)
+}
