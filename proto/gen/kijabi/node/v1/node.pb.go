@@ -25,6 +25,154 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// WatchLivenessRequest starts a liveness stream.
+type WatchLivenessRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLivenessRequest) Reset() {
+	*x = WatchLivenessRequest{}
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLivenessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLivenessRequest) ProtoMessage() {}
+
+func (x *WatchLivenessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLivenessRequest.ProtoReflect.Descriptor instead.
+func (*WatchLivenessRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{0}
+}
+
+// NodeLiveness says when a node was last heard by any master.
+type NodeLiveness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Time since its last heartbeat, by the masters' monotonic clocks. For a node
+	// that was never heard, the time since this master began to lead.
+	Silence *durationpb.Duration `protobuf:"bytes,2,opt,name=silence,proto3" json:"silence,omitempty"`
+	// A master holds a connection of the node.
+	Connected     bool `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeLiveness) Reset() {
+	*x = NodeLiveness{}
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeLiveness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeLiveness) ProtoMessage() {}
+
+func (x *NodeLiveness) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeLiveness.ProtoReflect.Descriptor instead.
+func (*NodeLiveness) Descriptor() ([]byte, []int) {
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NodeLiveness) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeLiveness) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
+func (x *NodeLiveness) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+// WatchLivenessResponse names nodes whose state changed or that are silent.
+type WatchLivenessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The nodes.
+	Nodes         []*NodeLiveness `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLivenessResponse) Reset() {
+	*x = WatchLivenessResponse{}
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLivenessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLivenessResponse) ProtoMessage() {}
+
+func (x *WatchLivenessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLivenessResponse.ProtoReflect.Descriptor instead.
+func (*WatchLivenessResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchLivenessResponse) GetNodes() []*NodeLiveness {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
 // TunnelRequest is a piece of the reverse connection, node to master.
 type TunnelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -36,7 +184,7 @@ type TunnelRequest struct {
 
 func (x *TunnelRequest) Reset() {
 	*x = TunnelRequest{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -48,7 +196,7 @@ func (x *TunnelRequest) String() string {
 func (*TunnelRequest) ProtoMessage() {}
 
 func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -61,7 +209,7 @@ func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelRequest.ProtoReflect.Descriptor instead.
 func (*TunnelRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{0}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TunnelRequest) GetData() []byte {
@@ -82,7 +230,7 @@ type TunnelResponse struct {
 
 func (x *TunnelResponse) Reset() {
 	*x = TunnelResponse{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -94,7 +242,7 @@ func (x *TunnelResponse) String() string {
 func (*TunnelResponse) ProtoMessage() {}
 
 func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -107,7 +255,7 @@ func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelResponse.ProtoReflect.Descriptor instead.
 func (*TunnelResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TunnelResponse) GetData() []byte {
@@ -128,7 +276,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +288,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +301,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HeartbeatRequest) GetSequence() uint64 {
@@ -176,7 +324,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -188,7 +336,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -201,7 +349,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HeartbeatResponse) GetSequence() uint64 {
@@ -222,7 +370,14 @@ var File_kijabi_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kijabi_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x19kijabi/node/v1/node.proto\x12\x0ekijabi.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dkijabi/access/v1/access.proto\"#\n" +
+	"\x19kijabi/node/v1/node.proto\x12\x0ekijabi.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dkijabi/access/v1/access.proto\"\x16\n" +
+	"\x14WatchLivenessRequest\"u\n" +
+	"\fNodeLiveness\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x123\n" +
+	"\asilence\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\asilence\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\"K\n" +
+	"\x15WatchLivenessResponse\x122\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x1c.kijabi.node.v1.NodeLivenessR\x05nodes\"#\n" +
 	"\rTunnelRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"$\n" +
 	"\x0eTunnelResponse\x12\x12\n" +
@@ -231,14 +386,17 @@ const file_kijabi_node_v1_node_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"f\n" +
 	"\x11HeartbeatResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x125\n" +
-	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval2\xc8\x01\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval2\xc9\x02\n" +
 	"\vNodeService\x12W\n" +
 	"\x06Tunnel\x12\x1d.kijabi.node.v1.TunnelRequest\x1a\x1e.kijabi.node.v1.TunnelResponse\"\n" +
 	"\xea\xe0\x18\x06\n" +
 	"\x04node(\x010\x01\x12`\n" +
 	"\tHeartbeat\x12 .kijabi.node.v1.HeartbeatRequest\x1a!.kijabi.node.v1.HeartbeatResponse\"\n" +
 	"\xea\xe0\x18\x06\n" +
-	"\x04node(\x010\x01B\xa5\x01\n" +
+	"\x04node(\x010\x01\x12\x7f\n" +
+	"\rWatchLiveness\x12$.kijabi.node.v1.WatchLivenessRequest\x1a%.kijabi.node.v1.WatchLivenessResponse\"\x1f\xea\xe0\x18\x1b\n" +
+	"\x12controller-manager\n" +
+	"\x05admin0\x01B\xa5\x01\n" +
 	"\x12com.kijabi.node.v1B\tNodeProtoP\x01Z*kijabi.dev/proto/gen/kijabi/node/v1;nodev1\xa2\x02\x03KNX\xaa\x02\x0eKijabi.Node.V1\xca\x02\x0eKijabi\\Node\\V1\xe2\x02\x1aKijabi\\Node\\V1\\GPBMetadata\xea\x02\x10Kijabi::Node::V1b\x06proto3"
 
 var (
@@ -253,25 +411,32 @@ func file_kijabi_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kijabi_node_v1_node_proto_rawDescData
 }
 
-var file_kijabi_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_kijabi_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_kijabi_node_v1_node_proto_goTypes = []any{
-	(*TunnelRequest)(nil),       // 0: kijabi.node.v1.TunnelRequest
-	(*TunnelResponse)(nil),      // 1: kijabi.node.v1.TunnelResponse
-	(*HeartbeatRequest)(nil),    // 2: kijabi.node.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),   // 3: kijabi.node.v1.HeartbeatResponse
-	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
+	(*WatchLivenessRequest)(nil),  // 0: kijabi.node.v1.WatchLivenessRequest
+	(*NodeLiveness)(nil),          // 1: kijabi.node.v1.NodeLiveness
+	(*WatchLivenessResponse)(nil), // 2: kijabi.node.v1.WatchLivenessResponse
+	(*TunnelRequest)(nil),         // 3: kijabi.node.v1.TunnelRequest
+	(*TunnelResponse)(nil),        // 4: kijabi.node.v1.TunnelResponse
+	(*HeartbeatRequest)(nil),      // 5: kijabi.node.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),     // 6: kijabi.node.v1.HeartbeatResponse
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
 }
 var file_kijabi_node_v1_node_proto_depIdxs = []int32{
-	4, // 0: kijabi.node.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
-	0, // 1: kijabi.node.v1.NodeService.Tunnel:input_type -> kijabi.node.v1.TunnelRequest
-	2, // 2: kijabi.node.v1.NodeService.Heartbeat:input_type -> kijabi.node.v1.HeartbeatRequest
-	1, // 3: kijabi.node.v1.NodeService.Tunnel:output_type -> kijabi.node.v1.TunnelResponse
-	3, // 4: kijabi.node.v1.NodeService.Heartbeat:output_type -> kijabi.node.v1.HeartbeatResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	7, // 0: kijabi.node.v1.NodeLiveness.silence:type_name -> google.protobuf.Duration
+	1, // 1: kijabi.node.v1.WatchLivenessResponse.nodes:type_name -> kijabi.node.v1.NodeLiveness
+	7, // 2: kijabi.node.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
+	3, // 3: kijabi.node.v1.NodeService.Tunnel:input_type -> kijabi.node.v1.TunnelRequest
+	5, // 4: kijabi.node.v1.NodeService.Heartbeat:input_type -> kijabi.node.v1.HeartbeatRequest
+	0, // 5: kijabi.node.v1.NodeService.WatchLiveness:input_type -> kijabi.node.v1.WatchLivenessRequest
+	4, // 6: kijabi.node.v1.NodeService.Tunnel:output_type -> kijabi.node.v1.TunnelResponse
+	6, // 7: kijabi.node.v1.NodeService.Heartbeat:output_type -> kijabi.node.v1.HeartbeatResponse
+	2, // 8: kijabi.node.v1.NodeService.WatchLiveness:output_type -> kijabi.node.v1.WatchLivenessResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_node_v1_node_proto_init() }
@@ -285,7 +450,7 @@ func file_kijabi_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_node_v1_node_proto_rawDesc), len(file_kijabi_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	NodeService_Tunnel_FullMethodName    = "/kijabi.node.v1.NodeService/Tunnel"
-	NodeService_Heartbeat_FullMethodName = "/kijabi.node.v1.NodeService/Heartbeat"
+	NodeService_Tunnel_FullMethodName        = "/kijabi.node.v1.NodeService/Tunnel"
+	NodeService_Heartbeat_FullMethodName     = "/kijabi.node.v1.NodeService/Heartbeat"
+	NodeService_WatchLiveness_FullMethodName = "/kijabi.node.v1.NodeService/WatchLiveness"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -39,6 +40,11 @@ type NodeServiceClient interface {
 	// Heartbeat says that the node is alive, about once a second. Idempotent.
 	// Directions tell the kubelet what the masters want of it.
 	Heartbeat(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[HeartbeatRequest, HeartbeatResponse], error)
+	// WatchLiveness reports which nodes the masters hear. Called by the
+	// controller-manager on its local apiserver. The first message names every known node,
+	// later ones those that changed between heard and silent, and, every second, the
+	// silent ones again. UNAVAILABLE while this master does not lead.
+	WatchLiveness(ctx context.Context, in *WatchLivenessRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchLivenessResponse], error)
 }
 
 type nodeServiceClient struct {
@@ -75,6 +81,25 @@ func (c *nodeServiceClient) Heartbeat(ctx context.Context, opts ...grpc.CallOpti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_HeartbeatClient = grpc.BidiStreamingClient[HeartbeatRequest, HeartbeatResponse]
 
+func (c *nodeServiceClient) WatchLiveness(ctx context.Context, in *WatchLivenessRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchLivenessResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[2], NodeService_WatchLiveness_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchLivenessRequest, WatchLivenessResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_WatchLivenessClient = grpc.ServerStreamingClient[WatchLivenessResponse]
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -89,6 +114,11 @@ type NodeServiceServer interface {
 	// Heartbeat says that the node is alive, about once a second. Idempotent.
 	// Directions tell the kubelet what the masters want of it.
 	Heartbeat(grpc.BidiStreamingServer[HeartbeatRequest, HeartbeatResponse]) error
+	// WatchLiveness reports which nodes the masters hear. Called by the
+	// controller-manager on its local apiserver. The first message names every known node,
+	// later ones those that changed between heard and silent, and, every second, the
+	// silent ones again. UNAVAILABLE while this master does not lead.
+	WatchLiveness(*WatchLivenessRequest, grpc.ServerStreamingServer[WatchLivenessResponse]) error
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -104,6 +134,9 @@ func (UnimplementedNodeServiceServer) Tunnel(grpc.BidiStreamingServer[TunnelRequ
 }
 func (UnimplementedNodeServiceServer) Heartbeat(grpc.BidiStreamingServer[HeartbeatRequest, HeartbeatResponse]) error {
 	return status.Error(codes.Unimplemented, "method Heartbeat not implemented")
+}
+func (UnimplementedNodeServiceServer) WatchLiveness(*WatchLivenessRequest, grpc.ServerStreamingServer[WatchLivenessResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchLiveness not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -140,6 +173,17 @@ func _NodeService_Heartbeat_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_HeartbeatServer = grpc.BidiStreamingServer[HeartbeatRequest, HeartbeatResponse]
 
+func _NodeService_WatchLiveness_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchLivenessRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NodeServiceServer).WatchLiveness(m, &grpc.GenericServerStream[WatchLivenessRequest, WatchLivenessResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_WatchLivenessServer = grpc.ServerStreamingServer[WatchLivenessResponse]
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -159,6 +203,11 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _NodeService_Heartbeat_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchLiveness",
+			Handler:       _NodeService_WatchLiveness_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "kijabi/node/v1/node.proto",
