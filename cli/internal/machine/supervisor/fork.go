@@ -1,0 +1,16 @@
+package supervisor
+
+import (
+	"os"
+	"syscall"
+)
+
+// forkExec is syscall.ForkExec with the standard streams set. os.StartProcess is not
+// used because its process handle waits by itself, which a reaper of all children
+// would race with.
+func forkExec(argv, env []string, attr *syscall.SysProcAttr, in, out *os.File) (int, error) {
+	return syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Dir: "/", Env: env, Sys: attr,
+		Files: []uintptr{in.Fd(), out.Fd(), out.Fd()},
+	})
+}

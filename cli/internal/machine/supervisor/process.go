@@ -1,0 +1,126 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func stopSignals() map[string]unix.Signal {
+	return map[string]unix.Signal{
+		"": unix.SIGTERM, "SIGTERM": unix.SIGTERM, "SIGINT": unix.SIGINT,
+		"SIGQUIT": unix.SIGQUIT, "SIGKILL": unix.SIGKILL,
+	}
+}
+
+// cgroup is the directory of a unit in the unified hierarchy; "" where there is none.
+type cgroup string
+
+func (c cgroup) create() error {
+	if c == "" {
+		return nil
+	}
+	if err := os.MkdirAll(string(c), 0o755); err != nil {
+		return fmt.Errorf("cgroup: %w", err)
+	}
+	return nil
+}
+
+// kill ends every process in the cgroup and below it.
+func (c cgroup) kill() {
+	if c == "" {
+		return
+	}
+	if os.WriteFile(filepath.Join(string(c), "cgroup.kill"), []byte("1"), 0) == nil {
+		return
+	}
+	// Kernels before 5.14.
+	_ = filepath.WalkDir(string(c), func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || entry.Name() != "cgroup.procs" {
+			return nil //nolint:nilerr // a cgroup that vanished needs no kill
+		}
+		content, _ := os.ReadFile(path)
+		for _, field := range strings.Fields(string(content)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		return nil
+	})
+}
+
+// spawn starts the unit's program in its cgroup and in a session of its own, and
+// returns its pid. The caller reaps it.
+func spawn(unit *Unit, group cgroup, output *os.File) (int, error) {
+	if err := group.create(); err != nil {
+		return 0, err
+	}
+	env := append([]string{defaultPath}, unit.Env...)
+	attr := &syscall.SysProcAttr{Setsid: true}
+	if group != "" {
+		dir, err := os.Open(string(group))
+		if err != nil {
+			return 0, fmt.Errorf("cgroup: %w", err)
+		}
+		defer func() { _ = dir.Close() }()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = null.Close() }()
+	pid, err := forkExec(unit.Exec, env, attr, null, output)
+	if err != nil {
+		return 0, fmt.Errorf("start %s: %w", unit.Exec[0], err)
+	}
+	return pid, nil
+}
+
+// exitText describes how a process ended.
+func exitText(status unix.WaitStatus) string {
+	if status.Signaled() {
+		return "killed by " + unix.SignalName(status.Signal())
+	}
+	return "exit code " + strconv.Itoa(status.ExitStatus())
+}
+
+// reaped is a process that has ended.
+type reaped struct {
+	pid    int
+	status unix.WaitStatus
+}
+
+// reap collects the processes that ended: all children as process 1, since orphans
+// become its children, otherwise only those in pids, which are ours.
+func reap(all bool, pids []int) []reaped {
+	var ended []reaped
+	if all {
+		pids = []int{-1}
+	}
+	for _, pid := range pids {
+		for {
+			var status unix.WaitStatus
+			got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || got <= 0 {
+				break
+			}
+			ended = append(ended, reaped{got, status})
+			if !all {
+				break
+			}
+		}
+	}
+	return ended
+}
