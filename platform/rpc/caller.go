@@ -1,0 +1,107 @@
+package rpc
+
+import (
+	"context"
+	"crypto/x509"
+	"slices"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"kijabi.dev/platform/pki"
+)
+
+// Caller is who makes a request.
+type Caller struct {
+	// Name is the user's name; empty for an anonymous caller.
+	Name string
+	// Groups of the user.
+	Groups []string
+	// Roles the groups give.
+	Roles []string
+	// Machine the caller runs on, when its certificate names one.
+	Machine string
+	// UserAgent is what the client calls itself; not to be trusted.
+	UserAgent string
+	// RequestID of the request, the same in all its retries; empty if the client sent none.
+	RequestID string
+	// Epoch under which the caller writes; 0 for callers that follow no leader.
+	Epoch uint64
+	// Forwarded is true when another apiserver passed the request on. The other
+	// fields then describe the original caller.
+	Forwarded bool
+}
+
+// HasRole reports whether the caller holds one of the roles.
+func (c Caller) HasRole(roles ...string) bool {
+	return slices.ContainsFunc(roles, func(role string) bool { return slices.Contains(c.Roles, role) })
+}
+
+type callerKey struct{}
+
+// CallerFrom returns the caller of the request that ctx belongs to; false outside
+// of a request and for anonymous callers, whose UserAgent and RequestID are still set.
+func CallerFrom(ctx context.Context) (Caller, bool) {
+	caller, _ := ctx.Value(callerKey{}).(Caller)
+	return caller, caller.Name != ""
+}
+
+// WithCaller returns a context as a handler sees it in a request of caller; for
+// doors other than gRPC, and for tests.
+func WithCaller(ctx context.Context, caller Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, caller)
+}
+
+// CallerOf returns the caller that a verified client certificate stands for.
+func CallerOf(cert *x509.Certificate) Caller {
+	groups := slices.Clone(cert.Subject.Organization)
+	return Caller{
+		Name: cert.Subject.CommonName, Groups: groups,
+		Roles: pki.Roles(groups), Machine: pki.Machine(cert.DNSNames),
+	}
+}
+
+// peerCaller is the caller of the transport's verified certificate, if any.
+func peerCaller(ctx context.Context) (Caller, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return Caller{}, false
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
+		return Caller{}, false
+	}
+	caller := CallerOf(info.State.VerifiedChains[0][0])
+	return caller, caller.Name != ""
+}
+
+// identify finds out who calls. The transport caller is who holds the connection;
+// it differs from the caller for a forwarded request.
+func identify(ctx context.Context, authenticate AuthenticateFunc) (caller, transport Caller, err error) {
+	transport, known := peerCaller(ctx)
+	if !known && authenticate != nil {
+		if transport, known, err = authenticate(ctx); err != nil {
+			return Caller{}, Caller{}, err
+		}
+		if !known {
+			transport = Caller{}
+		}
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	transport.UserAgent = first(md, "user-agent")
+	transport.RequestID = first(md, MetadataRequestID)
+	transport.Epoch = epoch(md, MetadataEpoch)
+	user := first(md, MetadataForwardedUser)
+	if user == "" || !transport.HasRole(pki.RoleAPIServer) {
+		return transport, transport, nil
+	}
+	groups := slices.Clone(md.Get(MetadataForwardedGroups))
+	return Caller{
+		Name: user, Groups: groups, Roles: pki.Roles(groups),
+		UserAgent: first(md, MetadataForwardedUserAgent),
+		RequestID: first(md, MetadataForwardedRequestID),
+		Epoch:     epoch(md, MetadataForwardedEpoch),
+		Forwarded: true,
+	}, transport, nil
+}

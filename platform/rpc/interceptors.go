@@ -1,0 +1,164 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/logging"
+)
+
+// errStopping ends the streams of a server that ends.
+var errStopping = apierrors.NewServiceUnavailable("the server is shutting down; connect to another")
+
+// unary identifies, admits and bounds one call, and turns what its handler
+// returns into a gRPC status.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	started := time.Now()
+	ctx, caller, err := s.enter(ctx, info.FullMethod)
+	if err == nil {
+		if _, bounded := ctx.Deadline(); !bounded {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, defaultDeadline)
+			defer cancel()
+		}
+		res, err = s.callUnary(ctx, req, info.FullMethod, handler)
+	}
+	err = ToStatus(err)
+	s.logCall(info.FullMethod, caller, started, err)
+	return res, err
+}
+
+func (s *Server) callUnary(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (res any, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			res, err = nil, s.panicked(method, value)
+		}
+	}()
+	return handler(ctx, req)
+}
+
+// stream does the same for a stream, and ends it when its caller loses the right
+// to it or the server ends.
+func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	started := time.Now()
+	ctx, caller, err := s.enter(stream.Context(), info.FullMethod)
+	if err == nil {
+		err = s.runStream(ctx, srv, stream, info.FullMethod, handler)
+	}
+	err = ToStatus(err)
+	s.logCall(info.FullMethod, caller, started, err)
+	return err
+}
+
+func (s *Server) runStream(ctx context.Context, srv any, stream grpc.ServerStream, method string, handler grpc.StreamHandler) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer context.AfterFunc(s.stopping, func() { end(errStopping) })()
+	defer s.reauthorize(ctx, stream.Context(), method, end)()
+	err := s.callStream(srv, &serverStream{ServerStream: stream, ctx: ctx}, method, handler)
+	if cause := context.Cause(ctx); cause != nil && stream.Context().Err() == nil &&
+		(err == nil || errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled) {
+		return cause
+	}
+	return err
+}
+
+func (s *Server) callStream(srv any, stream grpc.ServerStream, method string, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = s.panicked(method, value)
+		}
+	}()
+	return handler(srv, stream)
+}
+
+func (s *Server) panicked(method string, value any) error {
+	s.cfg.Log.Error("panic in handler", logging.Method(method), zap.Any("panic", value), zap.ByteString("stack", debug.Stack()))
+	return apierrors.NewInternalError(fmt.Errorf("%s panicked; see the server's log", method))
+}
+
+// enter identifies the caller, applies the access rule and the extra
+// authorization, and returns the context the handler sees.
+func (s *Server) enter(ctx context.Context, method string) (context.Context, Caller, error) {
+	caller, transport, err := identify(ctx, s.cfg.Authenticate)
+	if err != nil {
+		return ctx, caller, err
+	}
+	table := s.access.Load()
+	if table == nil {
+		return ctx, caller, forbidden(caller, method, "the server has no access rules; it was not started by Serve")
+	}
+	rule := (*table)[method]
+	if err := admit(rule, caller, transport, method); err != nil {
+		return ctx, caller, err
+	}
+	if s.cfg.Authorize != nil {
+		if err := s.cfg.Authorize(ctx, caller, method, rule); err != nil {
+			return ctx, caller, err
+		}
+	}
+	return WithCaller(ctx, caller), caller, nil
+}
+
+// reauthorize asks every minute whether the stream may go on, where the answer can
+// change, and returns a function that ends the asking.
+func (s *Server) reauthorize(ctx, incoming context.Context, method string, end context.CancelCauseFunc) func() {
+	if s.cfg.Authorize == nil && s.cfg.Authenticate == nil {
+		return func() {}
+	}
+	group := lifecycle.NewGroup(ctx)
+	group.Go(func(ctx context.Context) error {
+		ticker := time.NewTicker(reauthorizeEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+			if _, _, err := s.enter(incoming, method); err != nil && ctx.Err() == nil {
+				end(err)
+				return nil
+			}
+		}
+	})
+	return func() {
+		group.Cancel()
+		_ = group.Wait()
+	}
+}
+
+// logCall writes failures of the server as warnings and all else for debugging.
+func (s *Server) logCall(method string, caller Caller, started time.Time, err error) {
+	code := status.Code(err)
+	level := zap.DebugLevel
+	if code == codes.Internal || code == codes.Unknown || code == codes.DataLoss {
+		level = zap.WarnLevel
+	}
+	entry := s.cfg.Log.Check(level, "rpc")
+	if entry == nil {
+		return
+	}
+	entry.Write(logging.Method(method), zap.Stringer("code", code), zap.Duration("took", time.Since(started)),
+		logging.User(caller.Name), logging.RequestID(caller.RequestID), zap.Bool("forwarded", caller.Forwarded), zap.Error(err))
+}
+
+// serverStream carries the context with the caller.
+type serverStream struct {
+	grpc.ServerStream
+
+	ctx context.Context //nolint:containedctx // that is what it is for
+}
+
+// Context of the request.
+func (s *serverStream) Context() context.Context { return s.ctx }

@@ -1,0 +1,106 @@
+package rpc
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"strconv"
+
+	"google.golang.org/grpc/metadata"
+)
+
+// Metadata keys of Kijabi's calls.
+const (
+	// MetadataRequestID names a request for as long as it is retried; a server
+	// performs a write of one id once.
+	MetadataRequestID = "kijabi-request-id"
+	// MetadataEpoch is the leadership epoch under which the caller writes, decimal.
+	MetadataEpoch = "kijabi-epoch"
+	// The four below describe the original caller of a forwarded request. They are
+	// believed only from a peer that holds the role apiserver.
+	MetadataForwardedUser      = "kijabi-forwarded-user"
+	MetadataForwardedGroups    = "kijabi-forwarded-groups"
+	MetadataForwardedRequestID = "kijabi-forwarded-request-id"
+	MetadataForwardedEpoch     = "kijabi-forwarded-epoch"
+	// MetadataForwardedUserAgent is for logs and audit only.
+	MetadataForwardedUserAgent = "kijabi-forwarded-user-agent"
+)
+
+// WithEpoch returns a context whose calls carry the leadership epoch e. Servers
+// refuse writes of an epoch that is over.
+func WithEpoch(ctx context.Context, e uint64) context.Context {
+	return withOutgoing(ctx, MetadataEpoch, strconv.FormatUint(e, 10))
+}
+
+// EpochFrom returns the epoch that WithEpoch put into ctx, 0 if none.
+func EpochFrom(ctx context.Context) uint64 {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return epoch(md, MetadataEpoch)
+}
+
+// WithRequestID returns a context whose calls carry id. A caller that retries a
+// write by itself uses one id for all attempts. Without it each call gets an id of its own.
+func WithRequestID(ctx context.Context, id string) context.Context {
+	return withOutgoing(ctx, MetadataRequestID, id)
+}
+
+// NewRequestID returns an id that nobody else uses: 128 random bits.
+func NewRequestID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails; crypto/rand ends the program instead
+	return hex.EncodeToString(id[:])
+}
+
+// WithForwarded returns a context whose calls are made on behalf of caller. The
+// receiving apiserver sees caller as its caller; only an apiserver may do this.
+func WithForwarded(ctx context.Context, caller Caller) context.Context {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	md = md.Copy()
+	if md == nil {
+		md = metadata.MD{}
+	}
+	md.Set(MetadataForwardedUser, caller.Name)
+	md.Set(MetadataForwardedGroups, caller.Groups...)
+	md.Set(MetadataForwardedRequestID, caller.RequestID)
+	md.Set(MetadataForwardedEpoch, strconv.FormatUint(caller.Epoch, 10))
+	md.Set(MetadataForwardedUserAgent, caller.UserAgent)
+	if caller.RequestID != "" {
+		md.Set(MetadataRequestID, caller.RequestID) // a retry of the forwarder is a retry of the caller
+	}
+	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// withOutgoing replaces one key of the outgoing metadata.
+func withOutgoing(ctx context.Context, key, value string) context.Context {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	md = md.Copy()
+	if md == nil {
+		md = metadata.MD{}
+	}
+	md.Set(key, value)
+	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// ensureRequestID gives a call an id unless it has one.
+func ensureRequestID(ctx context.Context) context.Context {
+	if md, ok := metadata.FromOutgoingContext(ctx); ok && first(md, MetadataRequestID) != "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, MetadataRequestID, NewRequestID())
+}
+
+func first(md metadata.MD, key string) string {
+	if values := md.Get(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+// epoch reads a decimal number; what is none counts as no epoch.
+func epoch(md metadata.MD, key string) uint64 {
+	e, err := strconv.ParseUint(first(md, key), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return e
+}

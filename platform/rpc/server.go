@@ -1,0 +1,268 @@
+package rpc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/logging"
+	"kijabi.dev/platform/pki"
+)
+
+// Limits of a server; what is not configurable in ServerConfig.
+const (
+	maxReceive        = 4 << 20
+	maxSend           = 8 << 20
+	maxHeaders        = 64 << 10
+	handshakeTimeout  = 5 * time.Second
+	userStreams       = 100
+	nodeStreams       = 250
+	keepaliveTime     = 20 * time.Second
+	keepaliveTimeout  = 10 * time.Second
+	keepaliveMinTime  = 10 * time.Second
+	userConnectionAge = 30 * time.Minute
+	userAgeGrace      = 5 * time.Minute
+	defaultDeadline   = 30 * time.Second
+	reauthorizeEvery  = time.Minute
+
+	defaultPerIP       = 64
+	defaultPerUser     = 8
+	defaultGracePeriod = 3 * time.Second
+)
+
+// ServerConfig describes a server.
+type ServerConfig struct {
+	// Address to listen on: host:port, or unix:///path. Required for Run; Serve
+	// takes a listener instead.
+	Address string
+	// Identity the server presents and checks clients against. Required unless TLS is set.
+	Identity *pki.Identity
+	// ClientAuth says how client certificates are treated; zero means
+	// tls.VerifyClientCertIfGiven, so that anonymous methods can be called without.
+	ClientAuth tls.ClientAuthType
+	// TLS replaces the configuration made of Identity and ClientAuth.
+	TLS *tls.Config
+	// Log of the server. Required.
+	Log *zap.Logger
+	// Authorize may refuse a call that the access rule admits. Long streams are
+	// asked about again every minute. Optional.
+	Authorize AuthorizeFunc
+	// Authenticate identifies callers without a certificate. Optional.
+	Authenticate AuthenticateFunc
+	// Node gives every connection the limits of a machine's: more streams and no
+	// maximum age. Without it only connections whose certificate names a machine's
+	// program get them.
+	Node bool
+	// Streams replaces the number of concurrent streams of a connection; 0 means 250 for
+	// machines and 100 for users.
+	Streams uint32
+	// MaxConnectionsPerIP bounds handshakes in progress, and connections without an
+	// identity, of one address; 0 means 64. Unix sockets have no such bound.
+	MaxConnectionsPerIP int
+	// MaxConnectionsPerUser bounds the connections of one user on one machine; 0 means 8.
+	MaxConnectionsPerUser int
+	// GracePeriod is how long calls in progress may take when the server ends; 0 means 3 s.
+	GracePeriod time.Duration
+	// Options are added to the gRPC servers'. Optional.
+	Options []grpc.ServerOption
+}
+
+// Server serves gRPC with the limits of this package. Services are registered on
+// it before Run. It serves users and machines by two gRPC servers with different
+// limits, on one address; registering reaches both.
+type Server struct {
+	*grpc.Server // serves users
+
+	machines *grpc.Server
+	cfg      ServerConfig
+	tls      *tls.Config
+	health   *health.Server
+	access   atomic.Pointer[accessTable]
+	address  atomic.Pointer[string]
+	stopping context.Context //nolint:containedctx // ends long streams when the server does
+	stop     context.CancelFunc
+}
+
+var _ grpc.ServiceRegistrar = (*Server)(nil)
+
+// NewServer returns a server with health and reflection registered. Its health is
+// SERVING until SetServing says otherwise.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if cfg.Log == nil {
+		return nil, errors.New("rpc server: no logger")
+	}
+	if cfg.TLS == nil && cfg.Identity == nil {
+		return nil, errors.New("rpc server: neither identity nor TLS configuration; nothing is served in clear")
+	}
+	cfg = withDefaults(cfg)
+	s := &Server{cfg: cfg, tls: cfg.TLS, health: health.NewServer()}
+	if s.tls == nil {
+		s.tls = cfg.Identity.ServerTLS(cfg.ClientAuth)
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.Server = grpc.NewServer(append(s.options(userStreams, keepalive.ServerParameters{
+		Time: keepaliveTime, Timeout: keepaliveTimeout,
+		MaxConnectionAge: userConnectionAge, MaxConnectionAgeGrace: userAgeGrace,
+	}), cfg.Options...)...)
+	s.machines = grpc.NewServer(append(s.options(nodeStreams, keepalive.ServerParameters{
+		Time: keepaliveTime, Timeout: keepaliveTimeout,
+	}), cfg.Options...)...)
+	grpc_health_v1.RegisterHealthServer(s, s.health)
+	for _, server := range []*grpc.Server{s.Server, s.machines} {
+		reflection.Register(server)
+	}
+	return s, nil
+}
+
+func withDefaults(cfg ServerConfig) ServerConfig {
+	if cfg.ClientAuth == tls.NoClientCert {
+		cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	if cfg.MaxConnectionsPerIP == 0 {
+		cfg.MaxConnectionsPerIP = defaultPerIP
+	}
+	if cfg.MaxConnectionsPerUser == 0 {
+		cfg.MaxConnectionsPerUser = defaultPerUser
+	}
+	if cfg.GracePeriod == 0 {
+		cfg.GracePeriod = defaultGracePeriod
+	}
+	return cfg
+}
+
+func (s *Server) options(streams uint32, alive keepalive.ServerParameters) []grpc.ServerOption {
+	if s.cfg.Streams > 0 {
+		streams = s.cfg.Streams
+	}
+	return []grpc.ServerOption{
+		grpc.Creds(handshaken{}),
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.MaxRecvMsgSize(maxReceive),
+		grpc.MaxSendMsgSize(maxSend),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.MaxConcurrentStreams(streams),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(alive),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinTime, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+	}
+}
+
+// RegisterService registers a service; generated RegisterXServer functions call it.
+func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	s.Server.RegisterService(desc, impl)
+	s.machines.RegisterService(desc, impl)
+}
+
+// Health is the health service, for statuses of single services.
+func (s *Server) Health() *health.Server { return s.health }
+
+// SetServing sets the overall health, by which clients choose among servers.
+func (s *Server) SetServing(serving bool) {
+	status := grpc_health_v1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		status = grpc_health_v1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", status)
+}
+
+// Addr is the address the server listens on, with the real port; empty before Run.
+func (s *Server) Addr() string {
+	if address := s.address.Load(); address != nil {
+		return *address
+	}
+	return ""
+}
+
+// Run listens on the configured address and serves until ctx ends. It fails at once
+// when a registered method has no access rule.
+func (s *Server) Run(ctx context.Context) error {
+	listener, err := Listen(ctx, s.cfg.Address)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx, listener)
+}
+
+// Listen opens host:port or unix:///path; a socket file left by a dead process is replaced.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		network, address = "unix", path
+		if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, path); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("listen on unix://%s: another process listens there", path)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("listen on unix://%s: %w", path, err)
+		}
+	}
+	config := net.ListenConfig{KeepAlive: keepaliveTime}
+	listener, err := config.Listen(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return listener, nil
+}
+
+// Serve is Run on a listener, which it closes. Serve and Run are called once.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	table, err := newAccessTable(s.GetServiceInfo())
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	s.access.Store(&table)
+	address := listener.Addr().String()
+	s.address.Store(&address)
+	s.cfg.Log.Info("serving grpc", logging.Address(address))
+
+	gate := newGate(s.cfg, s.tls, listener)
+	group := lifecycle.NewGroup(ctx)
+	group.Go(gate.run)
+	group.Go(func(context.Context) error { return serve(s.Server, gate.users) })
+	group.Go(func(context.Context) error { return serve(s.machines, gate.machines) })
+	group.Go(func(ctx context.Context) error {
+		<-ctx.Done()
+		s.shutdown()
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("serve grpc on %s: %w", address, err)
+	}
+	return nil
+}
+
+func serve(server *grpc.Server, listener net.Listener) error {
+	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// shutdown lets calls in progress end, streams at once and the rest within the grace period.
+func (s *Server) shutdown() {
+	s.health.Shutdown()
+	s.stop()
+	hard := time.AfterFunc(s.cfg.GracePeriod, func() {
+		s.Server.Stop()
+		s.machines.Stop()
+	})
+	defer hard.Stop()
+	s.Server.GracefulStop()
+	s.machines.GracefulStop()
+}
