@@ -1,0 +1,120 @@
+package nftables
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"kijabi.dev/kube-proxy/internal/services"
+)
+
+// UDP has no end of connection: the kernel keeps sending a flow where its first
+// packet went, for as long as packets come. So after a change the flows are compared
+// with the frontends, all of them: a service without endpoints, a deleted service and
+// a flow that began before its service existed leave stale flows, too.
+
+// udpView is what the flows are compared with. It implements the filter's interface.
+type udpView struct {
+	targets map[services.Front]map[netip.AddrPort]struct{}
+	svcs    netip.Prefix
+	any     netip.Addr
+	local   map[netip.Addr]struct{} // addresses of this machine
+}
+
+// cleanUDP deletes the stale flows and says how many there were.
+func (p *Plane) cleanUDP() (uint, error) {
+	v, gone := p.udpTargets()
+	h, err := netlink.NewHandleAt(p.ns, unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, fmt.Errorf("open conntrack socket: %w", err)
+	}
+	defer h.Close()
+	fam := netlink.InetFamily(unix.AF_INET)
+	if p.ipv6 {
+		fam = unix.AF_INET6
+	}
+	addresses, err := h.AddrList(nil, int(fam))
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return 0, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addresses {
+		v.local[addrOf(a.IP)] = struct{}{}
+	}
+	n, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, fam, v)
+	if err != nil {
+		return n, fmt.Errorf("clean udp flows: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, front := range gone {
+		delete(p.goneUDP, front)
+	}
+	return n, nil
+}
+
+// udpTargets copies what the comparison needs, so that it runs without the lock. The
+// fronts it also returns were removed since the last cleaning.
+func (p *Plane) udpTargets() (*udpView, []services.Front) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := &udpView{
+		targets: map[services.Front]map[netip.AddrPort]struct{}{}, svcs: p.cfg.ServiceCIDR, any: p.rules.any,
+		local: map[netip.Addr]struct{}{},
+	}
+	gone := make([]services.Front, 0, len(p.goneUDP))
+	for front := range p.goneUDP {
+		v.targets[front] = nil
+		gone = append(gone, front)
+	}
+	for front, x := range p.have {
+		if front.Protocol != services.UDP {
+			continue
+		}
+		set := map[netip.AddrPort]struct{}{}
+		for _, slots := range x.slots {
+			for _, target := range slots {
+				set[target] = struct{}{}
+			}
+		}
+		v.targets[front] = set
+	}
+	return v, gone
+}
+
+// MatchConntrackFlow reports whether a flow is stale.
+func (v *udpView) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != uint8(services.UDP) {
+		return false
+	}
+	destination := addrOf(flow.Forward.DstIP)
+	went := netip.AddrPortFrom(addrOf(flow.Reverse.SrcIP), flow.Reverse.SrcPort)
+	translated := went != netip.AddrPortFrom(destination, flow.Forward.DstPort)
+	front := services.Front{Address: destination, Protocol: services.UDP, Port: flow.Forward.DstPort}
+
+	_, here := v.local[destination]
+	if here && v.svcs.Contains(destination) && !translated {
+		return false // a service this machine serves itself
+	}
+	targets, known := v.targets[front]
+	if !known && here {
+		front.Address = v.any
+		targets, known = v.targets[front]
+	}
+	if known {
+		_, good := targets[went]
+		// Without endpoints an untranslated flow is being refused, which is as it should be;
+		// but it would go on once there are some.
+		return !good && (translated || len(targets) > 0)
+	}
+	// The service is gone. Translations of others in its range there are none.
+	return translated && v.svcs.Contains(destination)
+}
+
+func addrOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}

@@ -1,0 +1,435 @@
+// Package nftables forwards service connections by rules in the kernel's nf_tables,
+// set up by netlink only.
+//
+// One map leads from address . protocol . port . slot to an endpoint. A rule for each
+// number of slots in use draws a random slot and looks it up, so the number of chains
+// is constant, the number of rules is small, and a change of a service is a change of
+// a few map elements. Each update is one kernel transaction.
+package nftables
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netns"
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kijabi.dev/kube-proxy/internal/dataplane"
+	"kijabi.dev/kube-proxy/internal/services"
+)
+
+const (
+	// chunk is how many elements travel in one message, whose list must stay below 64 KiB.
+	chunk = 400
+	// socketBuffer bounds one transaction and its answers; the kernel takes memory
+	// only for what is sent.
+	socketBuffer = 256 << 20
+	// watchPeriod is how often the kernel's generation is looked at. A foreign change
+	// is repaired within about this time.
+	watchPeriod = time.Second
+)
+
+// Config configures a plane.
+type Config struct {
+	// PodCIDR is the range of all pods and ServiceCIDR that of service addresses. Both
+	// required, of the same family, which is the plane's.
+	PodCIDR, ServiceCIDR netip.Prefix
+	// Log is required.
+	Log *zap.Logger
+}
+
+// Plane is a data plane for one address family, in the network namespace it was made
+// in. Frontends of the other family are ignored.
+type Plane struct {
+	cfg  Config
+	ipv6 bool
+	ns   netns.NsHandle
+	udp  chan struct{} // holds one token when connections without state need a look
+
+	mu        sync.Mutex
+	conn      *nft.Conn
+	raw       *netlink.Conn
+	rules     *ruleset
+	have      map[services.Front]*placed
+	byService map[types.NamespacedName][]services.Frontend // the latest update; what have should follow
+	counts    map[int]int                                  // slot count → frontends, both views
+	ruled     []int                                        // slot counts that have rules
+	local     map[netip.Addr]int                           // local endpoint → frontends
+	goneUDP   map[services.Front]struct{}                  // removed, flows not yet cleaned
+	synced    bool                                         // a full update came
+	broken    bool                                         // the kernel is not as have says
+	seal      seal
+}
+
+var _ dataplane.Plane = (*Plane)(nil)
+
+// New opens a plane in the current network namespace. It changes nothing until the
+// first Sync.
+func New(cfg Config) (*Plane, error) {
+	if cfg.Log == nil || !cfg.PodCIDR.IsValid() || !cfg.ServiceCIDR.IsValid() {
+		return nil, errors.New("nftables plane: PodCIDR, ServiceCIDR and Log are required")
+	}
+	if cfg.PodCIDR.Addr().Is6() != cfg.ServiceCIDR.Addr().Is6() {
+		return nil, fmt.Errorf("nftables plane: pod range %s and service range %s are of different families", cfg.PodCIDR, cfg.ServiceCIDR)
+	}
+	ns, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("current network namespace: %w", err)
+	}
+	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, udp: make(chan struct{}, 1), goneUDP: map[services.Front]struct{}{}}
+	p.reset()
+	if err := p.open(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func (p *Plane) reset() {
+	p.rules = newRuleset(familyOf(p.ipv6), p.cfg.PodCIDR, p.cfg.ServiceCIDR)
+	p.have, p.counts, p.local = map[services.Front]*placed{}, map[int]int{}, map[netip.Addr]int{}
+	p.ruled = nil
+	if p.byService == nil {
+		p.byService = map[types.NamespacedName][]services.Frontend{}
+	}
+}
+
+// open dials anew; after a failed transaction answers of the old one may still lie in
+// the socket.
+func (p *Plane) open() error {
+	p.closeSockets()
+	conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(int(p.ns)), nft.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
+	}))
+	if err != nil {
+		return fmt.Errorf("open nftables socket: %w", err)
+	}
+	p.conn = conn
+	if p.raw, err = dialRaw(int(p.ns)); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (p *Plane) closeSockets() {
+	if p.conn != nil {
+		_ = p.conn.CloseLasting()
+		p.conn = nil
+	}
+	if p.raw != nil {
+		_ = p.raw.Close()
+		p.raw = nil
+	}
+}
+
+// Sync implements dataplane.Plane.
+func (p *Plane) Sync(u dataplane.Update) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !u.Full && !p.synced {
+		return errors.New("sync nftables: the first update must be full")
+	}
+	before := map[services.Front]struct{}{}
+	note := func(key types.NamespacedName) {
+		for _, f := range p.byService[key] {
+			before[f.Front] = struct{}{}
+		}
+	}
+	first := !p.synced
+	if u.Full {
+		for key := range p.byService {
+			note(key)
+		}
+		clear(p.byService)
+	} else {
+		for key := range u.Services {
+			note(key)
+		}
+	}
+	var now []*services.Frontend
+	for key, list := range u.Services {
+		if len(list) == 0 {
+			delete(p.byService, key)
+			continue
+		}
+		p.byService[key] = list
+		for i := range list {
+			if list[i].Address.Is6() == p.ipv6 {
+				now = append(now, &list[i])
+				delete(before, list[i].Front)
+			}
+		}
+	}
+	p.synced = true
+	if first || p.broken {
+		return p.rebuild()
+	}
+	if err := p.apply(before, now); err != nil {
+		p.cfg.Log.Warn("change refused, building the table anew", zap.Error(err))
+		return p.rebuild()
+	}
+	return nil
+}
+
+// apply sends one transaction that removes the fronts in gone and sets those in now.
+func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend) error {
+	var c change
+	udp := false
+	affected := map[netip.Addr]bool{} // local endpoints and whether they counted before
+	move := func(front services.Front, after *placed) {
+		before := p.have[front]
+		n := len(c.remove) + len(c.add)
+		c.diff(front, before, after)
+		udp = udp || front.Protocol == services.UDP && n != len(c.remove)+len(c.add)
+		p.count(before, -1, affected)
+		p.count(after, +1, affected)
+		if after == nil {
+			delete(p.have, front)
+		} else {
+			p.have[front] = after
+		}
+	}
+	for front := range gone {
+		if front.Address.Is6() == p.ipv6 {
+			if front.Protocol == services.UDP {
+				p.goneUDP[front] = struct{}{}
+			}
+			move(front, nil)
+		}
+	}
+	for _, f := range now {
+		move(f.Front, place(f, p.have[f.Front]))
+	}
+	for address, had := range affected {
+		has := p.local[address] > 0
+		if had && !has {
+			c.remove = append(c.remove, element{set: setLocal, key: localKey(address)})
+		}
+		if has && !had {
+			c.add = append(c.add, element{set: setLocal, key: localKey(address)})
+		}
+	}
+	if len(c.remove) == 0 && len(c.add) == 0 {
+		return nil
+	}
+	if err := p.queue(c); err != nil {
+		return err
+	}
+	newRules := p.unruled()
+	if newRules {
+		p.ruled = p.neededCounts()
+		p.rules.replaceSelection(p.conn, p.ruled)
+	}
+	if err := p.commit(newRules); err != nil {
+		return err
+	}
+	if udp {
+		p.wantUDP()
+	}
+	return nil
+}
+
+// count keeps what depends on all frontends together.
+func (p *Plane) count(x *placed, by int, affected map[netip.Addr]bool) {
+	if x == nil {
+		return
+	}
+	for _, slots := range x.slots {
+		if len(slots) == 0 {
+			continue
+		}
+		if p.counts[len(slots)] += by; p.counts[len(slots)] == 0 {
+			delete(p.counts, len(slots))
+		}
+	}
+	for _, address := range x.local {
+		if _, known := affected[address]; !known && affected != nil {
+			affected[address] = p.local[address] > 0
+		}
+		if p.local[address] += by; p.local[address] == 0 {
+			delete(p.local, address)
+		}
+	}
+}
+
+// unruled reports whether a slot count is in use that no rule serves. Rules for counts
+// that went out of use stay until the next change, so that a count that comes and
+// goes costs nothing.
+func (p *Plane) unruled() bool {
+	for n := range p.counts {
+		if !slices.Contains(p.ruled, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// neededCounts lists the slot counts in use, the most used first: connections try
+// the rules in this order.
+func (p *Plane) neededCounts() []int {
+	out := make([]int, 0, len(p.counts))
+	for n := range p.counts {
+		out = append(out, n)
+	}
+	slices.SortFunc(out, func(a, b int) int { return cmp.Or(p.counts[b]-p.counts[a], a-b) })
+	return out
+}
+
+// rebuild replaces the table by one made from byService, in one transaction, so that
+// connections always meet either the old table or the new one.
+func (p *Plane) rebuild() error {
+	p.broken = true // until proven otherwise
+	if err := p.open(); err != nil {
+		return err
+	}
+	p.reset()
+	var c change
+	for _, list := range p.byService {
+		for i := range list {
+			if list[i].Address.Is6() != p.ipv6 {
+				continue
+			}
+			x := place(&list[i], nil)
+			p.have[list[i].Front] = x
+			p.count(x, +1, nil)
+			c.diff(list[i].Front, nil, x)
+		}
+	}
+	for address := range p.local {
+		c.add = append(c.add, element{set: setLocal, key: localKey(address)})
+	}
+	if err := p.rules.create(p.conn); err != nil {
+		return fmt.Errorf("build table %s: %w", TableName, err)
+	}
+	p.ruled = p.neededCounts()
+	p.rules.addSelection(p.conn, p.ruled)
+	if err := p.queue(c); err != nil {
+		return err
+	}
+	if err := p.commit(true); err != nil {
+		return err
+	}
+	p.broken = false
+	p.wantUDP()
+	return nil
+}
+
+// queue adds a change to the open transaction: removals first, so that a key can get
+// a new value.
+func (p *Plane) queue(c change) error {
+	if err := p.queueElements(c.remove, p.conn.SetDeleteElements); err != nil {
+		return err
+	}
+	return p.queueElements(c.add, p.conn.SetAddElements)
+}
+
+func (p *Plane) queueElements(list []element, send func(*nft.Set, []nft.SetElement) error) error {
+	bySet := map[setName][]nft.SetElement{}
+	for _, e := range list {
+		bySet[e.set] = append(bySet[e.set], nft.SetElement{Key: []byte(e.key), Val: []byte(e.value)})
+	}
+	for _, name := range allSets() {
+		for part := range slices.Chunk(bySet[name], chunk) {
+			if err := send(p.rules.sets[name], part); err != nil {
+				return fmt.Errorf("encode elements of %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// commit sends the transaction and notes what the kernel must look like from now on.
+func (p *Plane) commit(rulesChanged bool) error {
+	before := p.seal.generation
+	if err := p.conn.Flush(); err != nil {
+		return fmt.Errorf("change table %s: %w", TableName, err)
+	}
+	generation, err := readGeneration(p.raw)
+	if err != nil {
+		return err
+	}
+	if generation == before+1 || before == 0 {
+		p.seal.generation = generation
+	} // else somebody else changed something meanwhile: the old number makes the watch look
+	if rulesChanged {
+		p.seal.rules, err = rulesDigest(p.raw, p.rules.family)
+	}
+	return err
+}
+
+func (p *Plane) wantUDP() {
+	select {
+	case p.udp <- struct{}{}:
+	default:
+	}
+}
+
+// Run implements dataplane.Plane: it repairs what others break, retries what failed,
+// and ends UDP flows to endpoints that are gone.
+func (p *Plane) Run(ctx context.Context) error {
+	ticker := time.NewTicker(watchPeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.udp:
+			if n, err := p.cleanUDP(); err != nil {
+				p.cfg.Log.Warn("udp flows not cleaned, trying again", zap.Error(err))
+				p.retryUDP(ctx)
+			} else if n > 0 {
+				p.cfg.Log.Debug("ended stale udp flows", zap.Uint("flows", n))
+			}
+		case <-ticker.C:
+			if err := p.check(); err != nil {
+				p.cfg.Log.Error("table not as it should be, trying again", zap.Error(err))
+			}
+		}
+	}
+}
+
+// retryUDP asks for another cleaning after the next tick at the earliest.
+func (p *Plane) retryUDP(ctx context.Context) {
+	timer := time.NewTimer(watchPeriod)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+		p.wantUDP()
+	}
+}
+
+// Clean implements dataplane.Plane.
+func (p *Plane) Clean() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.synced = false
+	clear(p.byService)
+	p.reset()
+	p.conn.AddTable(p.rules.table)
+	p.conn.DelTable(p.rules.table)
+	if err := p.conn.Flush(); err != nil {
+		return fmt.Errorf("remove table %s: %w", TableName, err)
+	}
+	p.seal = seal{}
+	return nil
+}
+
+// Close implements dataplane.Plane.
+func (p *Plane) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closeSockets()
+	if p.ns.IsOpen() {
+		return p.ns.Close()
+	}
+	return nil
+}
