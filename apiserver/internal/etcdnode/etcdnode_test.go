@@ -1,0 +1,99 @@
+package etcdnode
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	"kijabi.dev/apiserver/internal/storage/etcd"
+	"kijabi.dev/apiserver/internal/storage/storagetest"
+	"kijabi.dev/apiserver/internal/store"
+)
+
+// freeURL returns a loopback URL that nobody listens on.
+func freeURL(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return fmt.Sprintf("http://%s", l.Addr())
+}
+
+func start(t *testing.T, name, url, initial string) *Node {
+	t.Helper()
+	n, err := Start(t.Context(), Config{
+		Name: name, Dir: t.TempDir(), PeerURL: url, ClusterToken: "test", InitialCluster: initial,
+		Log: zaptest.NewLogger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	return n
+}
+
+func TestBackendConforms(t *testing.T) {
+	storagetest.Run(t, storagetest.Suite{
+		New: func(t *testing.T) store.Backend { return start(t, "a", freeURL(t), "").Backend() },
+		Compact: func(t *testing.T, b store.Backend, revision int64) {
+			t.Helper()
+			if err := b.(*etcd.Backend).Compact(t.Context(), revision); err != nil {
+				t.Fatal(err)
+			}
+		},
+	})
+}
+
+func TestLearnerJoinsIsPromotedAndLeads(t *testing.T) {
+	urlA, urlB := freeURL(t), freeURL(t)
+	a := start(t, "a", urlA, "")
+	id, all, err := a.AddLearner(t.Context(), urlB)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("add learner: %v: %v", all, err)
+	}
+	if again, _, err := a.AddLearner(t.Context(), urlB); err != nil || again != id {
+		t.Errorf("added again: %x, want %x: %v", again, id, err)
+	}
+	b := start(t, "b", urlB, "a="+urlA+",b="+urlB)
+	if !b.Status().Learner {
+		t.Error("b votes before it is promoted")
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := a.Promote(t.Context(), id)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for b.Lead(t.Context()) != nil { // until it has learned that it votes
+		if time.Now().After(deadline) {
+			t.Fatal("b cannot lead")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if b.Status().Leader != b.Status().ID {
+		t.Error("b does not lead")
+	}
+	if _, err := b.Backend().Commit(t.Context(), "/fence", 0, []store.Op{{Key: "/fence", Value: []byte("b")}}); err != nil {
+		t.Fatal(err)
+	}
+	hashB, at, err := b.Hash(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.Backend().Read(t.Context(), "/fence"); err != nil { // a has applied it then
+		t.Fatal(err)
+	}
+	if hashA, _, err := a.Hash(at); err != nil || hashA != hashB {
+		t.Errorf("hashes differ: %x and %x: %v", hashA, hashB, err)
+	}
+}
