@@ -121,7 +121,11 @@ func failoverDefaults(cfg FailoverConfig) FailoverConfig {
 // those whose name says that they only read.
 func Repeatable(fullMethod string) bool {
 	service, method, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
-	if service == "kijabi.object.v1.ObjectService" {
+	switch {
+	case service == "kijabi.object.v1.ObjectService",
+		// Their protos promise that a repetition does no harm.
+		service == "kijabi.certificate.v1.CertificateService" && method == "Renew",
+		service == "kijabi.masters.v1.MastersService" && method == "Join":
 		return true
 	}
 	for _, prefix := range []string{"Get", "List", "Watch", "Status", "Stats", "Explain", "Check", "Trace", "Simulate"} {
