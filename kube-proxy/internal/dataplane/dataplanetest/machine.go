@@ -26,7 +26,7 @@ type Machine struct {
 }
 
 // NewMachine makes a namespace with its loopback up and forwarding on.
-func NewMachine(t *testing.T, name string) *Machine {
+func NewMachine(t testing.TB, name string) *Machine {
 	t.Helper()
 	m := &Machine{Name: name}
 	err := onThread(func() error {

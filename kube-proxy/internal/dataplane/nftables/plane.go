@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	nft "github.com/google/nftables"
@@ -432,4 +433,27 @@ func (p *Plane) Close() error {
 		return p.ns.Close()
 	}
 	return nil
+}
+
+// Clean removes the tables of both families from the current network namespace, as a
+// Plane's Clean does, but needs no configuration.
+func Clean() error {
+	var errs error
+	for _, ipv6 := range []bool{false, true} {
+		c, err := nft.New()
+		if err != nil {
+			return fmt.Errorf("open nftables socket: %w", err)
+		}
+		table := &nft.Table{Name: TableName, Family: familyOf(ipv6).table}
+		c.AddTable(table) // makes the deletion succeed where there is none
+		c.DelTable(table)
+		err = c.Flush()
+		if ipv6 && errors.Is(err, syscall.EAFNOSUPPORT) {
+			continue // a kernel without IPv6 has no such table
+		}
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("remove table %s: %w", TableName, err))
+		}
+	}
+	return errs
 }
