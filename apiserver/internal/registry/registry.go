@@ -11,9 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
+
+// Kind is one row of the table of kinds; see package kinds for what a row holds.
+type Kind = kinds.Kind
 
 // Ref names an object or a collection (empty Name).
 type Ref struct {
@@ -32,6 +36,9 @@ type Caller struct {
 	RequestID string
 	// Epoch the caller's component was started under; 0 for others.
 	Epoch uint64
+	// Forwarded is true when another master passed the request on. It is not passed on
+	// again: a master that does not lead refuses it.
+	Forwarded bool
 }
 
 // WriteOptions qualify creates, updates and patches.
@@ -47,11 +54,11 @@ type WriteOptions struct {
 
 // ListOptions select a collection.
 type ListOptions struct {
-	Labels          labels.Selector // nil selects all
-	Fields          string          // Kubernetes field selector, empty selects all
-	Limit           int64
-	Continue        string
-	ResourceVersion string
+	Labels               labels.Selector // nil selects all
+	Fields               string          // Kubernetes field selector, empty selects all
+	Limit                int64
+	Continue             string
+	ResourceVersion      string
 	ResourceVersionMatch metav1.ResourceVersionMatch
 }
 
@@ -100,6 +107,11 @@ type Registry interface {
 	DeleteCollection(ctx context.Context, caller Caller, ref Ref, opts metav1.DeleteOptions, list ListOptions) (int64, error)
 	// Transact performs operations in one batch, all or none unless independent.
 	Transact(ctx context.Context, caller Caller, ops []Operation, independent bool) ([]OperationResult, error)
+	// Do performs one write and returns the stored record, encoded: what a door that speaks
+	// protobuf should use, because nothing is encoded twice. The record of a dry run has
+	// version 0. For deletes Deleted tells whether the object is gone. For subresources
+	// with a body of their own (scale, binding, eviction) Object is set instead of Record.
+	Do(ctx context.Context, caller Caller, op Operation) (OperationResult, error)
 }
 
 // WatchBatch is what one commit changed, as the watch's selectors see it.
@@ -135,6 +147,14 @@ type Operation struct {
 
 // OperationResult is the outcome of one Operation.
 type OperationResult struct {
+	// Object in the kind's Go type; nil when Record holds it already (Do only).
 	Object object.Object
-	Err    error
+	// Record is the stored object; nil when another master stored it or when the result
+	// is the body of a subresource.
+	Record *store.Record
+	// Kind of the result.
+	Kind object.Kind
+	// Deleted is true when a delete removed the object, false while it terminates.
+	Deleted bool
+	Err     error
 }
