@@ -1,0 +1,129 @@
+// Package app wires the DNS of a machine: informers that follow the apiservers or
+// the last known state, a DNS server on the cluster's one DNS address, which it puts
+// on the loopback interface, and a gRPC service that tells its health.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapio"
+
+	"kijabi.dev/addons/internal/dns/cluster"
+	"kijabi.dev/addons/internal/dns/loopback"
+	"kijabi.dev/addons/internal/dns/records"
+	"kijabi.dev/addons/internal/dns/server"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/logging"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
+	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
+)
+
+const (
+	port       = 53
+	resolvConf = "/etc/resolv.conf"
+)
+
+// DefaultConfig is what a configuration file is read over.
+func DefaultConfig() *configv1.DNSConfiguration {
+	return &configv1.DNSConfiguration{
+		DataDir: filepath.Join(configv1.StateDir, "dns"),
+		Network: configv1.DefaultNetwork(),
+	}
+}
+
+// Run serves until ctx ends or a part fails, and then takes the address away again.
+func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) error {
+	network, err := parseNetwork(cfg.Network)
+	if err != nil {
+		return err
+	}
+	upstream, err := server.Upstream(cfg.Upstream, resolvConf, network.address)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	identity, err := pki.OpenIdentity(cfg.Identity)
+	if err != nil {
+		return err
+	}
+	masters, err := rpc.DialAny(rpc.FailoverConfig{
+		Addresses: cfg.APIServers, Identity: identity, Log: log,
+		StateFile: filepath.Join(cfg.DataDir, "apiservers"),
+	})
+	if err != nil {
+		return err
+	}
+	caches := informer.NewSet(client.New(masters), log)
+	source := cluster.New(caches, cfg.DataDir)
+	own, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
+	if err != nil {
+		return fmt.Errorf("own service: %w", err)
+	}
+	own.SetServing(false)
+
+	// CoreDNS's plugins write to a log of their own.
+	clog.SetOutput(&zapio.Writer{Log: log.With(logging.Component("coredns")), Level: zap.InfoLevel})
+	if err := loopback.Add(network.address); err != nil {
+		return err
+	}
+	answering, err := server.New(ctx, server.Config{
+		Address: netip.AddrPortFrom(network.address, port),
+		Zone:    records.NewZone(records.Config{Domain: cfg.Network.ClusterDomain, Server: network.address, Ranges: network.ranges}),
+		Source:  source, Ready: caches.HasSynced, Upstream: upstream, Log: log,
+	})
+	if err != nil {
+		return errors.Join(err, loopback.Remove(network.address))
+	}
+	log.Info("answering", zap.Stringer("address", answering.Address()), zap.Stringers("upstream", upstream))
+	err = lifecycle.RunAll(ctx,
+		identity.Run, masters.Run, caches.Run, answering.Run, own.Run,
+		func(ctx context.Context) error {
+			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(masters), log)
+		},
+		func(ctx context.Context) error {
+			if err := caches.WaitSynced(ctx); err != nil {
+				return nil //nolint:nilerr // it fails only when ctx ends
+			}
+			own.SetServing(true)
+			return nil
+		})
+	return errors.Join(err, loopback.Remove(network.address))
+}
+
+// network holds the parsed ranges.
+type network struct {
+	address netip.Addr
+	ranges  []netip.Prefix
+}
+
+func parseNetwork(cfg configv1.Network) (network, error) {
+	address, err := netip.ParseAddr(cfg.DNSAddress)
+	if err != nil {
+		return network{}, fmt.Errorf("network.dnsAddress %q is not an IP address", cfg.DNSAddress)
+	}
+	parsed := network{address: address}
+	for field, text := range map[string]string{"podCIDR": cfg.PodCIDR, "serviceCIDR": cfg.ServiceCIDR} {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return network{}, fmt.Errorf("network.%s %q is not a range such as 10.96.0.0/16", field, text)
+		}
+		parsed.ranges = append(parsed.ranges, prefix.Masked())
+	}
+	if cfg.ClusterDomain == "" {
+		return network{}, errors.New("network.clusterDomain is empty")
+	}
+	return parsed, nil
+}
