@@ -137,32 +137,12 @@ type Page[T object.Object] struct {
 
 // List returns a collection, or one page of it, all of one version.
 func List[T object.Object](ctx context.Context, c *Client, opts ListOptions) (Page[T], error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := c.objects.List(ctx, &objectv1pb.ListRequest{
-		Resource:      resource(object.KindOf[T]()),
-		Namespace:     opts.Namespace,
-		LabelSelector: opts.LabelSelector,
-		FieldSelector: opts.FieldSelector,
-		Limit:         opts.Limit,
-		Continue:      opts.Continue,
-	})
-	if err != nil {
-		return Page[T]{}, err
-	}
 	var page Page[T]
-	for {
-		res, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return page, nil
-		}
-		if err != nil {
-			return Page[T]{}, err
-		}
+	err := c.list(ctx, object.KindOf[T](), opts, func(res *objectv1pb.ListResponse) error {
 		for _, packed := range res.GetObjects() {
 			item, err := unpackAs[T](packed)
 			if err != nil {
-				return Page[T]{}, err
+				return err
 			}
 			page.Items = append(page.Items, item)
 		}
@@ -170,6 +150,55 @@ func List[T object.Object](ctx context.Context, c *Client, opts ListOptions) (Pa
 			page.ResourceVersion = v
 		}
 		page.Continue = res.GetContinue()
+		return nil
+	})
+	if err != nil {
+		return Page[T]{}, err
+	}
+	return page, nil
+}
+
+// ListKind returns a collection of a kind that is only known at run time.
+func (c *Client) ListKind(ctx context.Context, kind object.Kind, opts ListOptions) ([]object.Object, error) {
+	var items []object.Object
+	err := c.list(ctx, kind, opts, func(res *objectv1pb.ListResponse) error {
+		for _, packed := range res.GetObjects() {
+			item, err := object.Unpack(packed)
+			if err != nil {
+				return err
+			}
+			items = append(items, item)
+		}
+		return nil
+	})
+	return items, err
+}
+
+func (c *Client) list(ctx context.Context, kind object.Kind, opts ListOptions, chunk func(*objectv1pb.ListResponse) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.objects.List(ctx, &objectv1pb.ListRequest{
+		Resource:      resource(kind),
+		Namespace:     opts.Namespace,
+		LabelSelector: opts.LabelSelector,
+		FieldSelector: opts.FieldSelector,
+		Limit:         opts.Limit,
+		Continue:      opts.Continue,
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		res, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := chunk(res); err != nil {
+			return err
+		}
 	}
 }
 
@@ -449,4 +478,12 @@ func (op Op) Target() (kind object.Kind, verb Verb, subresource string, err erro
 		return object.Kind{}, "", "", fmt.Errorf("operation on unknown resource %q", ref.GetResource().GetResource())
 	}
 	return kind, verb, subresource, nil
+}
+
+// DeleteCollection deletes every object of a kind in a namespace and returns how many.
+func (c *Client) DeleteCollection(ctx context.Context, kind object.Kind, namespace string, opts DeleteOptions) (int64, error) {
+	res, err := c.objects.DeleteCollection(ctx, &objectv1pb.DeleteCollectionRequest{
+		Resource: resource(kind), Namespace: namespace, Options: opts.proto(),
+	})
+	return res.GetCount(), err
 }

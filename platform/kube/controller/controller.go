@@ -40,7 +40,7 @@ type source interface {
 
 // Input makes keys due when objects change.
 type Input struct {
-	source source
+	source source // nil if it reads no objects
 	// subscribe calls enqueue for every change, existing objects included.
 	subscribe func(enqueue func(object.Key))
 	// keys lists every key that is due when the controller starts; nil if none.
@@ -98,6 +98,12 @@ func Mapped[T object.Object](inf *informer.Informer[T], keysOf func(T) []object.
 // Reads declares an input that makes nothing due but must be current before Reconcile runs.
 func Reads[T object.Object](inf *informer.Informer[T]) Input {
 	return Input{source: inf, subscribe: func(func(object.Key)) {}}
+}
+
+// Triggered makes keys due when something other than an object says so. subscribe is
+// called once, with a function that may be called at any time.
+func Triggered(subscribe func(enqueue func(object.Key))) Input {
+	return Input{subscribe: subscribe}
 }
 
 // Output is a part of a kind that one controller alone writes.

@@ -257,6 +257,9 @@ func (l *loop) waitVersion(ctx context.Context, wrote map[schema.GroupVersionKin
 	defer cancel()
 	var errs []error
 	for _, in := range l.inputs {
+		if in.source == nil {
+			continue
+		}
 		version, ok := wrote[in.source.Kind().GVK]
 		if !ok {
 			continue

@@ -1,0 +1,151 @@
+// Package app wires the controller-manager.
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/controller-manager/internal/controllers/deployment"
+	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
+	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
+	"kijabi.dev/controller-manager/internal/controllers/namespace"
+	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
+	"kijabi.dev/controller-manager/internal/controllers/podcidr"
+	"kijabi.dev/controller-manager/internal/controllers/replicaset"
+	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/election"
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/controller"
+	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
+	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
+	controllermanagerv1pb "kijabi.dev/proto/gen/kijabi/controllermanager/v1"
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
+	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
+)
+
+// DefaultConfig returns the configuration before its file is read.
+func DefaultConfig() *configv1.ControllerManagerConfiguration {
+	return &configv1.ControllerManagerConfiguration{
+		Network:              configv1.DefaultNetwork(),
+		NodeMaskSize:         24,
+		NodeUnreachableAfter: metav1.Duration{Duration: 4 * time.Second},
+	}
+}
+
+// Run wires the component and blocks until ctx ends or a part fails.
+func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log *zap.Logger) error {
+	identity, err := pki.OpenIdentity(cfg.Identity)
+	if err != nil {
+		return err
+	}
+	bundle, err := os.ReadFile(cfg.ClusterCAFile)
+	if err != nil {
+		return fmt.Errorf("cluster CA: %w", err)
+	}
+	podRange, err := netip.ParsePrefix(cfg.Network.PodCIDR)
+	if err != nil {
+		return fmt.Errorf("network.podCIDR: %w", err)
+	}
+	conn, err := rpc.Dial(cfg.APIServer, identity)
+	if err != nil {
+		return fmt.Errorf("dial apiserver %s: %w", cfg.APIServer, err)
+	}
+	defer func() { _ = conn.Close() }()
+
+	api, clk := client.New(conn), clock.RealClock{}
+	caches := informer.NewSet(api, log)
+	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(conn), clk, log)
+	loops, err := controller.NewRuntime(controller.RuntimeConfig{
+		Client: api, Clock: clk, Log: log,
+		Controllers: controllers(cfg, api, caches, liveness, podRange, string(bundle), clk),
+	})
+	if err != nil {
+		return fmt.Errorf("controllers: %w", err)
+	}
+	elector := election.New(election.Config{Masters: mastersv1pb.NewMastersServiceClient(conn), Component: "controller-manager", Log: log})
+	server, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
+	if err != nil {
+		return err
+	}
+	controllermanagerv1pb.RegisterControllerManagerServiceServer(server, &service{loops: loops, elector: elector})
+
+	return lifecycle.RunAll(ctx,
+		identity.Run,
+		func(ctx context.Context) error {
+			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(conn), log)
+		},
+		server.Run,
+		caches.Run,
+		elector.Run,
+		elector.WhileLeader(func(ctx context.Context) error {
+			if err := caches.WaitSynced(ctx); err != nil {
+				return nil //nolint:nilerr // leadership ended before the caches were there
+			}
+			return lifecycle.RunAll(ctx, liveness.Run, loops.Run)
+		}),
+	)
+}
+
+// byNamespace indexes objects by their namespace.
+func byNamespace[T object.Object](obj T) []string { return []string{obj.GetNamespace()} }
+
+// owners adds the garbage collector's index.
+func owners[T object.Object]() informer.Option {
+	return informer.Index(garbagecollector.IndexOwner, func(obj T) []string { return garbagecollector.Owners(obj) })
+}
+
+// controllers lists every loop, in the open.
+func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Client, caches *informer.Set,
+	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock,
+) []controller.Controller {
+	namespaces := informer.Of[*corev1.Namespace](caches, owners[*corev1.Namespace]())
+	nodes := informer.Of[*corev1.Node](caches, owners[*corev1.Node]())
+	accounts := informer.Of[*corev1.ServiceAccount](caches, owners[*corev1.ServiceAccount]())
+	configMaps := informer.Of[*corev1.ConfigMap](caches, owners[*corev1.ConfigMap]())
+	secrets := informer.Of[*corev1.Secret](caches, owners[*corev1.Secret]())
+	services := informer.Of[*corev1.Service](caches, owners[*corev1.Service](),
+		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Service]))
+	slices := informer.Of[*discoveryv1.EndpointSlice](caches, owners[*discoveryv1.EndpointSlice]())
+	deployments := informer.Of[*appsv1.Deployment](caches, owners[*appsv1.Deployment]())
+	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
+	pods := informer.Of[*corev1.Pod](caches, owners[*corev1.Pod](),
+		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
+		informer.Index(replicaset.IndexOrphans, replicaset.Orphans),
+		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
+
+	lifecycleConfig := nodelifecycle.Config{
+		Nodes: nodes, Pods: pods, Liveness: liveness, Clock: clk,
+		UnreachableAfter: cfg.NodeUnreachableAfter.Duration,
+	}
+	return []controller.Controller{
+		namespace.New(namespace.Config{Namespaces: namespaces, Contents: api, Clock: clk}),
+		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
+		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk}),
+		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk}),
+		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Slices: slices}),
+		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
+		nodelifecycle.NewNodes(lifecycleConfig),
+		nodelifecycle.NewEvictions(lifecycleConfig),
+		garbagecollector.New([]garbagecollector.Collection{
+			garbagecollector.Of(namespaces, api), garbagecollector.Of(nodes, api), garbagecollector.Of(accounts, api),
+			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),
+			garbagecollector.Of(slices, api), garbagecollector.Of(deployments, api), garbagecollector.Of(sets, api),
+			garbagecollector.Of(pods, api),
+		}),
+	}
+}

@@ -1,0 +1,138 @@
+// Package deployment rolls pods from one template to the next by growing and
+// shrinking ReplicaSets.
+package deployment
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/controller"
+	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/object"
+)
+
+// Config lists what the controller reads; every field is required.
+type Config struct {
+	Deployments *informer.Informer[*appsv1.Deployment]
+	ReplicaSets *informer.Informer[*appsv1.ReplicaSet]
+	Clock       clock.PassiveClock
+}
+
+// Controller rolls Deployments.
+type Controller struct{ cfg Config }
+
+var _ controller.Controller = (*Controller)(nil)
+
+// New returns the controller.
+func New(cfg Config) *Controller { return &Controller{cfg: cfg} }
+
+// Name is "deployment".
+func (*Controller) Name() string { return "deployment" }
+
+// Inputs are Deployments and their ReplicaSets.
+func (c *Controller) Inputs() []controller.Input {
+	return []controller.Input{controller.Self(c.cfg.Deployments), controller.OwnedBy(c.cfg.ReplicaSets, "Deployment")}
+}
+
+// Outputs are ReplicaSets of Deployments, their status and revision.
+func (*Controller) Outputs() []controller.Output {
+	return []controller.Output{
+		controller.Owns[*appsv1.ReplicaSet]("Deployment"),
+		controller.StatusOf[*appsv1.Deployment](),
+		controller.Fields[*appsv1.Deployment]("annotation " + annotationRevision),
+	}
+}
+
+// Reconcile moves one Deployment a step and reports it.
+func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
+	d, err := c.cfg.Deployments.Get(key)
+	if apierrors.IsNotFound(err) {
+		return 0, nil // the garbage collector removes its sets
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read deployment %s: %w", key, err)
+	}
+	p := decide(d, c.cfg.ReplicaSets.OwnedBy(d.UID), c.cfg.Clock.Now())
+	log.Debug("decided", zap.Bool("create", p.create != nil), zap.Int("update", len(p.update)), zap.Int("delete", len(p.remove)))
+	return p.requeueAfter, c.apply(ctx, w, d, p)
+}
+
+func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deployment, p plan) error {
+	var ops []client.Op
+	for _, set := range p.update {
+		ops = append(ops, client.UpdateOp(set, ""))
+	}
+	for _, set := range p.remove {
+		ops = append(ops, client.DeleteOp(set, client.DeleteOptions{UID: set.UID, ResourceVersion: set.ResourceVersion}))
+	}
+	results, err := w.Transact(ctx, ops, true)
+	if err != nil {
+		return fmt.Errorf("replica sets: %w", err)
+	}
+	for _, result := range results {
+		if result.Err != nil && !apierrors.IsNotFound(result.Err) {
+			return fmt.Errorf("replica set: %w", result.Err)
+		}
+	}
+	if p.create != nil {
+		if collided, err := c.create(ctx, w, d, p.create); err != nil || collided {
+			return err
+		}
+	}
+	if p.revision != "" {
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+			"uid": d.UID, "annotations": map[string]string{annotationRevision: p.revision},
+		}})
+		if err != nil {
+			return err
+		}
+		if _, err := w.Patch(ctx, d, types.MergePatchType, patch, ""); err != nil {
+			return fmt.Errorf("revision: %w", err)
+		}
+	}
+	if equality.Semantic.DeepEqual(p.status, d.Status) {
+		return nil
+	}
+	updated := d.DeepCopy()
+	updated.Status = p.status
+	updated.ResourceVersion = "" // nobody else writes the status; the revision patch moved the version
+	if _, err := w.UpdateStatus(ctx, updated); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("status: %w", err)
+	}
+	return nil
+}
+
+// create makes the new set. A name taken by a set of another template is resolved
+// by counting the collision up, which changes the next hash.
+func (c *Controller) create(ctx context.Context, w client.Writer, d *appsv1.Deployment, set *appsv1.ReplicaSet) (collided bool, err error) {
+	_, err = w.Create(ctx, set)
+	if !apierrors.IsAlreadyExists(err) {
+		return false, err
+	}
+	existing, err := c.cfg.ReplicaSets.Get(object.KeyOf(set))
+	if apierrors.IsNotFound(err) {
+		return false, apierrors.NewConflict(object.KindOf[*appsv1.ReplicaSet]().GroupResource(), set.Name, fmt.Errorf("it exists, the cache does not show it yet"))
+	}
+	if err != nil {
+		return false, err
+	}
+	if owner := metav1.GetControllerOf(existing); owner != nil && owner.UID == d.UID && sameTemplate(&existing.Spec.Template, &set.Spec.Template) {
+		return false, nil
+	}
+	updated := d.DeepCopy()
+	updated.Status.CollisionCount = ptr.To(ptr.Deref(d.Status.CollisionCount, 0) + 1)
+	_, err = w.UpdateStatus(ctx, updated)
+	return true, err
+}

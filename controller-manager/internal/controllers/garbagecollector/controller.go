@@ -1,0 +1,282 @@
+// Package garbagecollector removes objects whose owners are gone, holds back owners
+// that wait for their dependents, and sets dependents of orphaning owners free.
+package garbagecollector
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/controller"
+	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/object"
+)
+
+// IndexOwner is the index by the uid of any owner that collections must have; see Owners.
+const IndexOwner = "garbagecollector-owner"
+
+// Owners is IndexOwner's function.
+func Owners(obj metav1.Object) []string {
+	var uids []string
+	for _, ref := range obj.GetOwnerReferences() {
+		uids = append(uids, string(ref.UID))
+	}
+	return uids
+}
+
+// Collection is one kind's objects. Make it with Of.
+type Collection struct {
+	kind       object.Kind
+	get        func(object.Key) (object.Object, error)
+	live       func(context.Context, object.Key) (object.Object, error)
+	dependents func(owner types.UID) []object.Object
+	input      func(keysOf func(object.Object) []object.Key) controller.Input
+}
+
+// Of wraps an informer, which must have IndexOwner. api reads past its cache.
+func Of[T object.Object](inf *informer.Informer[T], api *client.Client) Collection {
+	return Collection{
+		kind: inf.Kind(),
+		get: func(key object.Key) (object.Object, error) {
+			obj, err := inf.Get(key)
+			if err != nil {
+				return nil, err
+			}
+			return obj, nil
+		},
+		live: func(ctx context.Context, key object.Key) (object.Object, error) {
+			obj, err := client.Get[T](ctx, api, key)
+			if err != nil {
+				return nil, err
+			}
+			return obj, nil
+		},
+		dependents: func(owner types.UID) []object.Object {
+			var out []object.Object
+			for _, obj := range inf.ByIndex(IndexOwner, string(owner)) {
+				out = append(out, obj)
+			}
+			return out
+		},
+		input: func(keysOf func(object.Object) []object.Key) controller.Input {
+			return controller.Mapped(inf, func(obj T) []object.Key { return keysOf(obj) })
+		},
+	}
+}
+
+// Controller collects garbage. Its keys name a kind, too: see itemKey.
+type Controller struct {
+	collections []Collection
+	byKind      map[schema.GroupKind]*Collection
+	byResource  map[string]*Collection
+}
+
+var _ controller.Controller = (*Controller)(nil)
+
+// New returns the controller over every kind that may own or be owned.
+func New(collections []Collection) *Controller {
+	c := &Controller{collections: collections, byKind: map[schema.GroupKind]*Collection{}, byResource: map[string]*Collection{}}
+	for i := range collections {
+		c.byKind[collections[i].kind.GVK.GroupKind()] = &collections[i]
+		c.byResource[collections[i].kind.GroupResource().String()] = &collections[i]
+	}
+	return c
+}
+
+// Name is "garbagecollector".
+func (*Controller) Name() string { return "garbagecollector" }
+
+// itemKey makes a queue key that names an object of any kind: no resource or object
+// name contains a "|".
+func itemKey(kind object.Kind, key object.Key) object.Key {
+	return object.Key{Namespace: key.Namespace, Name: kind.GroupResource().String() + "|" + key.Name}
+}
+
+// Inputs are all collections: an object makes itself due, and its dependents, whose
+// owner may just have gone, and its owners, who may wait for it to go.
+func (c *Controller) Inputs() []controller.Input {
+	inputs := make([]controller.Input, 0, len(c.collections))
+	for i := range c.collections {
+		collection := &c.collections[i]
+		inputs = append(inputs, collection.input(func(obj object.Object) []object.Key {
+			var keys []object.Key
+			if len(obj.GetOwnerReferences()) > 0 || obj.GetDeletionTimestamp() != nil {
+				keys = append(keys, itemKey(collection.kind, object.KeyOf(obj)))
+			}
+			for _, ref := range obj.GetOwnerReferences() {
+				if owner := c.ownerCollection(ref); owner != nil && ptr.Deref(ref.BlockOwnerDeletion, false) {
+					keys = append(keys, itemKey(owner.kind, ownerKey(owner, obj, ref)))
+				}
+			}
+			for j := range c.collections {
+				for _, dependent := range c.collections[j].dependents(obj.GetUID()) {
+					keys = append(keys, itemKey(c.collections[j].kind, object.KeyOf(dependent)))
+				}
+			}
+			return keys
+		}))
+	}
+	return inputs
+}
+
+func (c *Controller) ownerCollection(ref metav1.OwnerReference) *Collection {
+	return c.byKind[schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupKind()]
+}
+
+func ownerKey(owner *Collection, dependent metav1.Object, ref metav1.OwnerReference) object.Key {
+	if !owner.kind.Namespaced {
+		return object.Key{Name: ref.Name}
+	}
+	return object.Key{Namespace: dependent.GetNamespace(), Name: ref.Name}
+}
+
+// Outputs are deletions of any kind.
+func (*Controller) Outputs() []controller.Output {
+	return []controller.Output{controller.DeletesAny("its owners are gone")}
+}
+
+// Reconcile looks at one object as dependent and as owner.
+func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
+	resource, name, ok := strings.Cut(key.Name, "|")
+	collection := c.byResource[resource]
+	if !ok || collection == nil {
+		return 0, fmt.Errorf("not a key of this queue: %s", key)
+	}
+	obj, err := collection.get(object.Key{Namespace: key.Namespace, Name: name})
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if obj.GetDeletionTimestamp() != nil {
+		return 0, c.asOwner(ctx, w, obj)
+	}
+	return 0, c.asDependent(ctx, w, obj, log)
+}
+
+// asDependent deletes an object all of whose owners are gone, drops references to
+// those that are, and follows an owner that waits for it.
+func (c *Controller) asDependent(ctx context.Context, w client.Writer, obj object.Object, log *zap.Logger) error {
+	refs := obj.GetOwnerReferences()
+	var kept []metav1.OwnerReference
+	waiting := false
+	for _, ref := range refs {
+		owner, err := c.owner(ctx, obj, ref)
+		if err != nil {
+			return err
+		}
+		if owner == nil {
+			continue
+		}
+		kept = append(kept, ref)
+		if owner.GetDeletionTimestamp() != nil && slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents) && ptr.Deref(ref.BlockOwnerDeletion, false) {
+			waiting = true
+		}
+	}
+	switch {
+	case len(refs) == 0:
+		return nil
+	case len(kept) == 0:
+		log.Info("owners are gone, deleting")
+		return ignoreGone(w.Delete(ctx, obj, client.DeleteOptions{UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Propagation: metav1.DeletePropagationBackground}))
+	case waiting && len(kept) == 1:
+		propagation := metav1.DeletePropagationBackground
+		if c.hasBlockingDependents(obj.GetUID()) {
+			propagation = metav1.DeletePropagationForeground
+		}
+		return ignoreGone(w.Delete(ctx, obj, client.DeleteOptions{UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Propagation: propagation}))
+	case len(kept) < len(refs):
+		return patchMetadata(ctx, w, obj, "ownerReferences", kept)
+	}
+	return nil
+}
+
+// owner returns the object a reference means, nil if it is gone for sure. A cache
+// that does not show it may be behind, so the apiserver has the last word.
+func (c *Controller) owner(ctx context.Context, dependent object.Object, ref metav1.OwnerReference) (object.Object, error) {
+	collection := c.ownerCollection(ref)
+	if collection == nil {
+		return dependent, nil // an owner of a kind we do not know is not known to be gone
+	}
+	key := ownerKey(collection, dependent, ref)
+	if owner, err := collection.get(key); err == nil && owner.GetUID() == ref.UID {
+		return owner, nil
+	}
+	owner, err := collection.live(ctx, key)
+	if apierrors.IsNotFound(err) || err == nil && owner.GetUID() != ref.UID {
+		return nil, nil
+	}
+	return owner, err
+}
+
+func (c *Controller) hasBlockingDependents(owner types.UID) bool {
+	for i := range c.collections {
+		for _, dependent := range c.collections[i].dependents(owner) {
+			for _, ref := range dependent.GetOwnerReferences() {
+				if ref.UID == owner && ptr.Deref(ref.BlockOwnerDeletion, false) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// asOwner lets a terminating object go once its finalizer's condition holds.
+func (c *Controller) asOwner(ctx context.Context, w client.Writer, obj object.Object) error {
+	finalizers := obj.GetFinalizers()
+	if slices.Contains(finalizers, metav1.FinalizerOrphanDependents) {
+		for i := range c.collections {
+			for _, dependent := range c.collections[i].dependents(obj.GetUID()) {
+				kept := slices.DeleteFunc(slices.Clone(dependent.GetOwnerReferences()), func(ref metav1.OwnerReference) bool { return ref.UID == obj.GetUID() })
+				if err := patchMetadata(ctx, w, dependent, "ownerReferences", kept); err != nil {
+					return err
+				}
+			}
+		}
+		return dropFinalizer(ctx, w, obj, metav1.FinalizerOrphanDependents)
+	}
+	if slices.Contains(finalizers, metav1.FinalizerDeleteDependents) && !c.hasBlockingDependents(obj.GetUID()) {
+		return dropFinalizer(ctx, w, obj, metav1.FinalizerDeleteDependents)
+	}
+	return nil
+}
+
+func dropFinalizer(ctx context.Context, w client.Writer, obj object.Object, finalizer string) error {
+	kept := slices.DeleteFunc(slices.Clone(obj.GetFinalizers()), func(f string) bool { return f == finalizer })
+	return patchMetadata(ctx, w, obj, "finalizers", kept)
+}
+
+// patchMetadata replaces one list of an object's metadata, if it is still at the version seen.
+func patchMetadata[E any](ctx context.Context, w client.Writer, obj object.Object, name string, list []E) error {
+	if list == nil {
+		list = []E{}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": obj.GetUID(), "resourceVersion": obj.GetResourceVersion(), name: list,
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = w.Patch(ctx, obj, types.MergePatchType, patch, "")
+	return ignoreGone(err)
+}
+
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,194 @@
+package nodelifecycle
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/ptr"
+
+	"kijabi.dev/controller-manager/internal/podstate"
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/controller"
+	"kijabi.dev/platform/kube/object"
+)
+
+// orphanGrace is how long a pod may name a node that does not exist before it is removed.
+const orphanGrace = 30 * time.Second
+
+// Evictions deletes pods from nodes whose NoExecute taints they do not tolerate,
+// once their toleration is over, and pods of nodes that no longer exist.
+type Evictions struct {
+	cfg Config
+
+	mu       sync.Mutex
+	homeless map[object.Key]time.Time // pods of unknown nodes, since when
+}
+
+var _ controller.Controller = (*Evictions)(nil)
+
+// NewEvictions returns the controller.
+func NewEvictions(cfg Config) *Evictions {
+	return &Evictions{cfg: cfg, homeless: map[object.Key]time.Time{}}
+}
+
+// Name is "tainteviction".
+func (*Evictions) Name() string { return "tainteviction" }
+
+// Inputs are pods, and nodes on behalf of their pods.
+func (e *Evictions) Inputs() []controller.Input {
+	return []controller.Input{
+		controller.Self(e.cfg.Pods),
+		controller.Mapped(e.cfg.Nodes, func(node *corev1.Node) []object.Key {
+			var keys []object.Key
+			for _, pod := range e.cfg.Pods.ByIndex(IndexNode, node.Name) {
+				keys = append(keys, object.KeyOf(pod))
+			}
+			return keys
+		}),
+	}
+}
+
+// Outputs are deletions of pods.
+func (*Evictions) Outputs() []controller.Output {
+	return []controller.Output{controller.Deletes[*corev1.Pod]("its node is gone or tainted")}
+}
+
+// Reconcile judges one pod.
+func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
+	pod, err := e.cfg.Pods.Get(key)
+	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
+		e.forget(key)
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read pod %s: %w", key, err)
+	}
+	node, err := e.cfg.Nodes.Get(object.Key{Name: pod.Spec.NodeName})
+	if apierrors.IsNotFound(err) {
+		return e.homelessPod(ctx, key, pod, w, log)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read node %s: %w", pod.Spec.NodeName, err)
+	}
+	e.forget(key)
+	if pod.DeletionTimestamp != nil || podstate.Finished(pod) {
+		return 0, nil
+	}
+	due, evict := evictionTime(pod, node)
+	if !evict {
+		return 0, nil
+	}
+	if left := due.Sub(e.cfg.Clock.Now()); left > 0 {
+		return left, nil
+	}
+	// The taint may be an old leader's word. What the masters hear now decides.
+	if silence, known := e.cfg.Liveness.Silence(node.Name); hasTaint(node, corev1.TaintNodeUnreachable) &&
+		(!known || silence <= e.cfg.UnreachableAfter || e.cfg.Liveness.silentShare(e.cfg.UnreachableAfter) > stormShare) {
+		return time.Second, nil
+	}
+	log.Info("evicting pod from tainted node", zap.String("node", node.Name))
+	err = w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID})
+	if apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return 0, err
+}
+
+func (e *Evictions) forget(key object.Key) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.homeless, key)
+}
+
+// homelessPod removes a pod whose node does not exist; nobody else could confirm its end.
+func (e *Evictions) homelessPod(ctx context.Context, key object.Key, pod *corev1.Pod, w client.Writer, log *zap.Logger) (time.Duration, error) {
+	e.mu.Lock()
+	since, ok := e.homeless[key]
+	if !ok {
+		since = e.cfg.Clock.Now()
+		e.homeless[key] = since
+	}
+	e.mu.Unlock()
+	if left := orphanGrace - e.cfg.Clock.Since(since); left > 0 {
+		return left, nil
+	}
+	log.Info("removing pod of a node that does not exist", zap.String("node", pod.Spec.NodeName))
+	err := w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID, GracePeriodSeconds: ptr.To[int64](0)})
+	if apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return 0, err
+}
+
+func hasTaint(node *corev1.Node, key string) bool {
+	for _, t := range node.Spec.Taints {
+		if t.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// evictionTime returns when a pod must leave its node; false when it may stay.
+func evictionTime(pod *corev1.Pod, node *corev1.Node) (time.Time, bool) {
+	var earliest time.Time
+	evict := false
+	for i := range node.Spec.Taints {
+		taint := &node.Spec.Taints[i]
+		if taint.Effect != corev1.TaintEffectNoExecute {
+			continue
+		}
+		var added time.Time
+		if taint.TimeAdded != nil {
+			added = taint.TimeAdded.Time
+		}
+		seconds, tolerated := toleration(pod, taint)
+		if tolerated && seconds == nil {
+			continue // for ever
+		}
+		due := added
+		if tolerated {
+			due = added.Add(time.Duration(max(0, *seconds)) * time.Second)
+		}
+		if !evict || due.Before(earliest) {
+			earliest, evict = due, true
+		}
+	}
+	return earliest, evict
+}
+
+// toleration returns for how long a pod tolerates a taint (nil: for ever), by the
+// toleration that ends first, and whether it does at all.
+func toleration(pod *corev1.Pod, taint *corev1.Taint) (*int64, bool) {
+	var shortest *int64
+	tolerated := false
+	for i := range pod.Spec.Tolerations {
+		t := &pod.Spec.Tolerations[i]
+		if !tolerates(t, taint) {
+			continue
+		}
+		tolerated = true
+		if t.TolerationSeconds != nil && (shortest == nil || *t.TolerationSeconds < *shortest) {
+			shortest = t.TolerationSeconds
+		}
+	}
+	return shortest, tolerated
+}
+
+func tolerates(t *corev1.Toleration, taint *corev1.Taint) bool {
+	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
+		return false
+	}
+	switch t.Operator {
+	case corev1.TolerationOpExists:
+		return true
+	case "", corev1.TolerationOpEqual:
+		return t.Key != "" && t.Value == taint.Value
+	}
+	return false
+}

@@ -1,0 +1,195 @@
+// Package nodelifecycle takes nodes that no master hears out of traffic, and
+// replaces their pods later, unless so many are silent that the fault is likely elsewhere.
+package nodelifecycle
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/controller-manager/internal/podstate"
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/controller"
+	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/object"
+)
+
+// IndexNode is the index of pods by node that the pod informer must have.
+const IndexNode = "node"
+
+// stormShare is the part of silent nodes above which nothing is taken out of
+// traffic and no pod replaced: then the masters' network is the likelier culprit
+// (Kubernetes' large-zone threshold).
+const stormShare = 0.55
+
+// Config lists what the controllers read; every field is required.
+type Config struct {
+	Nodes    *informer.Informer[*corev1.Node]
+	Pods     *informer.Informer[*corev1.Pod]
+	Liveness *Liveness
+	// UnreachableAfter is the silence after which a node leaves traffic.
+	UnreachableAfter time.Duration
+	Clock            clock.PassiveClock
+}
+
+// Nodes keeps nodes' taints and the readiness of silent nodes and their pods.
+type Nodes struct{ cfg Config }
+
+var _ controller.Controller = (*Nodes)(nil)
+
+// NewNodes returns the controller.
+func NewNodes(cfg Config) *Nodes { return &Nodes{cfg: cfg} }
+
+// Name is "nodelifecycle".
+func (*Nodes) Name() string { return "nodelifecycle" }
+
+// Inputs are nodes and their liveness.
+func (n *Nodes) Inputs() []controller.Input {
+	return []controller.Input{
+		controller.Self(n.cfg.Nodes),
+		controller.Triggered(n.cfg.Liveness.subscribe),
+		controller.Reads(n.cfg.Pods),
+	}
+}
+
+// Outputs are conditions and taints of nodes, and readiness of pods on silent ones.
+func (*Nodes) Outputs() []controller.Output {
+	return []controller.Output{
+		controller.Fields[*corev1.Node]("spec.taints not-ready and unreachable"),
+		controller.StatusPart[*corev1.Node]("conditions of silent nodes"),
+		controller.StatusPart[*corev1.Pod]("Ready on silent nodes"),
+	}
+}
+
+// Reconcile judges one node.
+func (n *Nodes) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
+	node, err := n.cfg.Nodes.Get(key)
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read node %s: %w", key, err)
+	}
+	silence, known := n.cfg.Liveness.Silence(node.Name)
+	silent := known && silence > n.cfg.UnreachableAfter
+	if silent && n.cfg.Liveness.silentShare(n.cfg.UnreachableAfter) > stormShare {
+		log.Warn("most nodes are silent at once, leaving them as they are", zap.Duration("silence", silence))
+		return time.Second, nil
+	}
+	if silent {
+		changed, err := n.markUnknown(ctx, w, node, silence, log)
+		if err != nil || changed {
+			return 0, err // its own write makes the node due again, for its taints
+		}
+	}
+	if err := n.taint(ctx, w, node, silent || !known && ready(node) == corev1.ConditionUnknown); err != nil {
+		return 0, err
+	}
+	if known && !silent {
+		return n.cfg.UnreachableAfter - silence + 10*time.Millisecond, nil
+	}
+	return 0, nil
+}
+
+func ready(node *corev1.Node) corev1.ConditionStatus {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+// markUnknown says that nothing is known of a node any more and that its pods serve nobody.
+func (n *Nodes) markUnknown(ctx context.Context, w client.Writer, node *corev1.Node, silence time.Duration, log *zap.Logger) (changed bool, err error) {
+	now := metav1.NewTime(n.cfg.Clock.Now().Truncate(time.Second))
+	updated := node.DeepCopy()
+	for i := range updated.Status.Conditions {
+		c := &updated.Status.Conditions[i]
+		if c.Status == corev1.ConditionUnknown || c.Type == corev1.NodeNetworkUnavailable {
+			continue
+		}
+		c.Status, c.Reason, c.LastTransitionTime = corev1.ConditionUnknown, "NodeStatusUnknown", now
+		c.Message = "No master hears the kubelet."
+		changed = true
+	}
+	if changed {
+		log.Warn("node is silent, taking it out of traffic", zap.Duration("silence", silence))
+		if _, err := w.UpdateStatus(ctx, updated); err != nil {
+			return false, fmt.Errorf("status of node %s: %w", node.Name, err)
+		}
+	}
+	var ops []client.Op
+	for _, pod := range n.cfg.Pods.ByIndex(IndexNode, node.Name) {
+		if !podstate.Ready(pod) || podstate.Finished(pod) {
+			continue
+		}
+		unready := pod.DeepCopy()
+		for i := range unready.Status.Conditions {
+			c := &unready.Status.Conditions[i]
+			if c.Type == corev1.PodReady {
+				c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionFalse, "NodeNotReady", "Node is not ready", now
+			}
+		}
+		ops = append(ops, client.UpdateOp(unready, "status"))
+	}
+	results, err := w.Transact(ctx, ops, true)
+	if err != nil {
+		return changed, fmt.Errorf("pods of node %s: %w", node.Name, err)
+	}
+	for _, result := range results {
+		if result.Err != nil && !apierrors.IsNotFound(result.Err) {
+			return changed, fmt.Errorf("pod of node %s: %w", node.Name, result.Err)
+		}
+	}
+	return changed, nil
+}
+
+// taint keeps the taints that follow from the node's readiness.
+func (n *Nodes) taint(ctx context.Context, w client.Writer, node *corev1.Node, unreachable bool) error {
+	taints := taintsFor(node, unreachable, metav1.NewTime(n.cfg.Clock.Now().Truncate(time.Second)))
+	if equality.Semantic.DeepEqual(taints, node.Spec.Taints) {
+		return nil
+	}
+	updated := node.DeepCopy()
+	updated.Spec.Taints = taints
+	if _, err := w.Update(ctx, updated); err != nil {
+		return fmt.Errorf("taints of node %s: %w", node.Name, err)
+	}
+	return nil
+}
+
+// taintsFor replaces this loop's taints by those that hold. A taint that stays keeps
+// its time, from which evictions count.
+func taintsFor(node *corev1.Node, unreachable bool, now metav1.Time) []corev1.Taint {
+	key := ""
+	switch {
+	case unreachable:
+		key = corev1.TaintNodeUnreachable
+	case ready(node) != corev1.ConditionTrue:
+		key = corev1.TaintNodeNotReady
+	}
+	var out []corev1.Taint
+	for _, t := range node.Spec.Taints {
+		if t.Key != corev1.TaintNodeUnreachable && t.Key != corev1.TaintNodeNotReady || t.Key == key {
+			out = append(out, t)
+		}
+	}
+	if key == "" {
+		return out
+	}
+	for _, effect := range []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute} {
+		if !slices.ContainsFunc(out, func(t corev1.Taint) bool { return t.Key == key && t.Effect == effect }) {
+			out = append(out, corev1.Taint{Key: key, Effect: effect, TimeAdded: &now})
+		}
+	}
+	return out
+}
