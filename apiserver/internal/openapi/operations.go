@@ -1,0 +1,283 @@
+package openapi
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+type object = map[string]any
+
+// dialect hides how the two OpenAPI versions write the same operation.
+type dialect struct {
+	*reflector
+}
+
+// parameter describes a query, path or header parameter.
+func (d dialect) parameter(name, in, kind, description string) object {
+	p := object{"name": name, "in": in, "description": description}
+	if in == "path" {
+		p["required"] = true
+	}
+	if d.v3 {
+		p["schema"] = object{"type": kind, "uniqueItems": true}
+	} else {
+		p["type"], p["uniqueItems"] = kind, true
+	}
+	return p
+}
+
+func mediaTypes() []string {
+	return []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+}
+
+func patchTypes() []string {
+	return []string{
+		"application/json-patch+json", "application/merge-patch+json",
+		"application/strategic-merge-patch+json", "application/apply-patch+yaml",
+	}
+}
+
+func (d dialect) content(types []string, body *definition) object {
+	content := object{}
+	for _, t := range types {
+		content[t] = object{"schema": body}
+	}
+	return content
+}
+
+// operation builds one operation; body is nil without a request body.
+func (d dialect) operation(id, action, description string, r Resource, params []object, body, result *definition, codes ...string) object {
+	tag := strings.ReplaceAll(r.GVR.Group, ".k8s.io", "")
+	if tag == "" {
+		tag = "core"
+	}
+	op := object{
+		"description": description, "operationId": id, "tags": []string{tag + "_" + r.GVR.Version},
+		"x-kubernetes-group-version-kind": gvkOf(r.GVK),
+	}
+	if action != "" {
+		op["x-kubernetes-action"] = action
+	}
+	consumes := mediaTypes()
+	if action == "patch" {
+		consumes = patchTypes()
+	}
+	responses := object{"401": object{"description": "Unauthorized"}}
+	for _, code := range codes {
+		answer := object{"description": map[string]string{"200": "OK", "201": "Created", "202": "Accepted"}[code]}
+		if d.v3 {
+			answer["content"] = d.content(mediaTypes(), result)
+		} else {
+			answer["schema"] = result
+		}
+		responses[code] = answer
+	}
+	op["responses"] = responses
+	if d.v3 {
+		if body != nil {
+			op["requestBody"] = object{"content": d.content(consumes, body), "required": action != "delete" && action != "deletecollection"}
+		}
+	} else {
+		op["produces"], op["schemes"] = mediaTypes(), []string{"https"}
+		op["consumes"] = []string{"*/*"}
+		if action == "patch" {
+			op["consumes"] = consumes
+		}
+		if body != nil {
+			params = append(slices.Clone(params), object{"name": "body", "in": "body", "required": action != "delete" && action != "deletecollection", "schema": body})
+		}
+	}
+	if len(params) > 0 {
+		op["parameters"] = params
+	}
+	return op
+}
+
+func (d dialect) query(name, kind, description string) object {
+	return d.parameter(name, "query", kind, description)
+}
+
+func (d dialect) writeParameters() []object {
+	return []object{
+		d.query("dryRun", "string", "All: go through every stage but persist nothing."),
+		d.query("fieldManager", "string", "The name under which the changed fields are owned."),
+		d.query("fieldValidation", "string", "What to do with unknown or duplicate fields: Ignore, Warn or Strict."),
+	}
+}
+
+func (d dialect) listParameters() []object {
+	return []object{
+		d.query("allowWatchBookmarks", "boolean", "Ask for bookmark events in a watch."),
+		d.query("continue", "string", "The token of the previous page."),
+		d.query("fieldSelector", "string", "Select by fields."),
+		d.query("labelSelector", "string", "Select by labels."),
+		d.query("limit", "integer", "How many objects a page holds at most."),
+		d.query("resourceVersion", "string", "The version the answer must not be older than, or start from."),
+		d.query("resourceVersionMatch", "string", "How resourceVersion is meant: Exact or NotOlderThan."),
+		d.query("sendInitialEvents", "boolean", "Begin a watch with the present objects."),
+		d.query("timeoutSeconds", "integer", "End the call after this time."),
+		d.query("watch", "boolean", "Stream changes instead of listing."),
+	}
+}
+
+func (d dialect) deleteParameters() []object {
+	return []object{
+		d.query("dryRun", "string", "All: go through every stage but persist nothing."),
+		d.query("gracePeriodSeconds", "integer", "Time the object is given to end; 0 means at once."),
+		d.query("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
+		d.query("propagationPolicy", "string", "What becomes of dependents: Orphan, Background or Foreground."),
+	}
+}
+
+// add puts a resource's operations into paths.
+func (d dialect) add(paths object, r Resource) {
+	has := func(verb string) bool { return slices.Contains(r.Verbs, verb) }
+	base, scope := "/"+path(r.GVR.GroupVersion()), ""
+	var pathParams []object
+	if r.Namespaced {
+		base += "/namespaces/{namespace}"
+		scope = "Namespaced"
+		pathParams = append(pathParams, d.parameter("namespace", "path", "string", "The object's namespace."))
+	}
+	base += "/" + r.GVR.Resource
+	pretty := d.query("pretty", "string", "true: indent the JSON.")
+	named := append(slices.Clone(pathParams), d.parameter("name", "path", "string", "Name of the "+r.GVK.Kind+"."), pretty)
+	body := d.typed(r.Type)
+	status := d.typed(reflect.TypeFor[metav1.Status]())
+	options := d.typed(reflect.TypeFor[metav1.DeleteOptions]())
+	patch := d.typed(reflect.TypeFor[metav1.Patch]())
+	id := func(verb string) string {
+		return verb + idGroup(r.GVR.Group) + capital(r.GVR.Version) + scope + capital(kindOf(r)) + capital(r.Subresource)
+	}
+	what := r.GVK.Kind
+	if r.Subresource != "" {
+		what = r.Subresource + " of " + r.GVR.Resource
+	}
+
+	item := object{"parameters": named}
+	itemPath := base + "/{name}"
+	if r.Subresource != "" {
+		itemPath += "/" + r.Subresource
+	}
+	if has("get") {
+		item["get"] = d.operation(id("read"), "get", "read "+what, r, nil, nil, body, "200")
+	}
+	if has("update") {
+		item["put"] = d.operation(id("replace"), "put", "replace "+what, r, d.writeParameters(), body, body, "200", "201")
+	}
+	if has("patch") {
+		params := append(d.writeParameters(), d.query("force", "boolean", "Take fields from other managers; apply only."))
+		item["patch"] = d.operation(id("patch"), "patch", "patch "+what, r, params, patch, body, "200", "201")
+	}
+	if has("delete") {
+		item["delete"] = d.operation(id("delete"), "delete", "delete "+what, r, d.deleteParameters(), options, status, "200", "202")
+	}
+	if r.Subresource != "" && has("create") {
+		item["post"] = d.operation(id("create"), "post", "create "+what, r, d.writeParameters(), body, body, "200", "201", "202")
+	}
+	if len(item) > 1 {
+		paths[itemPath] = item
+	}
+	if r.Subresource != "" {
+		return
+	}
+	collection := object{"parameters": append(slices.Clone(pathParams), pretty)}
+	if has("list") && r.ListType != nil {
+		list := d.typed(r.ListType)
+		collection["get"] = d.operation(id("list"), "list", "list or watch "+what, r, d.listParameters(), nil, list, "200")
+		if r.Namespaced {
+			all := "/" + path(r.GVR.GroupVersion()) + "/" + r.GVR.Resource
+			op := d.operation("list"+idGroup(r.GVR.Group)+capital(r.GVR.Version)+capital(r.GVK.Kind)+"ForAllNamespaces", "list", "list or watch "+what+" of all namespaces", r, d.listParameters(), nil, list, "200")
+			paths[all] = object{"parameters": []object{pretty}, "get": op}
+		}
+	}
+	if has("create") {
+		collection["post"] = d.operation(id("create"), "post", "create "+what, r, d.writeParameters(), body, body, "200", "201", "202")
+	}
+	if has("deletecollection") {
+		collection["delete"] = d.operation(id("deleteCollection"), "deletecollection", "delete a collection of "+what, r, append(d.deleteParameters(), d.listParameters()...), options, status, "200")
+	}
+	if len(collection) > 1 {
+		paths[base] = collection
+	}
+}
+
+// kindOf names the resource's own kind in operation ids; a subresource's body may be of another.
+func kindOf(r Resource) string {
+	if r.Subresource == "" {
+		return r.GVK.Kind
+	}
+	return strings.TrimSuffix(capital(r.GVR.Resource), "s")
+}
+
+func idGroup(group string) string {
+	if group == "" {
+		return "Core"
+	}
+	label, _, _ := strings.Cut(group, ".")
+	return capital(label)
+}
+
+func capital(s string) string {
+	if s == "" {
+		return ""
+	}
+	r := []rune(s)
+	r[0] = unicode.ToUpper(r[0])
+	return string(r)
+}
+
+func (d *Documents) build(v3 bool, resources []Resource) (object, map[string]*definition) {
+	kinds := map[reflect.Type][]gvk{}
+	note := func(t reflect.Type, k gvk) {
+		if t != nil && !slices.Contains(kinds[t], k) {
+			kinds[t] = append(kinds[t], k)
+		}
+	}
+	for _, r := range d.cfg.Resources {
+		note(r.Type, gvkOf(r.GVK))
+		if r.ListType != nil {
+			k := gvkOf(r.GVK)
+			k.Kind += "List"
+			note(r.ListType, k)
+		}
+		// DeleteOptions may be sent in the group version of what is deleted.
+		note(reflect.TypeFor[metav1.DeleteOptions](), gvk{Group: r.GVR.Group, Version: r.GVR.Version, Kind: "DeleteOptions"})
+	}
+	note(reflect.TypeFor[metav1.Status](), gvk{Version: "v1", Kind: "Status"})
+	language := dialect{newReflector(v3, kinds)}
+	paths := object{}
+	for _, r := range resources {
+		language.add(paths, r)
+	}
+	for _, t := range d.cfg.Extra {
+		language.ref(t)
+	}
+	return paths, language.definitions
+}
+
+func (d *Documents) openapi(resources []Resource) object {
+	paths, schemas := d.build(true, resources)
+	return object{
+		"openapi": "3.0.0",
+		"info":    object{"title": "Kubernetes", "version": d.cfg.Version},
+		"paths":   paths,
+		"components": object{
+			"schemas": schemas,
+		},
+	}
+}
+
+func (d *Documents) swagger(resources []Resource) object {
+	paths, definitions := d.build(false, resources)
+	return object{
+		"swagger":     "2.0",
+		"info":        object{"title": "Kubernetes", "version": d.cfg.Version},
+		"paths":       paths,
+		"definitions": definitions,
+	}
+}

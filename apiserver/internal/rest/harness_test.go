@@ -1,0 +1,165 @@
+package rest
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"kijabi.dev/platform/pki"
+)
+
+// harness is a door over a fake registry, served with real TLS.
+type harness struct {
+	t          *testing.T
+	registry   *fakeRegistry
+	authorizer *fakeAuthorizer
+	nodes      *fakeNodes
+	server     *Server
+	http       *httptest.Server
+	// admin presents the certificate of kubernetes-admin, nobody presents none.
+	admin, nobody *http.Client
+	// tls is admin's configuration.
+	tls *tls.Config
+	dir string
+}
+
+type fakeNodes struct{ conns map[string]grpc.ClientConnInterface }
+
+func (n *fakeNodes) Node(_ context.Context, name string) (grpc.ClientConnInterface, error) {
+	if conn, ok := n.conns[name]; ok {
+		return conn, nil
+	}
+	return nil, apierrors.NewServiceUnavailable("no master holds node " + name)
+}
+
+func newHarness(t *testing.T) *harness {
+	t.Helper()
+	h := &harness{t: t, registry: newFakeRegistry(), authorizer: &fakeAuthorizer{}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
+	ca, err := pki.NewCA("test", time.Hour)
+	h.must(err)
+	serverCert := h.issue(ca, "server", pki.LeafRequest{CommonName: "server", DNSNames: []string{"localhost"}, Life: time.Hour, Server: true})
+	clientCert := h.issue(ca, "admin", pki.LeafRequest{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}, Life: time.Hour, Client: true})
+	h.must(ca.Save(h.dir, "ca"))
+	caPEM, err := os.ReadFile(filepath.Join(h.dir, "ca.crt"))
+	h.must(err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(caPEM)
+
+	h.server, err = New(Config{
+		Registry: h.registry, Authorizer: h.authorizer, Nodes: h.nodes, Log: zaptest.NewLogger(t),
+		Clock: clocktesting.NewFakePassiveClock(time.Now().Add(time.Hour)),
+	})
+	h.must(err)
+	h.http = httptest.NewUnstartedServer(h.server)
+	h.http.EnableHTTP2 = true
+	h.http.TLS = serverTLS(&tls.Config{Certificates: []tls.Certificate{serverCert}, ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS13})
+	h.http.StartTLS()
+	t.Cleanup(func() {
+		h.server.Close()
+		h.http.CloseClientConnections()
+		h.http.Close()
+	})
+	h.tls = &tls.Config{RootCAs: pool, ServerName: "localhost", Certificates: []tls.Certificate{clientCert}, MinVersion: tls.VersionTLS13}
+	h.admin = &http.Client{Transport: &http.Transport{TLSClientConfig: h.tls, ForceAttemptHTTP2: true}}
+	h.nobody = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS13}}}
+	t.Cleanup(h.admin.CloseIdleConnections)
+	t.Cleanup(h.nobody.CloseIdleConnections)
+	return h
+}
+
+func (h *harness) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *harness) issue(ca *pki.CA, name string, request pki.LeafRequest) tls.Certificate {
+	h.t.Helper()
+	certPEM, keyPEM, err := ca.Issue(request)
+	h.must(err)
+	h.must(os.WriteFile(filepath.Join(h.dir, name+".crt"), certPEM, 0o600))
+	h.must(os.WriteFile(filepath.Join(h.dir, name+".key"), keyPEM, 0o600))
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	h.must(err)
+	return cert
+}
+
+// kubeconfig writes a file with which kubectl reaches the door.
+func (h *harness) kubeconfig() string {
+	h.t.Helper()
+	path := filepath.Join(h.dir, "kubeconfig")
+	text := `apiVersion: v1
+kind: Config
+current-context: t
+contexts: [{name: t, context: {cluster: t, user: t, namespace: default}}]
+clusters: [{name: t, cluster: {server: "` + h.http.URL + `", tls-server-name: localhost, certificate-authority: ca.crt}}]
+users: [{name: t, user: {client-certificate: admin.crt, client-key: admin.key}}]
+`
+	h.must(os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// answer is a response read to its end.
+type answer struct {
+	code   int
+	header http.Header
+	body   []byte
+}
+
+// call makes a request as admin. headers are "Name: value".
+func (h *harness) call(method, path string, body string, headers ...string) answer {
+	h.t.Helper()
+	return h.callAs(h.admin, method, path, body, headers...)
+}
+
+func (h *harness) callAs(client *http.Client, method, path string, body string, headers ...string) answer {
+	h.t.Helper()
+	r, err := http.NewRequestWithContext(h.t.Context(), method, h.http.URL+path, strings.NewReader(body))
+	h.must(err)
+	for _, line := range headers {
+		name, value, _ := strings.Cut(line, ": ")
+		r.Header.Set(name, value)
+	}
+	resp, err := client.Do(r)
+	h.must(err)
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	h.must(err)
+	return answer{resp.StatusCode, resp.Header, data}
+}
+
+// status reads an answer as Status.
+func (a answer) status(t *testing.T) metav1.Status {
+	t.Helper()
+	var s metav1.Status
+	if err := json.Unmarshal(a.body, &s); err != nil {
+		t.Fatalf("answer is no status: %v: %s", err, a.body)
+	}
+	return s
+}
+
+func (a answer) contains(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !bytes.Contains(a.body, []byte(text)) {
+			t.Errorf("answer lacks %q: %d %s", text, a.code, a.body[:min(len(a.body), 2000)])
+		}
+	}
+}

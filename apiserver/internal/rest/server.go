@@ -1,0 +1,203 @@
+// Package rest is the HTTPS door of the apiserver: the Kubernetes REST API for
+// kubectl, client-go and everything built on them. It authenticates, authorizes and
+// translates between HTTP and registry.Registry; what a request means is decided there.
+package rest
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/apiserver/internal/openapi"
+	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/platform/lifecycle"
+)
+
+// Limits of the door. They are fixed: a client that needs more does something wrong.
+const (
+	maxBodyBytes       = 3 << 20
+	maxHeaderBytes     = 64 << 10
+	maxInFlight        = 400
+	readHeaderTimeout  = 10 * time.Second
+	readBodyTimeout    = 30 * time.Second
+	writeTimeout       = 30 * time.Second // of one piece; ends slow readers
+	requestTimeout     = 60 * time.Second
+	idleTimeout        = 3 * time.Minute
+	shutdownTimeout    = 5 * time.Second
+	maxStreamsPerConn  = 250
+	compressAboveBytes = 128 << 10
+)
+
+// Authorizer decides whether a caller may do something. It returns nil, or an
+// *apierrors.StatusError, Forbidden for a refusal. Safe for concurrent use.
+type Authorizer interface {
+	// Authorize is asked before the registry is. Verbs are those of Kubernetes: get, list,
+	// watch, create, update, patch, delete, deletecollection, impersonate. namespace is empty
+	// for cluster-scoped resources and for all namespaces; name is empty for collections.
+	Authorize(ctx context.Context, caller registry.Caller, verb string, resource schema.GroupVersionResource, subresource, namespace, name string) error
+}
+
+// Nodes finds the way to a node's KubeletService.
+type Nodes interface {
+	// Node returns a connection on which the node's KubeletService answers, on this
+	// master or by a relay. The connection belongs to Nodes. When no master holds the node
+	// it returns an *apierrors.StatusError, ServiceUnavailable.
+	Node(ctx context.Context, name string) (grpc.ClientConnInterface, error)
+}
+
+// TLSIdentity is what the door needs of a *pki.Identity.
+type TLSIdentity interface {
+	// ServerTLS returns a configuration that serves the newest certificate and
+	// checks clients against the newest authorities.
+	ServerTLS(auth tls.ClientAuthType) *tls.Config
+}
+
+// Check is one line of /readyz and, with Live, of /livez.
+type Check struct {
+	Name string
+	// Live checks fail only when a restart would help.
+	Live  bool
+	Check func() error
+}
+
+// Config of the Server.
+type Config struct {
+	// Registry behind the door. Required.
+	Registry registry.Registry
+	// Authorizer of every request. Required.
+	Authorizer Authorizer
+	// Nodes for logs, exec, attach and port-forward. Required.
+	Nodes Nodes
+	// Identity the door serves TLS with. Required by Run.
+	Identity TLSIdentity
+	// Address is host:port to listen on. Required by Run unless Listener is set.
+	Address string
+	// Listener to serve on instead of Address; Run closes it. Optional.
+	Listener net.Listener
+	// Checks behind /livez, /readyz and /healthz. Optional.
+	Checks []Check
+	// AdvertiseAddress is host:port that clients reach this master at; shown in /api. Optional.
+	AdvertiseAddress string
+	// Clock; real when nil.
+	Clock clock.PassiveClock
+	// Log. Required.
+	Log *zap.Logger
+}
+
+// Server is the door.
+type Server struct {
+	cfg       Config
+	codec     *codec
+	discovery *discovery
+	documents *openapi.Documents
+	inFlight  chan struct{}
+	// stopping ends watches and streams, while short requests may finish.
+	stopping context.Context //nolint:containedctx // lives as long as the server
+	stop     context.CancelFunc
+}
+
+// New returns a Server ready to Run, or to be used as http.Handler.
+func New(cfg Config) (*Server, error) {
+	switch {
+	case cfg.Registry == nil:
+		return nil, errors.New("rest: Registry is required")
+	case cfg.Authorizer == nil:
+		return nil, errors.New("rest: Authorizer is required")
+	case cfg.Nodes == nil:
+		return nil, errors.New("rest: Nodes is required")
+	case cfg.Log == nil:
+		return nil, errors.New("rest: Log is required")
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	stopping, stop := context.WithCancel(context.Background())
+	kinds := cfg.Registry.Kinds()
+	return &Server{
+		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds),
+		documents: newDocuments(kinds),
+		inFlight:  make(chan struct{}, maxInFlight),
+		stopping:  stopping, stop: stop,
+	}, nil
+}
+
+// Close ends all watches and streams. Run does so by itself; only users of the bare handler call it.
+func (s *Server) Close() { s.stop() }
+
+// Run serves until ctx ends, then lets short requests finish.
+func (s *Server) Run(ctx context.Context) error {
+	if s.cfg.Identity == nil {
+		return errors.New("rest: Identity is required")
+	}
+	listener := s.cfg.Listener
+	if listener == nil {
+		var err error
+		if listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Address); err != nil {
+			return fmt.Errorf("rest: listen on %s: %w", s.cfg.Address, err)
+		}
+	}
+	srv := &http.Server{
+		Handler:           s,
+		TLSConfig:         serverTLS(s.cfg.Identity.ServerTLS(tls.VerifyClientCertIfGiven)),
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreamsPerConn, SendPingTimeout: 30 * time.Second},
+		ErrorLog:          zap.NewStdLog(s.cfg.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+	}
+	serve := func(context.Context) error {
+		if err := srv.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("rest: serve on %s: %w", listener.Addr(), err)
+		}
+		return nil
+	}
+	end := func(running context.Context) error {
+		<-running.Done()
+		s.stop()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if err := srv.Shutdown(last); err != nil {
+			return srv.Close()
+		}
+		return nil
+	}
+	return lifecycle.RunAll(ctx, serve, end)
+}
+
+// serverTLS offers HTTP/2 and 1.1 on TLS 1.3, also where the identity hands out
+// a configuration per connection.
+func serverTLS(base *tls.Config) *tls.Config {
+	offer := func(c *tls.Config) *tls.Config {
+		c = c.Clone()
+		c.MinVersion = tls.VersionTLS13
+		c.NextProtos = []string{"h2", "http/1.1"}
+		return c
+	}
+	out := offer(base)
+	if perClient := base.GetConfigForClient; perClient != nil {
+		out.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := perClient(hello)
+			if err != nil || c == nil {
+				return c, err
+			}
+			return offer(c), nil
+		}
+	}
+	return out
+}
+
+// untilStop derives a context that also ends when the server stops; for watches and streams.
+func (s *Server) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(s.stopping, cancel)
+	return ctx, func() { unhook(); cancel() }
+}

@@ -1,0 +1,132 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/registry/kinds"
+	"kijabi.dev/platform/rpc"
+	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
+)
+
+// servesSubresource tells whether the door has a way to serve a subresource; discovery
+// names only those.
+func servesSubresource(k *kinds.Kind, name string) bool {
+	i := slices.IndexFunc(k.Subresources, func(sub kinds.Subresource) bool { return sub.Name == name })
+	if i < 0 {
+		return false
+	}
+	if !k.Subresources[i].Stream {
+		return true
+	}
+	return k.GVK.Kind == "Pod" && slices.Contains([]string{"log", "exec", "attach", "portforward"}, name)
+}
+
+// serveStream relays a request to the node of a pod.
+func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) {
+	if !servesSubresource(t.kind, t.sub.Name) || t.rest != "" {
+		s.fail(w, r, notFound())
+		return
+	}
+	ctx, cancel := s.untilStop(r.Context())
+	defer cancel()
+	r = r.WithContext(ctx)
+	var err error
+	switch t.sub.Name {
+	case "log":
+		err = s.serveLog(w, r, caller, t)
+	case "exec":
+		err = s.serveExec(w, r, caller, t)
+	case "attach":
+		err = s.serveAttach(w, r, caller, t)
+	default:
+		err = s.servePortForward(w, r, caller, t)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+// podOnNode is where a stream leads.
+type podOnNode struct {
+	pod     *corev1.Pod
+	kubelet kubeletv1pb.KubeletServiceClient
+	caller  *kubeletv1pb.Caller
+}
+
+// target names a container of the pod to the kubelet.
+func (p podOnNode) target(container string) *kubeletv1pb.Target {
+	return &kubeletv1pb.Target{Namespace: p.pod.Namespace, Pod: p.pod.Name, Uid: string(p.pod.UID), Container: container}
+}
+
+// findPod reads the pod and finds the way to its node.
+func (s *Server) findPod(ctx context.Context, caller registry.Caller, t target) (podOnNode, error) {
+	ref := t.ref
+	ref.Subresource = ""
+	record, err := s.cfg.Registry.Get(ctx, ref)
+	if err != nil {
+		return podOnNode{}, err
+	}
+	obj, err := decodeRecord(target{kind: t.kind, ref: ref}, record)
+	if err != nil {
+		return podOnNode{}, err
+	}
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return podOnNode{}, fmt.Errorf("%T is no pod", obj)
+	}
+	if pod.Spec.NodeName == "" {
+		return podOnNode{}, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+	}
+	conn, err := s.cfg.Nodes.Node(ctx, pod.Spec.NodeName)
+	if err != nil {
+		return podOnNode{}, err
+	}
+	return podOnNode{
+		pod: pod, kubelet: kubeletv1pb.NewKubeletServiceClient(conn),
+		caller: &kubeletv1pb.Caller{User: caller.User, RequestId: caller.RequestID},
+	}, nil
+}
+
+// chooseContainer checks the container a client names, or finds the only one.
+func chooseContainer(pod *corev1.Pod, name string) (string, error) {
+	var regular, all []string
+	for _, c := range pod.Spec.Containers {
+		regular = append(regular, c.Name)
+	}
+	all = append(all, regular...)
+	for _, c := range pod.Spec.InitContainers {
+		all = append(all, c.Name)
+	}
+	for _, c := range pod.Spec.EphemeralContainers {
+		all = append(all, c.Name)
+	}
+	if name != "" {
+		if !slices.Contains(all, name) {
+			return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
+		}
+		return name, nil
+	}
+	if len(regular) == 1 {
+		return regular[0], nil
+	}
+	return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", pod.Name, strings.Join(regular, " ")))
+}
+
+// kubeletError gives an error of the kubelet the class that clients understand.
+func kubeletError(err error) error {
+	err = rpc.FromStatus(err)
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		return err
+	}
+	return apierrors.NewInternalError(err)
+}

@@ -1,0 +1,129 @@
+package rest
+
+import (
+	"bufio"
+	"compress/gzip"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// deadlineWriter gives each write a deadline, so that a reader that stopped does not
+// hold a request for ever. It notes whether the answer has begun.
+type deadlineWriter struct {
+	http.ResponseWriter
+	started bool
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *deadlineWriter) WriteHeader(code int) {
+	w.started = true
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *deadlineWriter) Write(p []byte) (int, error) {
+	w.started = true
+	// Transports without deadlines (tests) go without.
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush sends what is buffered.
+func (w *deadlineWriter) Flush() {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack takes the connection over.
+func (w *deadlineWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.started = true
+	hijacker, ok := w.ResponseWriter.(http.Hijacker)
+	if !ok {
+		return nil, nil, errors.New("the connection cannot be upgraded: use HTTP/1.1")
+	}
+	return hijacker.Hijack()
+}
+
+// compressor compresses an answer once it turns out to be large, if the client can read
+// that. Small answers are sent as they are, with their length.
+type compressor struct {
+	w       http.ResponseWriter
+	accepts bool
+	code    int
+	buffer  []byte
+	gz      *gzip.Writer
+	plain   bool
+}
+
+func newCompressor(w http.ResponseWriter, r *http.Request) *compressor {
+	accepts := false
+	for part := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
+		name, params, _ := strings.Cut(strings.TrimSpace(part), ";")
+		if name == "gzip" && !strings.Contains(strings.ReplaceAll(params, " ", ""), "q=0") {
+			accepts = true
+		}
+	}
+	return &compressor{w: w, accepts: accepts}
+}
+
+func (c *compressor) Header() http.Header         { return c.w.Header() }
+func (c *compressor) Unwrap() http.ResponseWriter { return c.w }
+func (c *compressor) WriteHeader(code int)        { c.code = code }
+
+func (c *compressor) Write(p []byte) (int, error) {
+	switch {
+	case c.gz != nil:
+		return c.gz.Write(p)
+	case c.plain:
+		return c.w.Write(p)
+	}
+	if len(c.buffer)+len(p) <= compressAboveBytes {
+		c.buffer = append(c.buffer, p...)
+		return len(p), nil
+	}
+	c.begin()
+	if c.accepts {
+		c.Header().Set("Content-Encoding", "gzip")
+		c.Header().Del("Content-Length")
+		c.w.WriteHeader(c.code)
+		c.gz, _ = gzip.NewWriterLevel(c.w, gzip.BestSpeed) // the level is valid
+		if _, err := c.gz.Write(c.buffer); err != nil {
+			return 0, err
+		}
+		c.buffer = nil
+		return c.gz.Write(p)
+	}
+	c.plain = true
+	c.w.WriteHeader(c.code)
+	if _, err := c.w.Write(c.buffer); err != nil {
+		return 0, err
+	}
+	c.buffer = nil
+	return c.w.Write(p)
+}
+
+func (c *compressor) begin() {
+	c.Header().Add("Vary", "Accept-Encoding")
+	if c.code == 0 {
+		c.code = http.StatusOK
+	}
+}
+
+// close sends what is still held back.
+func (c *compressor) close() {
+	switch {
+	case c.gz != nil:
+		_ = c.gz.Close() // the client is gone
+	case c.plain:
+	case c.code != 0 || len(c.buffer) > 0:
+		c.begin()
+		c.Header().Set("Content-Length", strconv.Itoa(len(c.buffer)))
+		c.w.WriteHeader(c.code)
+		_, _ = c.w.Write(c.buffer)
+	}
+}
