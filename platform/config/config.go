@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 
+	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	configv1 "kijabi.dev/platform/config/v1"
@@ -42,8 +43,13 @@ func Parse(data []byte, into any) error {
 	if target.Kind() != reflect.Pointer || target.IsNil() || target.Elem().Kind() != reflect.Struct {
 		return fmt.Errorf("configuration is read into a pointer to a struct, not into %T", into)
 	}
-	if err := yaml.UnmarshalStrict(data, into); err != nil {
-		return errors.New(strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: "))
+	encoded, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return err
+	}
+	strict, err := json.UnmarshalStrict(encoded, into) // the standard one ignores the case of names
+	if err := errors.Join(append(strict, err)...); err != nil {
+		return err
 	}
 	return Check(into)
 }
