@@ -26,11 +26,12 @@ import (
 
 //go:generate go run ./gentable
 
-// Media types of the documents.
+// Media types of the documents. Clients ask with '@' before the version; answers carry
+// a dot instead, because '@' may not stand in a media type and clients parse answers strictly.
 const (
 	MediaTypeJSON       = "application/json"
-	MediaTypeProtobufV2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-	MediaTypeProtobufV3 = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
+	MediaTypeProtobufV2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	MediaTypeProtobufV3 = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
 // Resource is what the documents say of one resource or subresource.

@@ -39,7 +39,9 @@ type harness struct {
 	dir string
 }
 
-type fakeNodes struct{ conns map[string]grpc.ClientConnInterface }
+type fakeNodes struct {
+	conns map[string]grpc.ClientConnInterface
+}
 
 func (n *fakeNodes) Node(_ context.Context, name string) (grpc.ClientConnInterface, error) {
 	if conn, ok := n.conns[name]; ok {

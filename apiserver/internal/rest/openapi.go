@@ -76,7 +76,7 @@ func wantsProtobuf(r *http.Request, mediaType string) bool {
 	for part := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
 		media, _, _ := strings.Cut(strings.TrimSpace(part), ";")
 		switch media {
-		case mediaType:
+		case mediaType, strings.Replace(mediaType, ".v1.0+", "@v1.0+", 1):
 			return true
 		case mediaJSON, "*/*":
 			return false
