@@ -124,9 +124,9 @@ type APIServerConfiguration struct {
 	// Network ranges.
 	Network Network `json:"network"`
 	// Raft times; zero values mean 150 ms, 150 ms and 75 ms.
-	RaftHeartbeat    metav1.Duration `json:"raftHeartbeat,omitzero"`
-	RaftElection     metav1.Duration `json:"raftElection,omitzero"`
-	RaftLeaderLease  metav1.Duration `json:"raftLeaderLease,omitzero"`
+	RaftHeartbeat   metav1.Duration `json:"raftHeartbeat,omitzero"`
+	RaftElection    metav1.Duration `json:"raftElection,omitzero"`
+	RaftLeaderLease metav1.Duration `json:"raftLeaderLease,omitzero"`
 	// EventTTL is how long Events live, default 1h.
 	EventTTL metav1.Duration `json:"eventTTL,omitzero"`
 	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
@@ -177,6 +177,9 @@ type CloudControllerManagerConfiguration struct {
 // CloudProviderLocalConfiguration configures the provider "local".
 type CloudProviderLocalConfiguration struct {
 	Common `json:",inline"`
+	// APIServer is host:port of the local apiserver's gRPC door, where the provider's
+	// certificate is renewed. Required.
+	APIServer string `json:"apiServer"`
 	// Zone and Region are put on every node; empty means none.
 	Zone   string `json:"zone,omitempty"`
 	Region string `json:"region,omitempty"`

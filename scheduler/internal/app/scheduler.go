@@ -143,8 +143,13 @@ func (s *scheduler) release(uid types.UID) {
 	s.signal()
 }
 
-// run places pods until ctx ends.
+// run places pods until ctx ends. It begins by forgetting what an earlier term left
+// unfinished: bindings that were committed are in the caches.
 func (s *scheduler) run(ctx context.Context) error {
+	s.mu.Lock()
+	s.cluster.ForgetAssumed()
+	s.queue.Restart()
+	s.mu.Unlock()
 	for ctx.Err() == nil {
 		chosen, parked, next := s.decide()
 		s.bind(ctx, chosen)

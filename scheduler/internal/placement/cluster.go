@@ -146,6 +146,15 @@ func (c *Cluster) Forget(uid types.UID) {
 	}
 }
 
+// ForgetAssumed gives back what every unconfirmed Assume took.
+func (c *Cluster) ForgetAssumed() {
+	for uid, p := range c.pods {
+		if p.assumed {
+			c.RemovePod(uid)
+		}
+	}
+}
+
 func (c *Cluster) put(pod *corev1.Pod, nodeName string, assumed bool) {
 	c.RemovePod(pod.UID)
 	p := &placed{pod: pod, requests: Requests(pod), node: nodeName, assumed: assumed}

@@ -143,6 +143,15 @@ func (q *Queue) Wake() {
 	}
 }
 
+// Restart makes every known pod due, also those taken out by Pop whose outcome
+// nobody came back with.
+func (q *Queue) Restart() {
+	for _, item := range q.items {
+		item.notBefore = time.Time{}
+		q.activate(item)
+	}
+}
+
 // Flush wakes pods that were parked too long and returns when something will be
 // due next; false when nothing waits.
 func (q *Queue) Flush(now time.Time) (time.Time, bool) {
