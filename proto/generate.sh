@@ -15,3 +15,4 @@ buf lint
 rm -rf gen
 buf generate
 gofmt -w gen
+descriptors/generate.sh
