@@ -351,4 +351,3 @@ func TestCheckSubnet(t *testing.T) {
 		t.Errorf("subnet %s of the host accepted: %v", busy, err)
 	}
 }
-

@@ -1,0 +1,160 @@
+package access
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// WriteKubeconfig puts the cluster into the kubeconfig at path and makes it the current
+// one: a context named as the cluster, whose server is the first master, and one
+// MASTER@CLUSTER for every master. Entries of other clusters are kept. The user's
+// certificate comes from program, called as a credential plugin.
+func (a *Access) WriteKubeconfig(path, program string, owner Owner) error {
+	config, err := loadKubeconfig(path)
+	if err != nil {
+		return err
+	}
+	caPEM, err := os.ReadFile(a.Files().CAFile)
+	if err != nil {
+		return fmt.Errorf("kubeconfig: %w", err)
+	}
+	a.removeFrom(config)
+	name := a.Cluster.Name
+	user := clientcmdapi.NewAuthInfo()
+	user.Exec = &clientcmdapi.ExecConfig{
+		APIVersion: "client.authentication.k8s.io/v1beta1", Command: program,
+		Args:            []string{"credential", "--cluster", name},
+		InteractiveMode: clientcmdapi.NeverExecInteractiveMode,
+		InstallHint:     "The kijabi command was moved: run it once as `kijabi status` from its new place.",
+	}
+	config.AuthInfos[name] = user
+	add := func(entry string, master Master) {
+		cluster := clientcmdapi.NewCluster()
+		cluster.Server, cluster.CertificateAuthorityData = "https://"+master.REST, caPEM
+		config.Clusters[entry] = cluster
+		kubeContext := clientcmdapi.NewContext()
+		kubeContext.Cluster, kubeContext.AuthInfo = entry, name
+		config.Contexts[entry] = kubeContext
+	}
+	add(name, a.Cluster.Masters[0])
+	for _, master := range a.Cluster.Masters {
+		add(master.Name+"@"+name, master)
+	}
+	config.CurrentContext = name
+	return saveKubeconfig(path, config, owner)
+}
+
+// RemoveKubeconfig takes the cluster out of the kubeconfig at path; an empty one is
+// deleted.
+func (a *Access) RemoveKubeconfig(path string, owner Owner) error {
+	config, err := loadKubeconfig(path)
+	if err != nil {
+		return err
+	}
+	a.removeFrom(config)
+	if len(config.Contexts) == 0 && len(config.Clusters) == 0 && len(config.AuthInfos) == 0 {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("kubeconfig: %w", err)
+		}
+		return nil
+	}
+	if _, ok := config.Contexts[config.CurrentContext]; !ok {
+		config.CurrentContext = ""
+	}
+	return saveKubeconfig(path, config, owner)
+}
+
+func (a *Access) removeFrom(config *clientcmdapi.Config) {
+	mine := func(entry string) bool {
+		return entry == a.Cluster.Name || strings.HasSuffix(entry, "@"+a.Cluster.Name)
+	}
+	for entry := range config.Clusters {
+		if mine(entry) {
+			delete(config.Clusters, entry)
+		}
+	}
+	for entry := range config.Contexts {
+		if mine(entry) {
+			delete(config.Contexts, entry)
+		}
+	}
+	delete(config.AuthInfos, a.Cluster.Name)
+}
+
+// LivingMaster returns the first master whose REST door accepts a connection.
+func (a *Access) LivingMaster() (Master, bool) {
+	open := make([]chan bool, len(a.Cluster.Masters))
+	for i, master := range a.Cluster.Masters {
+		open[i] = make(chan bool, 1)
+		//nolint:forbidigo // bounded by the dial's timeout
+		go func() {
+			conn, err := net.DialTimeout("tcp", master.REST, 700*time.Millisecond)
+			if err == nil {
+				_ = conn.Close()
+			}
+			open[i] <- err == nil
+		}()
+	}
+	for i, result := range open {
+		if <-result {
+			return a.Cluster.Masters[i], true
+		}
+	}
+	return Master{}, false
+}
+
+// RepairKubeconfig points the cluster's default context to a living master when its
+// present one is dead. Nothing happens while no master lives.
+func (a *Access) RepairKubeconfig(path string, owner Owner) error {
+	master, ok := a.LivingMaster()
+	if !ok {
+		return nil
+	}
+	config, err := loadKubeconfig(path)
+	if err != nil {
+		return err
+	}
+	cluster, ok := config.Clusters[a.Cluster.Name]
+	if !ok || cluster.Server == "https://"+master.REST {
+		return nil
+	}
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(cluster.Server, "https://"), 700*time.Millisecond)
+	if err == nil {
+		_ = conn.Close()
+		return nil
+	}
+	cluster.Server = "https://" + master.REST
+	return saveKubeconfig(path, config, owner)
+}
+
+func loadKubeconfig(path string) (*clientcmdapi.Config, error) {
+	config, err := clientcmd.LoadFromFile(path)
+	if os.IsNotExist(err) {
+		return clientcmdapi.NewConfig(), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: %w", path, err)
+	}
+	return config, nil
+}
+
+func saveKubeconfig(path string, config *clientcmdapi.Config, owner Owner) error {
+	temporary := filepath.Join(filepath.Dir(path), ".kubeconfig.new")
+	if err := clientcmd.WriteToFile(*config, temporary); err != nil {
+		return fmt.Errorf("kubeconfig: %w", err)
+	}
+	if err := owner.Own(temporary); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("kubeconfig: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
+
+	"kijabi.dev/cli/internal/access"
+	"kijabi.dev/cli/internal/output"
+)
+
+// ResetOptions of Reset.
+type ResetOptions struct {
+	// Layout of the machine's files. Required.
+	Layout Layout
+	// Services is the machine's service manager. Required.
+	Services Services
+	// Progress is told each step. May be nil.
+	Progress *output.Progress
+	// Local leaves the cluster alone: the machine is not taken off the roster.
+	Local bool
+	// Force goes on when the cluster does not let the machine go.
+	Force bool
+}
+
+// Reset takes the machine out of its cluster and removes everything that an
+// installation has made. It works on a machine that was half installed, too.
+func Reset(ctx context.Context, o ResetOptions) error {
+	member, ok, err := ReadMember(o.Layout)
+	if err != nil {
+		return err
+	}
+	if ok && member.Master && !o.Local {
+		if err := leaveMasters(ctx, o.Layout, member.Name); err != nil && !o.Force {
+			return fmt.Errorf("take %s off the masters: %w; --force resets this machine anyway", member.Name, err)
+		}
+		o.Progress.Say("%s: off the roster of masters", member.Name)
+	}
+	names := unitNames(true)
+	var errs []error
+	for _, name := range slices.Backward(names) {
+		errs = append(errs, o.Services.Stop(ctx, name))
+	}
+	o.Progress.Say("programs stopped")
+	errs = append(errs, killContainers(ctx, o.Layout), unmountBelow(o.Layout))
+	errs = append(errs, o.Services.Remove(ctx, names), removeLinks(), removeFiles(o.Layout))
+	if err := joinLine(errs); err != nil {
+		return err
+	}
+	o.Progress.Say("containers, network and files removed")
+	return nil
+}
+
+// leaveMasters asks another master to take this one off the roster.
+func leaveMasters(ctx context.Context, layout Layout, name string) error {
+	admin, err := access.Load(layout.AdminDir())
+	if err != nil {
+		return err
+	}
+	conn, _, err := admin.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	masters := mastersv1pb.NewMastersServiceClient(conn)
+	status, err := masters.Status(ctx, &mastersv1pb.StatusRequest{})
+	if err != nil {
+		return err
+	}
+	if len(status.GetMembers()) <= 1 {
+		return nil // the last one takes the cluster with it
+	}
+	_, err = masters.Remove(ctx, &mastersv1pb.RemoveRequest{Name: name})
+	return err
+}
+
+// killContainers ends the shims of our containerd and what runs below them.
+func killContainers(ctx context.Context, layout Layout) error {
+	socket := layout.containerdSocket()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		shims := shimsOf(socket)
+		if len(shims) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("%d containers do not end", len(shims))
+		}
+		for _, pid := range shims {
+			for _, child := range childrenOf(pid) {
+				_ = unix.Kill(child, unix.SIGKILL)
+			}
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// shimsOf returns the container shims that were started by the containerd at socket.
+func shimsOf(socket string) []int {
+	var found []int
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range processes {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		args := strings.Split(string(content), "\x00")
+		if filepath.Base(args[0]) == "containerd-shim-runc-v2" && slices.Contains(args, socket) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+				found = append(found, pid)
+			}
+		}
+	}
+	return found
+}
+
+func childrenOf(pid int) []int {
+	var children []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, path := range lists {
+		content, _ := os.ReadFile(path)
+		for _, field := range strings.Fields(string(content)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				children = append(children, child)
+			}
+		}
+	}
+	return children
+}
+
+// unmountBelow unmounts what containers and volumes have mounted, innermost first.
+func unmountBelow(layout Layout) error {
+	content, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var points []string
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Fields(line)
+		for _, dir := range []string{layout.StateDir, layout.RunDir, "/run/netns/cni-", "/var/run/netns/cni-"} {
+			if strings.HasPrefix(fields[4], strings.TrimSuffix(dir, "/")+"/") || strings.HasSuffix(dir, "-") && strings.HasPrefix(fields[4], dir) {
+				points = append(points, fields[4])
+			}
+		}
+	}
+	var errs []error
+	for _, point := range slices.Backward(points) {
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+		}
+		if strings.Contains(point, "/netns/cni-") {
+			_ = os.Remove(point)
+		}
+	}
+	return joinLine(errs)
+}
+
+// removeLinks removes our network interfaces, with them the routes of pods, and our
+// packet filter tables.
+func removeLinks() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list network interfaces: %w", err)
+	}
+	var errs []error
+	for _, link := range links {
+		name := link.Attrs().Name
+		if strings.HasPrefix(name, "kijabi") {
+			if err := netlink.LinkDel(link); err != nil {
+				errs = append(errs, fmt.Errorf("remove interface %s: %w", name, err))
+			}
+		}
+	}
+	for _, table := range []string{"kijabi-proxy", "kijabi-network"} {
+		if err := deleteTable(table); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return joinLine(errs)
+}
+
+// removeFiles removes state and configuration that an installation has made. The
+// directories themselves stay: they may be mount points, or hold something else.
+func removeFiles(layout Layout) error {
+	own := []string{
+		layout.AdminDir(), filepath.Join(layout.ConfigDir, "units"), layout.member(), layout.pki(""),
+		filepath.Join(layout.StateDir, "identity"), filepath.Join(layout.StateDir, "cni"),
+		filepath.Dir(layout.containerdSocket()),
+	}
+	for _, name := range unitNames(true) {
+		own = append(own, layout.config(name), filepath.Join(layout.StateDir, name))
+	}
+	var errs []error
+	for _, path := range own {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	return joinLine(errs)
+}

@@ -1,0 +1,134 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/health/grpc_health_v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
+
+	"kijabi.dev/cli/internal/access"
+)
+
+// startPrograms installs and starts the units and loads the images of the bundle.
+func (o *Options) startPrograms(ctx context.Context, s settings) error {
+	if err := o.Services.Install(ctx, s.units()); err != nil {
+		return err
+	}
+	for _, name := range unitNames(s.master) {
+		if err := o.Services.Start(ctx, name); err != nil {
+			return err
+		}
+	}
+	o.Progress.Say("%s: %d programs started", s.name, len(unitNames(s.master)))
+	if err := o.Progress.Wait(ctx, s.name+": containerd answers", func(context.Context) error {
+		conn, err := net.Dial("unix", s.layout.containerdSocket())
+		if err != nil {
+			return fmt.Errorf("containerd (%s): %s", o.Services.LogHint(containerd), access.Brief(err))
+		}
+		return conn.Close()
+	}); err != nil {
+		return err
+	}
+	for _, archive := range ImageArchives(s.binDir) {
+		if err := o.Progress.Wait(ctx, s.name+": image archive "+archive+" imported", func(ctx context.Context) error {
+			return ImportImage(ctx, s.layout, s.binDir, archive)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Health asks a program's own health service.
+func Health(ctx context.Context, endpoint Endpoint, id *pki.Identity) error {
+	conn, err := rpc.DialName(endpoint.Address, endpoint.ServerName, id)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		return errors.New(access.Brief(err))
+	}
+	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+		return errors.New(strings.ToLower(answer.GetStatus().String()))
+	}
+	return nil
+}
+
+// awaitHealthy waits until every program says that it serves.
+func (o *Options) awaitHealthy(ctx context.Context, s settings, id *pki.Identity) error {
+	return o.Progress.Wait(ctx, s.name+": all programs are healthy", func(ctx context.Context) error {
+		endpoints := Endpoints(s.master, s.name, s.address)
+		errs := make([]error, len(endpoints))
+		var wait sync.WaitGroup
+		for i, endpoint := range endpoints {
+			wait.Go(func() {
+				if err := Health(ctx, endpoint, id); err != nil {
+					errs[i] = fmt.Errorf("%s: %w (%s)", endpoint.Component, err, o.Services.LogHint(endpoint.Component))
+				}
+			})
+		}
+		wait.Wait()
+		return joinLine(errs)
+	})
+}
+
+// joinLine joins errors on one line.
+func joinLine(errs []error) error {
+	var texts []string
+	for _, err := range errs {
+		if err != nil {
+			texts = append(texts, err.Error())
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+// awaitNode waits until the machine's node is Ready, as a master sees it.
+func (o *Options) awaitNode(ctx context.Context, s settings, id *pki.Identity) error {
+	conn, err := rpc.Dial(s.apiServers()[0], id)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	api := client.New(conn)
+	return o.Progress.Wait(ctx, s.name+": node is Ready", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		node, err := client.Get[*corev1.Node](ctx, api, object.Key{Name: s.name})
+		if err != nil {
+			return fmt.Errorf("node %s: %s (%s)", s.name, access.Brief(err), o.Services.LogHint("kubelet"))
+		}
+		return NodeReady(node)
+	})
+}
+
+// NodeReady returns why a node is not Ready.
+func NodeReady(node *corev1.Node) error {
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			if condition.Status == corev1.ConditionTrue {
+				return nil
+			}
+			return fmt.Errorf("node %s is not Ready: %s", node.Name, condition.Message)
+		}
+	}
+	return fmt.Errorf("node %s has not reported yet", node.Name)
+}
