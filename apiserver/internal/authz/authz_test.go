@@ -1,0 +1,70 @@
+package authz_test
+
+import (
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kijabi.dev/apiserver/internal/authz"
+)
+
+// podsFixture: pod a/own runs on node-1 and uses a/settings and a/password; a/other runs on node-2.
+type podsFixture struct{}
+
+func (podsFixture) NodeOf(namespace, name string) string {
+	return map[string]string{"a/own": "node-1", "a/other": "node-2"}[namespace+"/"+name]
+}
+
+func (podsFixture) UsedOn(node, resource, namespace, name string) bool {
+	return node == "node-1" && (resource == "configmaps" && namespace == "a" && name == "settings" ||
+		resource == "secrets" && namespace == "a" && name == "password")
+}
+
+func TestAuthorize(t *testing.T) {
+	node := func(name string) (string, []string) {
+		return "system:node:" + name, []string{"system:nodes", "kijabi:role:node"}
+	}
+	nodeUser, nodeGroups := node("node-1")
+	tests := map[string]struct {
+		attr authz.Attributes
+		want bool
+	}{
+		"admin may everything":          {authz.Attributes{User: "kubernetes-admin", Groups: []string{"system:masters"}, Verb: "delete", Resource: schema.GroupResource{Resource: "nodes"}, Name: "x"}, true},
+		"unknown user may nothing":      {authz.Attributes{User: "eve", Groups: []string{"system:authenticated"}, Verb: "get", Resource: schema.GroupResource{Resource: "pods"}, Namespace: "a", Name: "own"}, false},
+		"scheduler binds":               {authz.Attributes{Groups: []string{"kijabi:role:scheduler"}, Verb: "create", Resource: schema.GroupResource{Resource: "pods"}, Subresource: "binding"}, true},
+		"scheduler reads no secret":     {authz.Attributes{Groups: []string{"kijabi:role:scheduler"}, Verb: "get", Resource: schema.GroupResource{Resource: "secrets"}}, false},
+		"proxy reads services":          {authz.Attributes{Groups: []string{"kijabi:role:kube-proxy"}, Verb: "watch", Resource: schema.GroupResource{Resource: "services"}}, true},
+		"proxy writes no service":       {authz.Attributes{Groups: []string{"kijabi:role:kube-proxy"}, Verb: "update", Resource: schema.GroupResource{Resource: "services"}}, false},
+		"loops do not exec":             {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "create", Resource: schema.GroupResource{Resource: "pods"}, Subresource: "exec"}, false},
+		"loops write deployment status": {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "update", Resource: schema.GroupResource{Group: "apps", Resource: "deployments"}, Subresource: "status"}, true},
+
+		"node lists its pods":                 {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "watch", Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=node-1"}, true},
+		"node lists no others' pods":          {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "watch", Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=node-2"}, false},
+		"node lists not all pods":             {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "list", Resource: schema.GroupResource{Resource: "pods"}}, false},
+		"node posts its pod's status":         {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "update", Resource: schema.GroupResource{Resource: "pods"}, Subresource: "status", Namespace: "a", Name: "own"}, true},
+		"node posts no other's status":        {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "update", Resource: schema.GroupResource{Resource: "pods"}, Subresource: "status", Namespace: "a", Name: "other"}, false},
+		"node creates no pod":                 {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "create", Resource: schema.GroupResource{Resource: "pods"}, Namespace: "a", Name: "new"}, false},
+		"node updates no pod spec":            {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "update", Resource: schema.GroupResource{Resource: "pods"}, Namespace: "a", Name: "own"}, false},
+		"node reads a secret its pod names":   {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "get", Resource: schema.GroupResource{Resource: "secrets"}, Namespace: "a", Name: "password"}, true},
+		"node watches a secret its pod names": {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "watch", Resource: schema.GroupResource{Resource: "secrets"}, Namespace: "a", FieldSelector: "metadata.name=password"}, true},
+		"node reads no other secret":          {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "get", Resource: schema.GroupResource{Resource: "secrets"}, Namespace: "a", Name: "root"}, false},
+		"node lists no secrets":               {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "list", Resource: schema.GroupResource{Resource: "secrets"}, Namespace: "a"}, false},
+		"node updates itself":                 {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "update", Resource: schema.GroupResource{Resource: "nodes"}, Subresource: "status", Name: "node-1"}, true},
+		"node updates no other node":          {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "update", Resource: schema.GroupResource{Resource: "nodes"}, Subresource: "status", Name: "node-2"}, false},
+		"node deletes no node":                {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "delete", Resource: schema.GroupResource{Resource: "nodes"}, Name: "node-1"}, false},
+		"node group without node name":        {authz.Attributes{User: "eve", Groups: nodeGroups, Verb: "get", Resource: schema.GroupResource{Resource: "nodes"}}, false},
+	}
+	authorizer := authz.New(podsFixture{})
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := authorizer.Authorize(test.attr)
+			if got := err == nil; got != test.want {
+				t.Errorf("authorized %v, want %v: %v", got, test.want, err)
+			}
+			if err != nil && !apierrors.IsForbidden(err) {
+				t.Errorf("error is not Forbidden: %v", err)
+			}
+		})
+	}
+}

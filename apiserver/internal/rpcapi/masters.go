@@ -1,0 +1,169 @@
+package rpcapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kijabi.dev/apiserver/internal/masters"
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
+)
+
+// metadataHop marks a membership request that another master has passed on: it is not
+// passed on again.
+const metadataHop = "kijabi-masters-hop"
+
+// MastersService serves kijabi.masters.v1.MastersService. What only the leader can do is
+// passed on to it once.
+type MastersService struct {
+	mastersv1pb.UnsafeMastersServiceServer
+
+	masters *masters.Masters
+}
+
+var _ mastersv1pb.MastersServiceServer = (*MastersService)(nil)
+
+// NewMastersService returns the service of m.
+func NewMastersService(m *masters.Masters) *MastersService { return &MastersService{masters: m} }
+
+// WatchLeader streams who leads; the open stream is the component's sign of life.
+func (s *MastersService) WatchLeader(req *mastersv1pb.WatchLeaderRequest, out grpc.ServerStreamingServer[mastersv1pb.WatchLeaderResponse]) error {
+	if req.GetComponent() == "" {
+		return apierrors.NewBadRequest("component is required")
+	}
+	detach := s.masters.Attach(req.GetComponent())
+	defer detach()
+	for l := range s.masters.WatchLeadership(out.Context()) {
+		if err := out.Send(&mastersv1pb.WatchLeaderResponse{Leader: l.Leader, Epoch: l.Epoch, Leading: l.Leading}); err != nil {
+			return err
+		}
+	}
+	return out.Context().Err()
+}
+
+// Status describes the masters as this one sees them.
+func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*mastersv1pb.StatusResponse, error) {
+	status := s.masters.Status()
+	resp := &mastersv1pb.StatusResponse{
+		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
+		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
+	}
+	for _, m := range status.Members {
+		resp.Members = append(resp.Members, memberStatus(m, status.Expected))
+	}
+	return resp, nil
+}
+
+// Join adds a master.
+func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest) (*mastersv1pb.JoinResponse, error) {
+	result, err := s.masters.Join(ctx, masters.Member{
+		Name: req.GetName(), PeerAddress: req.GetPeerAddress(), EtcdPeerURL: req.GetEtcdPeerUrl(),
+		GRPCAddress: req.GetGrpcAddress(), RESTAddress: req.GetRestAddress(),
+	})
+	if errors.Is(err, masters.ErrNotLeader) {
+		return passOn(ctx, s.masters, req, mastersv1pb.MastersServiceClient.Join)
+	}
+	if err != nil {
+		return nil, statusOf(err, req.GetName())
+	}
+	resp := &mastersv1pb.JoinResponse{ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles}
+	for _, m := range result.Members {
+		resp.Members = append(resp.Members, member(m))
+	}
+	return resp, nil
+}
+
+// Remove takes a master off the roster.
+func (s *MastersService) Remove(ctx context.Context, req *mastersv1pb.RemoveRequest) (*mastersv1pb.RemoveResponse, error) {
+	err := s.masters.Remove(ctx, req.GetName())
+	if errors.Is(err, masters.ErrNotLeader) {
+		return passOn(ctx, s.masters, req, mastersv1pb.MastersServiceClient.Remove)
+	}
+	if err != nil {
+		return nil, statusOf(err, req.GetName())
+	}
+	return &mastersv1pb.RemoveResponse{}, nil
+}
+
+// Transfer hands leadership over.
+func (s *MastersService) Transfer(ctx context.Context, req *mastersv1pb.TransferRequest) (*mastersv1pb.TransferResponse, error) {
+	leader, err := s.masters.Transfer(ctx, req.GetTo())
+	if errors.Is(err, masters.ErrNotLeader) {
+		return passOn(ctx, s.masters, req, mastersv1pb.MastersServiceClient.Transfer)
+	}
+	if err != nil {
+		return nil, statusOf(err, req.GetTo())
+	}
+	return &mastersv1pb.TransferResponse{Leader: leader}, nil
+}
+
+// passOn repeats a request at the leader, once. The caller has been authorized here and
+// the leader trusts a master.
+func passOn[Req, Resp any](ctx context.Context, m *masters.Masters, req Req, call func(mastersv1pb.MastersServiceClient, context.Context, Req, ...grpc.CallOption) (Resp, error)) (Resp, error) {
+	var none Resp
+	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(metadataHop)) > 0 {
+		return none, apierrors.NewServiceUnavailable(masters.ErrNotLeader.Error())
+	}
+	conn, _, err := m.LeaderConn()
+	if err != nil {
+		return none, apierrors.NewServiceUnavailable(err.Error())
+	}
+	return call(mastersv1pb.NewMastersServiceClient(conn), metadata.AppendToOutgoingContext(ctx, metadataHop, "1"), req)
+}
+
+// statusOf gives an error of the masters its class.
+func statusOf(err error, name string) error {
+	resource := schema.GroupResource{Resource: "masters"}
+	switch {
+	case errors.Is(err, masters.ErrUnknownMember):
+		return apierrors.NewNotFound(resource, name)
+	case errors.Is(err, masters.ErrConflict), errors.Is(err, masters.ErrQuorum):
+		return apierrors.NewConflict(resource, name, err)
+	case errors.Is(err, masters.ErrNoLeader):
+		return apierrors.NewServiceUnavailable(err.Error())
+	}
+	return fmt.Errorf("master %s: %w", name, err)
+}
+
+func member(m masters.Member) *mastersv1pb.Member {
+	role := mastersv1pb.MemberRole_MEMBER_ROLE_UNSPECIFIED
+	switch m.Role {
+	case masters.Voter:
+		role = mastersv1pb.MemberRole_MEMBER_ROLE_VOTER
+	case masters.Learner:
+		role = mastersv1pb.MemberRole_MEMBER_ROLE_LEARNER
+	case masters.Spare:
+		role = mastersv1pb.MemberRole_MEMBER_ROLE_SPARE
+	}
+	return &mastersv1pb.Member{
+		Name: m.Name, PeerAddress: m.PeerAddress, GrpcAddress: m.GRPCAddress, RestAddress: m.RESTAddress,
+		Role: role, EtcdId: m.EtcdID, EtcdPeerUrl: m.EtcdPeerURL,
+	}
+}
+
+func memberStatus(m masters.MemberStatus, expected []string) *mastersv1pb.Member {
+	out := member(m.Member)
+	out.Alive, out.Leader, out.EtcdLeader = m.Alive, m.Leader, m.EtcdLeader
+	out.AppliedRevision, out.DatabaseBytes = m.AppliedRevision, m.DatabaseBytes
+	present := map[string]bool{}
+	for _, c := range m.Components {
+		present[c] = true
+		out.Components = append(out.Components, &mastersv1pb.ComponentStatus{Name: c, Healthy: true})
+	}
+	for _, c := range expected {
+		if !present[c] {
+			out.Components = append(out.Components, &mastersv1pb.ComponentStatus{Name: c})
+		}
+	}
+	if !m.LastSeen.IsZero() {
+		out.LastSeen = timestamppb.New(m.LastSeen)
+	}
+	return out
+}

@@ -1,0 +1,62 @@
+package rpcapi
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kijabi.dev/apiserver/internal/masters"
+	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
+)
+
+// PeerService serves kijabi.peer.v1.PeerService on the masters' own port.
+type PeerService struct {
+	peerv1pb.UnsafePeerServiceServer
+
+	masters *masters.Masters
+}
+
+var _ peerv1pb.PeerServiceServer = (*PeerService)(nil)
+
+// NewPeerService returns the service of m.
+func NewPeerService(m *masters.Masters) *PeerService { return &PeerService{masters: m} }
+
+// Raft performs one raft request.
+func (s *PeerService) Raft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
+	resp, err := s.masters.HandleRaft(ctx, req)
+	if err != nil {
+		return nil, apierrors.NewServiceUnavailable(err.Error())
+	}
+	return resp, nil
+}
+
+// InstallSnapshot receives a roster.
+func (s *PeerService) InstallSnapshot(stream grpc.ClientStreamingServer[peerv1pb.InstallSnapshotRequest, peerv1pb.InstallSnapshotResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	resp, err := s.masters.HandleSnapshot(stream.Context(), first.GetHead(), func() ([]byte, error) {
+		req, err := stream.Recv()
+		return req.GetData(), err
+	})
+	if err != nil {
+		return apierrors.NewServiceUnavailable(err.Error())
+	}
+	return stream.SendAndClose(resp)
+}
+
+// Report exchanges what two masters know.
+func (s *PeerService) Report(_ context.Context, req *peerv1pb.ReportRequest) (*peerv1pb.ReportResponse, error) {
+	report, err := s.masters.Report(req)
+	if errors.Is(err, masters.ErrUnknownMember) {
+		return nil, apierrors.NewServiceUnavailable(err.Error()) // it may be about to join
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &peerv1pb.ReportResponse{Report: report}, nil
+}
