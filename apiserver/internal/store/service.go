@@ -48,7 +48,7 @@ type Config struct {
 	// watches are ended; 0 means 2 s.
 	StaleAfter time.Duration
 	// CommitTimeout is how long a transaction may take before its outcome counts as
-	// unknown; 0 means 5 s.
+	// unknown; 0 means 2 s.
 	CommitTimeout time.Duration
 }
 
@@ -106,7 +106,7 @@ func New(cfg Config) (*Store, error) {
 	cfg.BatchBytes = orDefault(cfg.BatchBytes, 2<<20)
 	cfg.Progress = orDefault(cfg.Progress, time.Second)
 	cfg.StaleAfter = orDefault(cfg.StaleAfter, 2*time.Second)
-	cfg.CommitTimeout = orDefault(cfg.CommitTimeout, 5*time.Second)
+	cfg.CommitTimeout = orDefault(cfg.CommitTimeout, 2*time.Second)
 	s := &Store{
 		cfg: cfg, log: cfg.Log, memory: newMemory(), requests: newRequests(), queue: newQueue(),
 		observers: cfg.Observers, barrier: newBarrier(), versions: newVersionWaiters(), terms: newTerms(), loaded: make(chan struct{}),
@@ -164,6 +164,9 @@ func (s *Store) Count(resource string) int {
 
 // Version is the version up to which memory holds everything.
 func (s *Store) Version() uint64 { return ProgressOf(s.memory.now()) }
+
+// Revision is the newest etcd revision that memory holds.
+func (s *Store) Revision() int64 { return s.memory.now() }
 
 // Watch shows what happens to a collection after opts.After, which must be within the
 // kept history, else ErrExpired. It waits for memory to reach opts.After.

@@ -44,6 +44,13 @@ func (t *terms) set(update func(*Term)) {
 // open for writes.
 func (s *Store) Term() Term { return s.terms.now() }
 
+// TermChanged returns a channel that is closed at the next change of Term.
+func (s *Store) TermChanged() <-chan struct{} {
+	s.terms.mu.Lock()
+	defer s.terms.mu.Unlock()
+	return s.terms.changed
+}
+
 // WatchTerm yields the present term and then each change, until ctx ends. A slow reader
 // misses intermediate terms, never the newest.
 func (s *Store) WatchTerm(ctx context.Context) iter.Seq[Term] {

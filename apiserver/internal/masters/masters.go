@@ -1,0 +1,300 @@
+// Package masters keeps the group of masters: who belongs to it, who leads, and how the
+// others are reached.
+//
+// A raft group over the masters' own port decides who leads and holds the roster. The
+// leader claims the store's epoch, makes the local etcd member etcd's leader, grows
+// and shrinks both groups in step, and gives leadership up when it cannot prove that it
+// can write (DESIGN.md D5, D6; reliability.md section 3).
+package masters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zapio"
+	"google.golang.org/grpc"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/lifecycle"
+	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
+)
+
+// Errors of this package.
+var (
+	// ErrNotLeader is returned by what only the leading master can do.
+	ErrNotLeader = errors.New("this master does not lead")
+	// ErrNoLeader means that no leader is known at present.
+	ErrNoLeader = errors.New("no master leads at present")
+	// ErrUnknownMember means that a name is not on the roster.
+	ErrUnknownMember = errors.New("no such master")
+	// ErrQuorum refuses a change that would lose the quorum.
+	ErrQuorum = errors.New("the remaining masters would have no quorum")
+	// ErrConflict refuses a join that contradicts the roster.
+	ErrConflict = errors.New("conflicts with the roster")
+)
+
+// Etcd is the local etcd member; *etcdnode.Node implements it.
+type Etcd interface {
+	Status() etcdnode.Status
+	Members() []etcdnode.Member
+	AddLearner(ctx context.Context, peerURL string) (uint64, []etcdnode.Member, error)
+	Promote(ctx context.Context, id uint64) error
+	Remove(ctx context.Context, id uint64) error
+	// Lead makes the local member etcd's leader.
+	Lead(ctx context.Context) error
+}
+
+// Store is the local store; *store.Store implements it.
+type Store interface {
+	Lead(ctx context.Context) error
+	Fresh(ctx context.Context) error
+	Term() store.Term
+	TermChanged() <-chan struct{}
+	Revision() int64
+}
+
+var (
+	_ Etcd  = (*etcdnode.Node)(nil)
+	_ Store = (*store.Store)(nil)
+)
+
+// Config is what Masters need. Fields are required unless said otherwise.
+type Config struct {
+	// Name of this machine.
+	Name string
+	// ClusterID is given to the roster of a new group.
+	ClusterID string
+	// The addresses others use, as on the roster.
+	PeerAddress, EtcdPeerURL, GRPCAddress, RESTAddress string
+	// Dir holds raft's data.
+	Dir string
+	// Bootstrap forms a group of one if Dir holds none yet.
+	Bootstrap bool
+	// Etcd is the local member, Store the local store.
+	Etcd  Etcd
+	Store Store
+	// Dial connects to other masters.
+	Dial Dial
+	// Heartbeat, Election and LeaderLease are raft's times; 0 means 150, 150 and 75 ms.
+	Heartbeat, Election, LeaderLease time.Duration
+	// Components are the programs a healthy master has beside it; leadership moves to a
+	// master that has them all when this one lacks some for ComponentGrace (0: 15 s). May
+	// be empty.
+	Components     []string
+	ComponentGrace time.Duration
+	// SharedFiles returns the key material that a joining master needs; nil means none.
+	SharedFiles func() (map[string][]byte, error)
+	// Clock; nil means the real one. Raft's own times do not follow it.
+	Clock clock.WithTicker
+	// Log; raft's own messages below warning are left out.
+	Log *zap.Logger
+}
+
+// Masters is this master's part in the group. All methods are safe for concurrent use.
+type Masters struct {
+	cfg       Config
+	log       *zap.Logger
+	roster    *roster
+	transport *transport
+	conns     *conns
+	peers     *peers
+	directory *Directory
+	raft      *raft.Raft
+	logs      *logStore
+	elected   chan bool // raft's leadership changes
+	leader    *leader
+	started   time.Time
+	changes   atomic.Int64 // leader changes seen
+
+	change sync.Mutex // one change of membership at a time
+	// stepDown ends the present reign for a hand-over; see reign.
+	reigning sync.Mutex
+	reign    *reign
+}
+
+// New opens raft's data and joins the group in the background: the peer port must be
+// served soon after. Run must be called, or Close.
+func New(cfg Config) (*Masters, error) {
+	if cfg.Name == "" || cfg.PeerAddress == "" || cfg.Dir == "" || cfg.Etcd == nil || cfg.Store == nil || cfg.Dial == nil || cfg.Log == nil {
+		return nil, errors.New("masters: name, peer address, directory, etcd, store, dial and log are required")
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	cfg.Heartbeat = orDefault(cfg.Heartbeat, 150*time.Millisecond)
+	cfg.Election = orDefault(cfg.Election, max(150*time.Millisecond, cfg.Heartbeat))
+	cfg.LeaderLease = orDefault(cfg.LeaderLease, cfg.Heartbeat/2)
+	cfg.ComponentGrace = orDefault(cfg.ComponentGrace, 15*time.Second)
+	m := &Masters{
+		cfg: cfg, log: cfg.Log, roster: newRoster(), conns: newConns(cfg.Dial), peers: newPeers(),
+		directory: newDirectory(cfg.Name, cfg.Clock), elected: make(chan bool, 16), leader: newLeader(),
+		started: cfg.Clock.Now(),
+	}
+	m.transport = newTransport(cfg.PeerAddress, func(address string) (peerv1pb.PeerServiceClient, error) {
+		conn, err := m.conns.get(address)
+		if err != nil {
+			return nil, err
+		}
+		return peerv1pb.NewPeerServiceClient(conn), nil
+	})
+	if err := m.open(); err != nil {
+		return nil, fmt.Errorf("masters of %s: %w", cfg.Name, errors.Join(err, m.closeLogs()))
+	}
+	return m, nil
+}
+
+func orDefault(v, def time.Duration) time.Duration {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+func (m *Masters) open() error {
+	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	var err error
+	if m.logs, err = openLog(m.cfg.Dir); err != nil {
+		return err
+	}
+	output := &zapio.Writer{Log: m.log.Named("raft"), Level: zapcore.WarnLevel}
+	snapshots, err := raft.NewFileSnapshotStore(filepath.Join(m.cfg.Dir, "raft"), 2, io.Discard)
+	if err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(m.cfg.Name)
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = m.cfg.Heartbeat, m.cfg.Election, m.cfg.LeaderLease
+	rc.SnapshotThreshold, rc.TrailingLogs = 256, 256 // the log is a few entries a day
+	rc.NotifyCh = m.elected
+	rc.LogLevel, rc.LogOutput = "WARN", output
+	rc.NoLegacyTelemetry = true
+	exists, err := raft.HasExistingState(m.logs, m.logs, snapshots)
+	if err != nil {
+		return fmt.Errorf("existing state: %w", err)
+	}
+	if !exists && m.cfg.Bootstrap {
+		first := raft.Configuration{Servers: []raft.Server{{ID: rc.LocalID, Address: m.transport.LocalAddr()}}}
+		if err := raft.BootstrapCluster(rc, m.logs, m.logs, snapshots, m.transport, first); err != nil {
+			return fmt.Errorf("form a group of one: %w", err)
+		}
+	}
+	if m.raft, err = raft.NewRaft(rc, m.roster, m.logs, m.logs, snapshots, m.transport); err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	return nil
+}
+
+// Run takes part in the group until ctx ends, in which case leadership is handed over
+// first, or until this master has been removed or can neither lead nor hand over.
+func (m *Masters) Run(ctx context.Context) error {
+	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval)
+	m.Close()
+	if err != nil {
+		return fmt.Errorf("masters of %s: %w", m.cfg.Name, err)
+	}
+	return nil
+}
+
+// Close leaves the group without handing over; the roster keeps this master. It may be
+// called twice.
+func (m *Masters) Close() {
+	_ = m.transport.Close()
+	_ = m.raft.Shutdown().Error()
+	_ = m.closeLogs()
+	m.conns.close()
+}
+
+func (m *Masters) closeLogs() error {
+	if m.logs == nil {
+		return nil
+	}
+	return m.logs.Close()
+}
+
+// noticeRemoval ends Run when the group has removed this master.
+func (m *Masters) noticeRemoval(ctx context.Context) error {
+	ticker := m.cfg.Clock.NewTicker(reportInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C():
+			if m.raft.State() == raft.Shutdown {
+				return errors.New("this master has been removed from the group: reset it and join again")
+			}
+		}
+	}
+}
+
+// Directory is the masters' knowledge of nodes.
+func (m *Masters) Directory() *Directory { return m.directory }
+
+// LeaderConn returns a connection to the leading master's peer port, and its name.
+// ErrNoLeader while none is known; when this master leads, a connection to itself.
+func (m *Masters) LeaderConn() (grpc.ClientConnInterface, string, error) {
+	address, id := m.raft.LeaderWithID()
+	if id == "" {
+		return nil, "", ErrNoLeader
+	}
+	conn, err := m.conns.get(string(address))
+	if err != nil {
+		return nil, "", err
+	}
+	return conn, string(id), nil
+}
+
+// MemberConn returns a connection to a master's peer port.
+func (m *Masters) MemberConn(name string) (grpc.ClientConnInterface, error) {
+	member, found := m.roster.get(name)
+	if !found {
+		return nil, fmt.Errorf("%w: %s", ErrUnknownMember, name)
+	}
+	conn, err := m.conns.get(member.PeerAddress)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Members lists the roster by name.
+func (m *Masters) Members() []Member { return m.roster.list() }
+
+// ClusterID of the group; empty until the roster has been learned.
+func (m *Masters) ClusterID() string { return m.roster.cluster() }
+
+// HandleRaft performs one raft request of another master.
+func (m *Masters) HandleRaft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
+	return m.transport.handle(ctx, req.GetKind(), req.GetBody())
+}
+
+// HandleSnapshot installs a roster sent by another master; next returns its pieces and io.EOF.
+func (m *Masters) HandleSnapshot(ctx context.Context, head []byte, next func() ([]byte, error)) (*peerv1pb.InstallSnapshotResponse, error) {
+	return m.transport.install(ctx, head, next)
+}
+
+// etcdID is a member id as the roster writes it.
+func etcdID(id uint64) string { return strconv.FormatUint(id, 16) }
+
+func parseEtcdID(s string) uint64 {
+	id, err := strconv.ParseUint(s, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return id
+}

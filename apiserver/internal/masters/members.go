@@ -1,0 +1,351 @@
+package masters
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"kijabi.dev/apiserver/internal/etcdnode"
+)
+
+const (
+	tendInterval = 100 * time.Millisecond
+	raftTimeout  = 5 * time.Second
+	// maxVoters is the most that vote; more only make writes slower.
+	maxVoters = 7
+)
+
+// JoinResult is what a new master needs to start.
+type JoinResult struct {
+	ClusterID string
+	// EtcdInitialCluster is "name=url,…", the new member included.
+	EtcdInitialCluster string
+	Members            []Member
+	// SharedFiles is key material, by file name.
+	SharedFiles map[string][]byte
+}
+
+// Join puts a master on the roster as a learner, in etcd and in raft. It may be repeated; a
+// member that is on the roster but dead and asks to join has lost its data, and is
+// replaced. Leader only.
+func (m *Masters) Join(ctx context.Context, candidate Member) (*JoinResult, error) {
+	if err := m.leads(); err != nil {
+		return nil, err
+	}
+	m.change.Lock()
+	defer m.change.Unlock()
+	if err := m.admit(ctx, candidate); err != nil {
+		return nil, err
+	}
+	id, all, err := m.cfg.Etcd.AddLearner(ctx, candidate.EtcdPeerURL)
+	if err != nil {
+		return nil, err
+	}
+	candidate.EtcdID, candidate.Role = etcdID(id), Learner
+	if err := m.raft.AddNonvoter(raft.ServerID(candidate.Name), raft.ServerAddress(candidate.PeerAddress), 0, raftTimeout).Error(); err != nil {
+		return nil, fmt.Errorf("add %s to raft: %w", candidate.Name, err)
+	}
+	if err := m.apply(command{Put: &candidate}); err != nil {
+		return nil, err
+	}
+	m.log.Info("master joins", zap.String("name", candidate.Name), zap.String("peer", candidate.PeerAddress))
+	result := &JoinResult{ClusterID: m.roster.cluster(), Members: m.roster.list()}
+	result.EtcdInitialCluster = initialCluster(all, result.Members)
+	if m.cfg.SharedFiles != nil {
+		if result.SharedFiles, err = m.cfg.SharedFiles(); err != nil {
+			return nil, fmt.Errorf("shared files: %w", err)
+		}
+	}
+	return result, nil
+}
+
+// admit checks a candidate against the roster and clears away its former self.
+func (m *Masters) admit(ctx context.Context, candidate Member) error {
+	for _, v := range []string{candidate.Name, candidate.PeerAddress, candidate.EtcdPeerURL} {
+		if v == "" {
+			return fmt.Errorf("%w: name, peer address and etcd peer URL are required", ErrConflict)
+		}
+	}
+	if candidate.Name == m.cfg.Name {
+		return fmt.Errorf("%w: %s is the leading master", ErrConflict, candidate.Name)
+	}
+	for _, other := range m.roster.list() {
+		if other.Name != candidate.Name && (other.PeerAddress == candidate.PeerAddress || other.EtcdPeerURL == candidate.EtcdPeerURL) {
+			return fmt.Errorf("%w: %s already has an address of %s", ErrConflict, other.Name, candidate.Name)
+		}
+	}
+	former, found := m.roster.get(candidate.Name)
+	if !found {
+		return nil
+	}
+	index := slices.IndexFunc(m.cfg.Etcd.Members(), func(e etcdnode.Member) bool { return etcdID(e.ID) == former.EtcdID })
+	unstarted := index >= 0 && m.cfg.Etcd.Members()[index].Name == ""
+	if unstarted && former.PeerAddress == candidate.PeerAddress && former.EtcdPeerURL == candidate.EtcdPeerURL {
+		return nil // the same join again
+	}
+	if m.alive(candidate.Name) {
+		return fmt.Errorf("%w: a living master is named %s; remove it first", ErrConflict, candidate.Name)
+	}
+	m.log.Warn("master joins anew, removing its former self", zap.String("name", candidate.Name))
+	return m.expel(ctx, former)
+}
+
+// initialCluster pairs etcd's members with their names; one that has not started has none in etcd yet.
+func initialCluster(all []etcdnode.Member, roster []Member) string {
+	var parts []string
+	for _, e := range all {
+		name := e.Name
+		for _, member := range roster {
+			if member.EtcdPeerURL == e.PeerURL {
+				name = member.Name
+			}
+		}
+		if name == "" {
+			name = etcdID(e.ID)
+		}
+		parts = append(parts, name+"="+e.PeerURL)
+	}
+	return strings.Join(parts, ",")
+}
+
+// Remove takes a master off the roster, out of raft and etcd. ErrQuorum when the living
+// voters that remain would be no majority. The leader removes itself by handing over
+// first: it returns ErrNotLeader then, and the new leader can be asked. Leader only.
+func (m *Masters) Remove(ctx context.Context, name string) error {
+	if err := m.leads(); err != nil {
+		return err
+	}
+	member, found := m.roster.get(name)
+	if !found {
+		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
+	}
+	if err := m.checkQuorum(member); err != nil {
+		return err
+	}
+	if name == m.cfg.Name {
+		if _, err := m.Transfer(ctx, ""); err != nil {
+			return err
+		}
+		return ErrNotLeader
+	}
+	m.change.Lock()
+	defer m.change.Unlock()
+	return m.expel(ctx, member)
+}
+
+// checkQuorum refuses the removal of a voter that the rest could not do without.
+func (m *Masters) checkQuorum(leaving Member) error {
+	if leaving.Role != Voter {
+		return nil
+	}
+	voters, alive := 0, 0
+	for _, member := range m.roster.list() {
+		if member.Role != Voter || member.Name == leaving.Name {
+			continue
+		}
+		voters++
+		if m.alive(member.Name) {
+			alive++
+		}
+	}
+	if voters == 0 || alive < voters/2+1 {
+		return fmt.Errorf("%w: without %s, %d of %d voters are alive", ErrQuorum, leaving.Name, alive, voters)
+	}
+	return nil
+}
+
+// expel removes a member everywhere; it may be repeated. The caller holds change.
+func (m *Masters) expel(ctx context.Context, member Member) error {
+	if id := parseEtcdID(member.EtcdID); id != 0 {
+		if err := m.cfg.Etcd.Remove(ctx, id); err != nil {
+			return err
+		}
+	}
+	if err := m.raft.RemoveServer(raft.ServerID(member.Name), 0, raftTimeout).Error(); err != nil {
+		return fmt.Errorf("remove %s from raft: %w", member.Name, err)
+	}
+	if err := m.apply(command{Remove: member.Name}); err != nil {
+		return err
+	}
+	m.log.Info("master removed", zap.String("name", member.Name))
+	return nil
+}
+
+func (m *Masters) leads() error {
+	if m.raft.State() != raft.Leader {
+		return ErrNotLeader
+	}
+	return nil
+}
+
+// apply commits a change of the roster.
+func (m *Masters) apply(c command) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encode roster command: %w", err)
+	}
+	future := m.raft.Apply(b, raftTimeout)
+	if err := future.Error(); err != nil {
+		if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipLost) {
+			return fmt.Errorf("%w: %w", ErrNotLeader, err)
+		}
+		return fmt.Errorf("change the roster: %w", err)
+	}
+	if err, failed := future.Response().(error); failed {
+		return err
+	}
+	return nil
+}
+
+// tendMembers brings etcd, raft and roster to agreement and promotes learners, one step at a
+// time, while this master leads.
+func (m *Masters) tendMembers(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if m.cfg.Store.Term().Leading {
+			if err := m.tendOnce(ctx); err != nil && ctx.Err() == nil {
+				m.log.Info("members not tended", zap.Error(err))
+			}
+		}
+		m.pause(ctx, tendInterval)
+	}
+	return nil
+}
+
+// standing is a member's place in both groups.
+type standing struct {
+	member           Member
+	etcd             etcdnode.Member
+	inEtcd, votesRaf bool
+}
+
+func (m *Masters) tendOnce(ctx context.Context) error {
+	m.change.Lock()
+	defer m.change.Unlock()
+	if err := m.register(); err != nil {
+		return err
+	}
+	all, err := m.standings()
+	if err != nil {
+		return err
+	}
+	for _, s := range all { // finish what was begun
+		votesEtcd := s.inEtcd && !s.etcd.Learner
+		if votesEtcd != s.votesRaf || votesEtcd && s.member.Role != Voter {
+			return m.promote(ctx, s)
+		}
+	}
+	candidate, spare := nextVoter(all, m.alive)
+	if candidate != nil {
+		return m.promote(ctx, *candidate)
+	}
+	if spare != nil {
+		waiting := spare.member
+		waiting.Role = Spare
+		return m.apply(command{Put: &waiting})
+	}
+	return nil
+}
+
+// register puts this master on the roster as it is.
+func (m *Masters) register() error {
+	if m.roster.cluster() == "" && m.cfg.ClusterID != "" {
+		if err := m.apply(command{ClusterID: m.cfg.ClusterID}); err != nil {
+			return err
+		}
+	}
+	self := Member{
+		Name: m.cfg.Name, PeerAddress: m.cfg.PeerAddress, EtcdPeerURL: m.cfg.EtcdPeerURL,
+		GRPCAddress: m.cfg.GRPCAddress, RESTAddress: m.cfg.RESTAddress, Role: Voter, EtcdID: etcdID(m.cfg.Etcd.Status().ID),
+	}
+	if known, _ := m.roster.get(self.Name); known == self {
+		return nil
+	}
+	return m.apply(command{Put: &self})
+}
+
+func (m *Masters) standings() ([]standing, error) {
+	configuration := m.raft.GetConfiguration()
+	if err := configuration.Error(); err != nil {
+		return nil, fmt.Errorf("raft configuration: %w", err)
+	}
+	var all []standing
+	etcd := m.cfg.Etcd.Members()
+	for _, member := range m.roster.list() {
+		s := standing{member: member}
+		for _, server := range configuration.Configuration().Servers {
+			if string(server.ID) == member.Name {
+				s.votesRaf = server.Suffrage == raft.Voter
+			}
+		}
+		for _, e := range etcd {
+			if etcdID(e.ID) == member.EtcdID {
+				s.etcd, s.inEtcd = e, true
+			}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// nextVoter chooses the learner to promote, so that the voters end up odd: a second
+// one votes on the way to three, a fourth waits as a spare for a fifth. Only learners that have
+// started and are alive count. Else it returns a learner to be called a spare.
+func nextVoter(all []standing, alive func(string) bool) (candidate, spare *standing) {
+	voters := 0
+	var ready []*standing
+	for i := range all {
+		s := &all[i]
+		switch {
+		case s.member.Role == Voter:
+			voters++
+		case s.inEtcd && s.etcd.Name != "" && alive(s.member.Name):
+			ready = append(ready, s)
+		}
+	}
+	if len(ready) == 0 {
+		return nil, nil
+	}
+	want := min(voters+len(ready), maxVoters)
+	if want > 2 && want%2 == 0 {
+		want--
+	}
+	if voters < want {
+		return ready[0], nil
+	}
+	for _, s := range ready {
+		if s.member.Role != Spare {
+			return nil, s
+		}
+	}
+	return nil, nil
+}
+
+// promote makes a member vote, in etcd first: it alone knows whether the member has caught up.
+func (m *Masters) promote(ctx context.Context, s standing) error {
+	ctx, cancel := context.WithTimeout(ctx, raftTimeout)
+	defer cancel()
+	err := m.cfg.Etcd.Promote(ctx, parseEtcdID(s.member.EtcdID))
+	if errors.Is(err, etcdnode.ErrNotReady) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.raft.AddVoter(raft.ServerID(s.member.Name), raft.ServerAddress(s.member.PeerAddress), 0, raftTimeout).Error(); err != nil {
+		return fmt.Errorf("promote %s in raft: %w", s.member.Name, err)
+	}
+	voter := s.member
+	voter.Role = Voter
+	if err := m.apply(command{Put: &voter}); err != nil {
+		return err
+	}
+	m.log.Info("master votes", zap.String("name", voter.Name))
+	return nil
+}

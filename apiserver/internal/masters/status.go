@@ -1,0 +1,53 @@
+package masters
+
+import (
+	"time"
+)
+
+// MemberStatus is a master as this one sees it.
+type MemberStatus struct {
+	Member
+	Alive, Leader   bool
+	AppliedRevision int64
+	DatabaseBytes   int64
+	EtcdLeader      bool
+	// Components that hold a leader stream there.
+	Components []string
+	// LastSeen is when it was last reached, by this machine's clock; zero if never.
+	LastSeen time.Time
+}
+
+// Status is the group as this master sees it.
+type Status struct {
+	ClusterID     string
+	Leadership    Leadership
+	Members       []MemberStatus
+	LeaderChanges int64
+	Uptime        time.Duration
+	AnsweredBy    string
+	// Expected are the components a healthy master has.
+	Expected []string
+}
+
+// Status describes the group.
+func (m *Masters) Status() Status {
+	now := m.cfg.Clock.Now()
+	s := Status{
+		ClusterID: m.roster.cluster(), Leadership: m.Leadership(), LeaderChanges: m.changes.Load(),
+		Uptime: now.Sub(m.started), AnsweredBy: m.cfg.Name, Expected: m.cfg.Components,
+	}
+	for _, member := range m.roster.list() {
+		status := MemberStatus{Member: member, Alive: m.alive(member.Name), Leader: member.Name == s.Leadership.Leader}
+		report := m.ownReport()
+		if member.Name == m.cfg.Name {
+			status.LastSeen = now
+		} else {
+			known, _ := m.peers.get(member.Name)
+			report, status.LastSeen = known.report, known.at
+		}
+		status.AppliedRevision, status.DatabaseBytes = report.GetAppliedRevision(), report.GetDatabaseBytes()
+		status.EtcdLeader, status.Components = report.GetEtcdLeader(), report.GetComponents()
+		s.Members = append(s.Members, status)
+	}
+	return s
+}

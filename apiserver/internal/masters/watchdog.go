@@ -1,0 +1,178 @@
+package masters
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"kijabi.dev/platform/lifecycle"
+)
+
+const (
+	probeInterval = 500 * time.Millisecond
+	// provenWithin is how recently a leader must have proven that it can write to etcd.
+	provenWithin = 2 * time.Second
+	// diskWithin is the same for its disk.
+	diskWithin = 5 * time.Second
+	// firstGrace is how long a new leader may take to open for writes.
+	firstGrace = 5 * time.Second
+)
+
+// probe is one proof that a leader must keep giving, and when it last did.
+type probe struct {
+	name   string
+	within time.Duration
+	prove  func(ctx context.Context) error
+	passed atomic.Int64 // clock time in nanoseconds
+}
+
+// watch proves that this leader can lead, and hands over when it cannot. Probes run beside each
+// other and may hang without being waited for.
+func (m *Masters) watch(ctx context.Context) error {
+	probes := []*probe{
+		{name: "etcd", within: provenWithin, prove: m.proveWrite},
+		{name: "disk", within: diskWithin, prove: m.proveDisk},
+		{name: "raft", within: provenWithin, prove: func(context.Context) error { return m.raft.VerifyLeader().Error() }},
+	}
+	group := lifecycle.NewGroup(ctx)
+	begin := m.cfg.Clock.Now().Add(firstGrace - provenWithin)
+	for _, p := range probes {
+		p.passed.Store(begin.UnixNano())
+		group.Go(func(ctx context.Context) error { return m.repeat(ctx, p) })
+	}
+	group.Go(func(ctx context.Context) error { return m.judge(ctx, probes) })
+	// A probe hung in the kernel must not keep a failure from being reported.
+	done := make(chan error, 1)
+	waiter := lifecycle.NewGroup(ctx)
+	waiter.Go(func(context.Context) error { done <- group.Wait(); return nil })
+	select {
+	case err := <-done:
+		return err
+	case <-group.Context().Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-m.cfg.Clock.After(handOverTimeout):
+		if ctx.Err() != nil {
+			return nil
+		}
+		return errCannotLead
+	}
+}
+
+func (m *Masters) repeat(ctx context.Context, p *probe) error {
+	for ctx.Err() == nil {
+		began := m.cfg.Clock.Now()
+		if err := p.prove(ctx); err == nil {
+			p.passed.Store(max(began.UnixNano(), p.passed.Load()))
+		} else if ctx.Err() == nil {
+			m.log.Warn("leader's probe failed", zap.String("probe", p.name), zap.Error(err))
+		}
+		m.pause(ctx, probeInterval)
+	}
+	return nil
+}
+
+// judge hands over when a probe is overdue or components are missing for too long.
+func (m *Masters) judge(ctx context.Context, probes []*probe) error {
+	complete := m.cfg.Clock.Now()
+	for {
+		m.pause(ctx, probeInterval/2)
+		if ctx.Err() != nil {
+			return nil
+		}
+		now := m.cfg.Clock.Now()
+		for _, p := range probes {
+			overdue := now.Sub(time.Unix(0, p.passed.Load()))
+			if overdue <= p.within {
+				continue
+			}
+			m.log.Error("cannot prove that this leader can lead", zap.String("probe", p.name), zap.Duration("for", overdue))
+			if err := m.mustHandOver(ctx); err != nil {
+				return err
+			}
+			p.passed.Store(now.UnixNano()) // tried; try again after another interval
+		}
+		if m.complete(m.peers.components()) {
+			complete = now
+		} else if now.Sub(complete) > m.cfg.ComponentGrace {
+			complete = now
+			m.leaveToComplete(ctx)
+		}
+	}
+}
+
+// mustHandOver gives leadership away. A lone voter keeps trying instead: there is nobody better.
+func (m *Masters) mustHandOver(ctx context.Context) error {
+	if !m.hasOtherVoters() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	err := m.handOver(ctx, "")
+	if err == nil || m.raft.State() != raft.Leader {
+		return nil
+	}
+	if _, noHeir := m.successor(""); noHeir != nil {
+		return nil // raft's lease will end the leadership if nobody is there
+	}
+	return fmt.Errorf("%w: %w", errCannotLead, err)
+}
+
+// proveWrite shows that the store is open and its epoch current.
+func (m *Masters) proveWrite(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, provenWithin)
+	defer cancel()
+	if term := m.cfg.Store.Term(); !term.Leading {
+		return fmt.Errorf("not open for writes; epoch %d belongs to %q", term.Epoch, term.Holder)
+	}
+	return m.cfg.Store.Fresh(ctx)
+}
+
+// proveDisk writes and syncs a file beside the data.
+func (m *Masters) proveDisk(context.Context) error {
+	f, err := os.Create(filepath.Join(m.cfg.Dir, "probe"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.WriteString(m.cfg.Clock.Now().String()); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// complete says whether all expected components are among the given.
+func (m *Masters) complete(components []string) bool {
+	for _, c := range m.cfg.Components {
+		if !slices.Contains(components, c) {
+			return false
+		}
+	}
+	return true
+}
+
+// leaveToComplete hands over to a living voter that has all components, if there is one.
+func (m *Masters) leaveToComplete(ctx context.Context) {
+	heir, err := m.successor("")
+	if err != nil {
+		return
+	}
+	if known, _ := m.peers.get(heir.Name); !m.complete(known.report.GetComponents()) {
+		return
+	}
+	m.log.Warn("components are missing here, handing over", zap.Strings("present", m.peers.components()), zap.String("to", heir.Name))
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	if err := m.handOver(ctx, heir.Name); err != nil {
+		m.log.Warn("could not hand over", zap.Error(err))
+	}
+}
