@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -143,6 +144,7 @@ func eventually(t *testing.T, what string, ok func() bool) time.Duration {
 		if time.Since(begin) > 15*time.Second {
 			t.Fatalf("in vain: %s", what)
 		}
+		<-time.After(time.Millisecond) // leaves the processor to what is waited for
 	}
 	return time.Since(begin)
 }
@@ -215,11 +217,10 @@ func TestProgram(t *testing.T) {
 	t.Logf("changed after %v", eventually(t, "the endpoint moves", servedBy("pod-c")))
 	trace(t, w, serverID)
 
-	// The snapshot follows within a moment.
-	snapshot := filepath.Join(cfg.DataDir, "endpointslices.snapshot")
-	eventually(t, "a snapshot with the new endpoint", func() bool {
-		b, err := os.ReadFile(snapshot)
-		return err == nil && bytes.Contains(b, []byte(dataplanetest.PodCIP))
+	eventually(t, "snapshots with the service and the new endpoint", func() bool {
+		svcs, err1 := os.ReadFile(filepath.Join(cfg.DataDir, "services.snapshot"))
+		slices, err2 := os.ReadFile(filepath.Join(cfg.DataDir, "endpointslices.snapshot"))
+		return errors.Join(err1, err2) == nil && bytes.Contains(svcs, []byte("10.96.0.20")) && bytes.Contains(slices, []byte(dataplanetest.PodCIP))
 	})
 	killMaster()
 	if err := <-masterGone; err != nil {
