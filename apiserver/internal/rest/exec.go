@@ -11,8 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 	utilexec "k8s.io/utils/exec"
@@ -126,7 +128,8 @@ func serveProcess(w http.ResponseWriter, r *http.Request, opts *remotecommand.Op
 	group := lifecycle.NewGroup(ctx)
 	defer func() { _ = group.Wait() }() // the connection is closed by then
 	defer group.Cancel()
-	r = r.WithContext(group.Context())
+	// The library would log the end of every connection as an error.
+	r = r.WithContext(klog.NewContext(group.Context(), logr.Discard()))
 	watched := &watchedWriter{ResponseWriter: w, cancel: cancel}
 	if wsstream.IsWebSocketRequest(r) {
 		serveProcessWebSocket(watched, r, opts, group, open)

@@ -35,8 +35,9 @@ type harness struct {
 	// admin presents the certificate of kubernetes-admin, nobody presents none.
 	admin, nobody *http.Client
 	// tls is admin's configuration.
-	tls *tls.Config
-	dir string
+	tls   *tls.Config
+	dir   string
+	clock *clocktesting.FakePassiveClock
 }
 
 type fakeNodes struct {
@@ -63,9 +64,10 @@ func newHarness(t *testing.T) *harness {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(caPEM)
 
+	h.clock = clocktesting.NewFakePassiveClock(time.Now().Add(time.Hour))
 	h.server, err = New(Config{
 		Registry: h.registry, Authorizer: h.authorizer, Nodes: h.nodes, Log: zaptest.NewLogger(t),
-		Clock: clocktesting.NewFakePassiveClock(time.Now().Add(time.Hour)),
+		Clock: h.clock,
 	})
 	h.must(err)
 	h.http = httptest.NewUnstartedServer(h.server)
@@ -101,6 +103,19 @@ func (h *harness) issue(ca *pki.CA, name string, request pki.LeafRequest) tls.Ce
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	h.must(err)
 	return cert
+}
+
+// oldHTTP is admin over HTTP/1.1, which upgrades need.
+func (h *harness) oldHTTP() *http.Client {
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: h.http1()}}
+	h.t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
+func (h *harness) http1() *tls.Config {
+	old := h.tls.Clone()
+	old.NextProtos = []string{"http/1.1"}
+	return old
 }
 
 // kubeconfig writes a file with which kubectl reaches the door.
