@@ -1,0 +1,251 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/apiserver/internal/store"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/kube/object"
+)
+
+const (
+	kubernetesService = "kubernetes"
+	bootstrapPeriod   = 500 * time.Millisecond
+	sweepPeriod       = time.Minute
+	sweepPage         = 500
+)
+
+// BootstrapConfig is what a Bootstrap needs.
+type BootstrapConfig struct {
+	// Engine to write through. Required.
+	Engine *Engine
+	// Network gives the DNS address. Required.
+	Network configv1.Network
+	// Endpoints lists the REST doors (IP and port) of the masters that are alive. It is
+	// asked twice a second and must not block. Required.
+	Endpoints func() []netip.AddrPort
+	// EventTTL is how long events live after their last change; 0 means 1 h.
+	EventTTL time.Duration
+	// Clock; nil means the real one.
+	Clock clock.WithTicker
+	// Log. Required.
+	Log *zap.Logger
+}
+
+// Bootstrap makes what a cluster cannot be without (its first namespaces and services),
+// keeps the endpoints of the kubernetes service at the live masters, and removes old
+// events. It does so only while this master leads.
+type Bootstrap struct {
+	cfg  BootstrapConfig
+	seen map[store.Key]sighting
+}
+
+// sighting is when an event was first seen at a version. Going by what this master saw,
+// and not by the times that clients wrote, no other machine's clock matters.
+type sighting struct {
+	version uint64
+	at      time.Time
+}
+
+// NewBootstrap returns a Bootstrap that is ready to run.
+func NewBootstrap(cfg BootstrapConfig) *Bootstrap {
+	if cfg.EventTTL == 0 {
+		cfg.EventTTL = time.Hour
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	return &Bootstrap{cfg: cfg, seen: map[store.Key]sighting{}}
+}
+
+// Run works until ctx ends.
+func (b *Bootstrap) Run(ctx context.Context) error {
+	tick := b.cfg.Clock.NewTicker(bootstrapPeriod)
+	defer tick.Stop()
+	var swept time.Time
+	leading := false
+	for {
+		term := b.cfg.Engine.store.Term()
+		if term.Leading {
+			if err := b.ensure(ctx); err != nil && ctx.Err() == nil {
+				b.cfg.Log.Warn("bootstrap is incomplete", zap.Error(err))
+			}
+			if now := b.cfg.Clock.Now(); now.Sub(swept) >= sweepPeriod {
+				swept = now
+				b.sweep(ctx)
+			}
+		} else if leading {
+			clear(b.seen)
+		}
+		leading = term.Leading
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C():
+		}
+	}
+}
+
+func (b *Bootstrap) caller() Caller {
+	return Caller{User: "system:apiserver", Groups: []string{"system:masters"}, UserAgent: "kijabi-apiserver"}
+}
+
+// ensure makes what is missing; what is there costs a look into memory.
+func (b *Bootstrap) ensure(ctx context.Context) error {
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		if err := b.create(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			return err
+		}
+	}
+	doors := b.cfg.Endpoints()
+	port := int32(configv1.PortREST)
+	if len(doors) > 0 {
+		port = int32(doors[0].Port())
+	}
+	if err := b.create(ctx, "services", b.kubernetes(port)); err != nil {
+		return err
+	}
+	if b.cfg.Network.DNSAddress != "" {
+		if err := b.create(ctx, "services", b.dns()); err != nil {
+			return err
+		}
+	}
+	if len(doors) == 0 {
+		return nil // nobody knows a live master, not even this one: keep what is there
+	}
+	return b.endpoints(ctx, doors, port)
+}
+
+func coreResource(resource string) schema.GroupVersionResource {
+	return corev1.SchemeGroupVersion.WithResource(resource)
+}
+
+func (b *Bootstrap) create(ctx context.Context, resource string, obj object.Object) error {
+	key := store.Key{Resource: resource, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	if _, ok := b.cfg.Engine.store.Get(key); ok {
+		return nil
+	}
+	ref := Ref{Resource: coreResource(resource), Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	_, err := b.cfg.Engine.Create(ctx, b.caller(), ref, obj, WriteOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create %s: %w", key, err)
+	}
+	if err == nil {
+		b.cfg.Log.Info("created", zap.String("object", key.String()))
+	}
+	return nil
+}
+
+func (b *Bootstrap) kubernetes(port int32) *corev1.Service {
+	address := b.cfg.Engine.addresses.kubernetesAddress().String()
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"},
+		},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: address, ClusterIPs: []string{address},
+			Ports: []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(port)}},
+		},
+	}
+}
+
+func (b *Bootstrap) dns() *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
+			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"},
+		},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: b.cfg.Network.DNSAddress, ClusterIPs: []string{b.cfg.Network.DNSAddress},
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
+				{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
+			},
+		},
+	}
+}
+
+// endpoints writes the slice of the kubernetes service when the live masters have changed.
+func (b *Bootstrap) endpoints(ctx context.Context, doors []netip.AddrPort, port int32) error {
+	doors = slices.Clone(doors)
+	slices.SortFunc(doors, func(x, y netip.AddrPort) int { return strings.Compare(x.String(), y.String()) })
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{discoveryv1.LabelServiceName: kubernetesService, discoveryv1.LabelManagedBy: "apiserver.kijabi.dev"},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: new("https"), Port: &port, Protocol: new(corev1.ProtocolTCP)}},
+	}
+	for _, door := range doors {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{door.Addr().Unmap().String()}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)},
+		})
+	}
+	ref := Ref{Resource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), Namespace: slice.Namespace, Name: slice.Name}
+	key := store.Key{Resource: ref.Resource.GroupResource().String(), Namespace: ref.Namespace, Name: ref.Name}
+	record, ok := b.cfg.Engine.store.Get(key)
+	if !ok {
+		_, err := b.cfg.Engine.Create(ctx, b.caller(), ref, slice, WriteOptions{})
+		return err
+	}
+	var have discoveryv1.EndpointSlice
+	if err := have.Unmarshal(record.Value); err == nil && sameEndpoints(&have, slice) {
+		return nil
+	}
+	_, err := b.cfg.Engine.Update(ctx, b.caller(), ref, slice, WriteOptions{})
+	return err
+}
+
+func sameEndpoints(a, b *discoveryv1.EndpointSlice) bool {
+	left, errLeft := (&discoveryv1.EndpointSlice{AddressType: a.AddressType, Endpoints: a.Endpoints, Ports: a.Ports}).Marshal()
+	right, errRight := (&discoveryv1.EndpointSlice{AddressType: b.AddressType, Endpoints: b.Endpoints, Ports: b.Ports}).Marshal()
+	return errLeft == nil && errRight == nil && string(left) == string(right)
+}
+
+// sweep deletes events that have not changed for the time they live.
+func (b *Bootstrap) sweep(ctx context.Context) {
+	now := b.cfg.Clock.Now()
+	var old []*store.Record
+	present := make(map[store.Key]sighting, len(b.seen))
+	for _, record := range b.cfg.Engine.store.Snapshot("events", "").Records {
+		s, ok := b.seen[record.Key]
+		if !ok || s.version != record.Version {
+			s = sighting{version: record.Version, at: now}
+		}
+		if now.Sub(s.at) >= b.cfg.EventTTL {
+			old = append(old, record)
+			continue
+		}
+		present[record.Key] = s
+	}
+	b.seen = present
+	for page := range slices.Chunk(old, sweepPage) {
+		group := store.Group{User: b.caller().User, Ephemeral: true}
+		for _, record := range page {
+			group.Writes = append(group.Writes, store.Write{Key: record.Key, Decide: func(current *store.Record) (store.Change, error) {
+				changed := current == nil || current.Version != record.Version
+				return store.Change{Keep: changed, Delete: !changed}, nil
+			}})
+		}
+		if _, err := b.cfg.Engine.store.Commit(ctx, group); err != nil && ctx.Err() == nil {
+			b.cfg.Log.Warn("old events were not removed", zap.Error(err))
+			return
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package registry
+
+import (
+	"crypto/rand"
+	"fmt"
+	mathrand "math/rand/v2"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
+)
+
+const (
+	maxNameAttempts = 8
+	// maxGeneratedBase leaves room for the suffix in the 63 characters of a label.
+	maxGeneratedBase   = 58
+	suffixLength       = 5
+	suffixAlphabet     = "bcdfghjklmnpqrstvwxz2456789" // no vowels: no words
+	nodeLeaseNamespace = corev1.NamespaceNodeLease
+)
+
+func generated(op Operation) bool {
+	return op.Object != nil && op.Object.GetGenerateName() != ""
+}
+
+func generateName(base string) string {
+	if len(base) > maxGeneratedBase {
+		base = base[:maxGeneratedBase]
+	}
+	name := make([]byte, 0, len(base)+suffixLength)
+	name = append(name, base...)
+	for range suffixLength {
+		name = append(name, suffixAlphabet[mathrand.IntN(len(suffixAlphabet))])
+	}
+	return string(name)
+}
+
+// newUID returns a random (version 4) UUID.
+func newUID() types.UID {
+	const digits = "0123456789abcdef"
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	var text [36]byte
+	at := 0
+	for i, octet := range b {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			text[at] = '-'
+			at++
+		}
+		text[at], text[at+1] = digits[octet>>4], digits[octet&0x0f]
+		at += 2
+	}
+	return types.UID(text[:])
+}
+
+// checkType refuses a body of another kind.
+func checkType(kind *Kind, gvk schema.GroupVersionKind, obj object.Object) error {
+	if obj == nil {
+		return apierrors.NewBadRequest("an object is required")
+	}
+	got, err := object.KindOfObject(obj)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if got.GVK != gvk {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: expected %s %s", got.GVK.Kind, got.GVK.GroupVersion(), kind.GVK.Kind, gvk.GroupVersion(), gvk.Kind))
+	}
+	return nil
+}
+
+// place makes the object's name and namespace agree with the request's.
+func place(kind *Kind, ref Ref, obj object.Object) error {
+	switch {
+	case !kind.Namespaced:
+		if obj.GetNamespace() != "" {
+			return invalid(kind, obj.GetName(), field.ErrorList{field.Forbidden(field.NewPath("metadata", "namespace"), "not allowed on this type")})
+		}
+	case obj.GetNamespace() == "":
+		obj.SetNamespace(ref.Namespace)
+	case ref.Namespace != "" && obj.GetNamespace() != ref.Namespace:
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the provided object does not match the namespace sent on the request (%s, %s)", obj.GetNamespace(), ref.Namespace))
+	}
+	switch {
+	case obj.GetName() == "":
+		obj.SetName(ref.Name)
+	case ref.Name != "" && obj.GetName() != ref.Name:
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), ref.Name))
+	}
+	return nil
+}
+
+// planCreate completes and checks the object. All but the name's being free, the
+// namespace's being open and a service's addresses is settled here.
+func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
+	obj := op.Object
+	if err := checkType(kind, kind.GVK, obj); err != nil {
+		return nil, err
+	}
+	if err := place(kind, op.Ref, obj); err != nil {
+		return nil, err
+	}
+	if kind.Namespaced && obj.GetNamespace() == "" {
+		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
+	}
+	if err := e.complete(kind, obj); err != nil {
+		return nil, err
+	}
+	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName())}
+	service, isService := obj.(*corev1.Service)
+	var ready store.Change
+	if !isService {
+		var err error
+		if ready, err = encode(kind, obj); err != nil {
+			return nil, err
+		}
+	}
+	dry := dryRun(op)
+	p.compute = func(current *store.Record) (outcome, error) {
+		if current != nil {
+			if current.Index.Deleting {
+				return outcome{}, apierrors.NewConflict(kind.GVR.GroupResource(), p.key.Name, fmt.Errorf("object is being deleted: %w", alreadyExists(kind, p.key.Name)))
+			}
+			return outcome{}, alreadyExists(kind, p.key.Name)
+		}
+		if kind.Namespaced {
+			if err := e.namespaceOpen(kind, p.key); err != nil {
+				return outcome{}, err
+			}
+		}
+		if !isService {
+			return outcome{change: ready, obj: obj}, nil
+		}
+		complete := service.DeepCopy()
+		if !dry {
+			if err := e.addresses.allocate(kind, p.key, complete); err != nil {
+				return outcome{}, err
+			}
+		}
+		change, err := encode(kind, complete)
+		return outcome{change: change, obj: complete}, err
+	}
+	return p, nil
+}
+
+func alreadyExists(kind *Kind, name string) error {
+	return apierrors.NewAlreadyExists(kind.GVR.GroupResource(), name)
+}
+
+// complete fills in what the server sets, defaults and validates a new object.
+func (e *Engine) complete(kind *Kind, obj object.Object) error {
+	if obj.GetResourceVersion() != "" {
+		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	if obj.GetName() == "" && obj.GetGenerateName() != "" {
+		obj.SetName(generateName(obj.GetGenerateName()))
+	}
+	obj.SetSelfLink("")
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetCreationTimestamp(e.now())
+	obj.SetUID("")
+	obj.SetGeneration(0)
+	if kind.SpecEqual != nil {
+		obj.SetGeneration(1)
+	}
+	if kind.Default != nil {
+		kind.Default(obj)
+	}
+	if kind.PrepareForCreate != nil {
+		kind.PrepareForCreate(obj)
+	}
+	errs := validateMeta(kind, obj)
+	if kind.Validate != nil {
+		errs = append(errs, kind.Validate(obj)...)
+	}
+	if len(errs) > 0 {
+		return invalid(kind, nameOf(obj), errs)
+	}
+	obj.SetUID(newUID())
+	return nil
+}
+
+// nameOf names an object in errors, even one whose name is yet to be generated.
+func nameOf(obj object.Object) string {
+	if name := obj.GetName(); name != "" {
+		return name
+	}
+	return obj.GetGenerateName()
+}
+
+func validateMeta(kind *Kind, obj object.Object) field.ErrorList {
+	validName := kind.ValidateName
+	if validName == nil {
+		validName = validation.NameIsDNSSubdomain
+	}
+	return validation.ValidateObjectMetaAccessor(obj, kind.Namespaced, validName, field.NewPath("metadata"))
+}
+
+// namespaceOpen refuses new content in namespaces that are absent or going away. It is
+// called while a batch is formed, when memory holds every earlier write.
+func (e *Engine) namespaceOpen(kind *Kind, key store.Key) error {
+	namespace, ok := e.store.Get(store.Key{Resource: "namespaces", Name: key.Namespace})
+	if !ok {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, key.Namespace)
+	}
+	if !namespace.Index.Deleting {
+		return nil
+	}
+	err := apierrors.NewForbidden(kind.GVR.GroupResource(), key.Name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", key.Namespace))
+	err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
+		Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", key.Namespace), Field: "metadata.namespace",
+	})
+	return err
+}

@@ -1,0 +1,151 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/apiserver/internal/registry/kinds"
+	"kijabi.dev/apiserver/internal/store"
+	configv1 "kijabi.dev/platform/config/v1"
+)
+
+// Store is what the registry needs of the store; *store.Store implements it.
+type Store interface {
+	Get(key store.Key) (*store.Record, bool)
+	Snapshot(resource, namespace string) store.Snapshot
+	Version() uint64
+	Watch(ctx context.Context, opts store.WatchOptions) (*store.Watcher, error)
+	SnapshotAndWatch(ctx context.Context, opts store.WatchOptions) (store.Snapshot, *store.Watcher, error)
+	Commit(ctx context.Context, group store.Group) ([]store.Result, error)
+	Fresh(ctx context.Context) error
+	WaitVersion(ctx context.Context, version uint64) error
+	Term() store.Term
+	Observe(observer store.Observer)
+}
+
+var _ Store = (*store.Store)(nil)
+
+// Forwarder passes writes to the master that leads. Errors are *apierrors.StatusError;
+// one that says ServiceUnavailable or ServerTimeout may be tried again with the same
+// request id. Implementations are safe for concurrent use.
+type Forwarder interface {
+	// Do performs one write there. The result's Record holds the encoded object.
+	Do(ctx context.Context, caller Caller, op Operation) (OperationResult, error)
+	Transact(ctx context.Context, caller Caller, ops []Operation, independent bool) ([]OperationResult, error)
+	DeleteCollection(ctx context.Context, caller Caller, ref Ref, opts metav1.DeleteOptions, list ListOptions) (int64, error)
+}
+
+// Config is what an Engine needs.
+type Config struct {
+	// Store holds the objects. Required. New adds an observer to it, so it must not run yet.
+	Store Store
+	// Forwarder reaches the leader; nil when there is no other master.
+	Forwarder Forwarder
+	// Kinds served; nil means kinds.Default().
+	Kinds []*Kind
+	// Network says which service addresses and node ports there are. Required.
+	Network configv1.Network
+	// Log. Required.
+	Log *zap.Logger
+	// Clock; nil means the real one.
+	Clock clock.WithTicker
+	// WriteTimeout bounds how long a write waits for a leader; 0 means 15 s.
+	WriteTimeout time.Duration
+}
+
+// Engine implements Registry over the store.
+type Engine struct {
+	cfg        Config
+	store      Store
+	kinds      []*Kind
+	byResource map[schema.GroupVersionResource]*Kind
+	preferred  map[schema.GroupResource]*Kind
+	addresses  *addresses
+	applier    *applier
+}
+
+var _ Registry = (*Engine)(nil)
+
+// New returns a registry.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Store == nil || cfg.Log == nil {
+		return nil, errors.New("registry: store and log are required")
+	}
+	if cfg.Kinds == nil {
+		cfg.Kinds = kinds.Default()
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.WriteTimeout == 0 {
+		cfg.WriteTimeout = 15 * time.Second
+	}
+	services, err := newAddresses(cfg.Network)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	e := &Engine{
+		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(),
+		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
+		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
+	}
+	for _, kind := range cfg.Kinds {
+		e.byResource[kind.GVR] = kind
+		if _, ok := e.preferred[kind.GVR.GroupResource()]; !ok {
+			e.preferred[kind.GVR.GroupResource()] = kind
+		}
+	}
+	cfg.Store.Observe(services)
+	return e, nil
+}
+
+// Kinds lists every served kind, in discovery order.
+func (e *Engine) Kinds() []*Kind { return e.kinds }
+
+// Kind finds a kind by resource; an empty version means the preferred one.
+func (e *Engine) Kind(gvr schema.GroupVersionResource) (*Kind, error) {
+	if kind, ok := e.byResource[gvr]; ok {
+		return kind, nil
+	}
+	if kind, ok := e.preferred[gvr.GroupResource()]; ok && gvr.Version == "" {
+		return kind, nil
+	}
+	err := apierrors.NewNotFound(gvr.GroupResource(), "")
+	err.ErrStatus.Message = "the server could not find the requested resource (" + gvr.GroupResource().String() + ")"
+	return nil, err
+}
+
+// resolve finds the kind of a request and checks the request's scope.
+func (e *Engine) resolve(ref Ref, named bool) (*Kind, error) {
+	kind, err := e.Kind(ref.Resource)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case named && kind.Namespaced && ref.Namespace == "":
+		return nil, apierrors.NewBadRequest("an empty namespace may not be set when a resource name is provided")
+	case !kind.Namespaced && ref.Namespace != "":
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("namespace may not be set: %s are cluster-scoped", kind.GVR.Resource))
+	}
+	if ref.Subresource != "" && !kind.HasSubresource(ref.Subresource) {
+		return nil, apierrors.NewNotFound(kind.GVR.GroupResource(), ref.Name+"/"+ref.Subresource)
+	}
+	return kind, nil
+}
+
+func keyOf(kind *Kind, namespace, name string) store.Key {
+	return store.Key{Resource: kind.Stored().GVR.GroupResource().String(), Namespace: namespace, Name: name}
+}
+
+// now is the time that objects carry: whole seconds, as Kubernetes writes it.
+func (e *Engine) now() metav1.Time {
+	return metav1.Time{Time: e.cfg.Clock.Now().Truncate(time.Second)}
+}

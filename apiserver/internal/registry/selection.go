@@ -1,0 +1,104 @@
+package registry
+
+import (
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
+	"kijabi.dev/apiserver/internal/registry/kinds"
+	"kijabi.dev/apiserver/internal/store"
+)
+
+// selectors decide which records of a collection a request sees.
+type selectors struct {
+	labels labels.Selector     // nil selects all
+	fields fields.Requirements // of the stored kind's fields
+	// name is set when the selection can match only that object.
+	name string
+}
+
+// parseSelectors checks a request's selectors against the kind.
+func parseSelectors(kind *Kind, ref Ref, labelSelector labels.Selector, fieldSelector string) (selectors, error) {
+	var s selectors
+	if labelSelector != nil && !labelSelector.Empty() {
+		s.labels = labelSelector
+	}
+	s.name = ref.Name
+	if fieldSelector == "" {
+		return s, nil
+	}
+	parsed, err := fields.ParseSelector(fieldSelector)
+	if err != nil {
+		return s, apierrors.NewBadRequest(fmt.Sprintf("unable to parse field selector %q: %v", fieldSelector, err))
+	}
+	for _, r := range parsed.Requirements() {
+		known := r.Field == metav1.ObjectNameField || r.Field == "metadata.namespace" && kind.Namespaced || slices.Contains(kind.SelectableFields, r.Field)
+		if !known {
+			return s, apierrors.NewBadRequest(fmt.Sprintf("Unable to find %q that match label selector %q, field selector %q: field label not supported: %s",
+				kind.GVR.String(), labelText(labelSelector), fieldSelector, r.Field))
+		}
+		if kind.StoredAs != nil {
+			r.Field = kinds.EventField(r.Field)
+		}
+		if r.Field == metav1.ObjectNameField && r.Operator != selection.NotEquals && s.name == "" {
+			s.name = r.Value
+			continue
+		}
+		s.fields = append(s.fields, r)
+	}
+	return s, nil
+}
+
+func labelText(selector labels.Selector) string {
+	if selector == nil {
+		return ""
+	}
+	return selector.String()
+}
+
+// all tells whether nothing is filtered.
+func (s *selectors) all() bool { return s.labels == nil && len(s.fields) == 0 && s.name == "" }
+
+func (s *selectors) matches(r *store.Record) bool {
+	if s.name != "" && r.Key.Name != s.name {
+		return false
+	}
+	for i := range s.fields {
+		want := &s.fields[i]
+		var value string
+		switch want.Field {
+		case metav1.ObjectNameField:
+			value = r.Key.Name
+		case "metadata.namespace":
+			value = r.Key.Namespace
+		default:
+			value = r.Index.Fields[want.Field]
+		}
+		if (value == want.Value) == (want.Operator == selection.NotEquals) {
+			return false
+		}
+	}
+	return s.labels == nil || s.labels.Matches(labels.Set(r.Index.Labels))
+}
+
+// watchOptions makes the store do the filtering; a selection of pods by node is indexed there.
+func (s *selectors) watchOptions(kind *Kind, namespace string) store.WatchOptions {
+	opts := store.WatchOptions{Resource: kind.Stored().GVR.GroupResource().String(), Namespace: namespace}
+	rest := *s
+	for i, want := range s.fields {
+		if want.Field == "spec.nodeName" && want.Operator != selection.NotEquals && want.Value != "" {
+			opts.Field, opts.Value = want.Field, want.Value
+			rest.fields = slices.Delete(slices.Clone(s.fields), i, i+1)
+			break
+		}
+	}
+	if !rest.all() {
+		opts.Filter = rest.matches
+	}
+	return opts
+}

@@ -1,0 +1,122 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"kijabi.dev/apiserver/internal/store"
+)
+
+const maxOperations = 1000
+
+// Transact performs operations in one batch, all or none unless independent.
+func (e *Engine) Transact(ctx context.Context, caller Caller, ops []Operation, independent bool) ([]OperationResult, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	if len(ops) > maxOperations {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("a transaction holds at most %d operations, got %d", maxOperations, len(ops)))
+	}
+	var out []OperationResult
+	var t *transaction
+	local := func(ctx context.Context, caller Caller) error {
+		if t == nil {
+			var err error
+			if t, err = e.planAll(caller, ops, independent); err != nil {
+				return err
+			}
+		}
+		var err error
+		out, err = e.commitAll(ctx, caller, t, independent)
+		return err
+	}
+	remote := func(ctx context.Context, caller Caller) error {
+		var err error
+		if out, err = e.cfg.Forwarder.Transact(ctx, caller, ops, independent); err != nil {
+			return err
+		}
+		return e.reached(ctx, out...)
+	}
+	err := e.write(ctx, caller, local, remote)
+	return out, err
+}
+
+// transaction is a planned Transact.
+type transaction struct {
+	plans []*plan // nil where planning failed
+	errs  []error
+	verbs []Verb
+	dry   bool
+}
+
+func (e *Engine) planAll(caller Caller, ops []Operation, independent bool) (*transaction, error) {
+	t := &transaction{plans: make([]*plan, len(ops)), errs: make([]error, len(ops)), verbs: make([]Verb, len(ops))}
+	seen := make(map[store.Key]bool, len(ops))
+	for i := range ops {
+		t.dry = t.dry || dryRun(ops[i])
+		t.verbs[i] = ops[i].Verb
+		p, err := e.plan(caller, ops[i])
+		if err == nil && seen[p.key] {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("operation %d: %s is written twice in one transaction", i, p.key))
+		}
+		if err != nil {
+			if !independent {
+				return nil, err
+			}
+			t.errs[i] = err
+			continue
+		}
+		seen[p.key] = true
+		t.plans[i] = p
+	}
+	return t, nil
+}
+
+func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, independent bool) ([]OperationResult, error) {
+	out := make([]OperationResult, len(t.plans))
+	var plans []*plan
+	var at []int
+	for i, p := range t.plans {
+		if p == nil {
+			out[i].Err = t.errs[i]
+			continue
+		}
+		if !t.dry {
+			e.prepare(p, t.verbs[i])
+		}
+		plans, at = append(plans, p), append(at, i)
+	}
+	if len(plans) == 0 {
+		return out, nil
+	}
+	if t.dry {
+		for i, p := range plans {
+			r, err := e.rehearse(ctx, p)
+			if err != nil && !independent {
+				return nil, err
+			}
+			r.Err = statusError(err)
+			out[at[i]] = r
+		}
+		return out, nil
+	}
+	results, err := e.commit(ctx, caller, plans, !independent)
+	if err != nil {
+		if independent && len(plans) == 1 && apiError(err) {
+			out[at[0]].Err = err
+			return out, nil
+		}
+		return nil, err
+	}
+	for i, r := range results {
+		out[at[i]] = r
+	}
+	return out, nil
+}
+
+// apiError tells an answer about the object from a failure of the store.
+func apiError(err error) bool {
+	return apierrors.ReasonForError(err) != ""
+}

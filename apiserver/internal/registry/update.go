@@ -1,0 +1,239 @@
+package registry
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
+)
+
+// planUpdate replaces an object, or what a subresource shows of it.
+func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, error) {
+	given, ref := op.Object, op.Ref
+	if err := checkType(kind, kind.GVK, given); err != nil {
+		return nil, err
+	}
+	if err := place(kind, ref, given); err != nil {
+		return nil, err
+	}
+	given.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
+	edit := edit{kind: kind, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	p.compute = func(current *store.Record) (outcome, error) {
+		if current == nil {
+			return outcome{}, notFound(kind, ref.Name)
+		}
+		old, err := decode(kind, current)
+		if err != nil {
+			return outcome{}, err
+		}
+		// Computing changes the object, and may be repeated against another record.
+		return e.change(edit, current, old, given.DeepCopyObject().(object.Object))
+	}
+	return p, nil
+}
+
+// managerOf names who owns the fields a write sets.
+func managerOf(caller Caller, opts WriteOptions) string {
+	if opts.FieldManager != "" {
+		return opts.FieldManager
+	}
+	name, _, _ := strings.Cut(caller.UserAgent, "/")
+	if name == "" {
+		return "unknown"
+	}
+	return truncate(name, 120)
+}
+
+// edit is how an object is being changed.
+type edit struct {
+	kind        *Kind
+	subresource string
+	// manager of the fields; applied is true when managedFields are settled already.
+	manager string
+	applied bool
+	dry     bool
+}
+
+// change computes the write that makes obj of old. Both may be changed.
+func (e *Engine) change(how edit, current *store.Record, old, obj object.Object) (outcome, error) {
+	kind := how.kind
+	if err := precondition(kind, current, obj); err != nil {
+		return outcome{}, err
+	}
+	keepMeta(old, obj)
+	var errs field.ErrorList
+	switch how.subresource {
+	case "":
+		errs = prepareUpdate(kind, old, obj)
+	case "status":
+		if kind.PrepareForStatusUpdate == nil {
+			return outcome{}, notAllowed(kind, "update")
+		}
+		kind.PrepareForStatusUpdate(obj, old)
+		errs = validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+		if kind.ValidateStatusUpdate != nil {
+			errs = append(errs, kind.ValidateStatusUpdate(obj, old)...)
+		}
+	case "finalize":
+		obj = finalized(old, obj)
+	case "ephemeralcontainers":
+		obj, errs = withEphemeralContainers(kind, old, obj)
+	default:
+		return outcome{}, notAllowed(kind, "update")
+	}
+	if len(errs) > 0 {
+		return outcome{}, invalid(kind, obj.GetName(), errs)
+	}
+	if !how.applied && len(old.GetManagedFields()) > 0 {
+		// Once somebody applies, all writes keep the record of who owns what.
+		e.applier.updated(kind, how.subresource, how.manager, old, obj)
+	}
+	return e.replace(kind, current, obj, how)
+}
+
+// replace computes the write that stores obj, which removes it when nothing holds it any longer.
+func (e *Engine) replace(kind *Kind, current *store.Record, obj object.Object, how edit) (outcome, error) {
+	if gone(obj) {
+		obj.SetResourceVersion("")
+		return outcome{change: store.Change{Delete: true}, obj: obj}, nil
+	}
+	if service, ok := obj.(*corev1.Service); ok && how.subresource == "" && !how.dry {
+		if err := e.addresses.allocate(kind, current.Key, service); err != nil {
+			return outcome{}, err
+		}
+	}
+	change, err := encode(kind, obj)
+	if err != nil {
+		return outcome{}, err
+	}
+	if sameEncoding(current, change.Value) {
+		change = store.Change{Keep: true}
+	}
+	return outcome{change: change, obj: obj}, nil
+}
+
+// precondition compares the object that the client has seen with the current one.
+func precondition(kind *Kind, current *store.Record, obj object.Object) error {
+	if uid := obj.GetUID(); uid != "" && uid != current.Index.UID {
+		return conflict(kind, obj.GetName(), "Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, current.Index.UID)
+	}
+	if version := obj.GetResourceVersion(); version != "" && version != object.FormatVersion(current.Version) {
+		return conflict(kind, obj.GetName(), "%s", optimisticLock)
+	}
+	return nil
+}
+
+// keepMeta carries over what no client may change.
+func keepMeta(old, obj object.Object) {
+	obj.SetUID(old.GetUID())
+	obj.SetResourceVersion(old.GetResourceVersion())
+	obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	obj.SetGeneration(old.GetGeneration())
+	obj.SetSelfLink("")
+	if obj.GetManagedFields() == nil {
+		obj.SetManagedFields(old.GetManagedFields())
+	}
+}
+
+func prepareUpdate(kind *Kind, old, obj object.Object) field.ErrorList {
+	if kind.Default != nil {
+		kind.Default(obj)
+	}
+	if kind.PrepareForUpdate != nil {
+		kind.PrepareForUpdate(obj, old)
+	}
+	if kind.SpecEqual != nil && !kind.SpecEqual(obj, old) {
+		obj.SetGeneration(old.GetGeneration() + 1)
+	}
+	errs := validateMeta(kind, obj)
+	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))...)
+	if old.GetDeletionTimestamp() != nil {
+		errs = append(errs, validation.ValidateNoNewFinalizers(obj.GetFinalizers(), old.GetFinalizers(), field.NewPath("metadata", "finalizers"))...)
+	}
+	if kind.Validate != nil {
+		errs = append(errs, kind.Validate(obj)...)
+	}
+	if kind.ValidateUpdate != nil {
+		errs = append(errs, kind.ValidateUpdate(obj, old)...)
+	}
+	return unique(errs)
+}
+
+// unique drops errors reported by two checks, such as of metadata on an update.
+func unique(errs field.ErrorList) field.ErrorList {
+	if len(errs) < 2 {
+		return errs
+	}
+	seen := map[string]bool{}
+	kept := errs[:0]
+	for _, err := range errs {
+		if text := err.Error(); !seen[text] {
+			seen[text] = true
+			kept = append(kept, err)
+		}
+	}
+	return kept
+}
+
+// gone tells whether an object that is being deleted waits for nothing any more.
+func gone(obj object.Object) bool {
+	if obj.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 {
+		return false
+	}
+	if grace := obj.GetDeletionGracePeriodSeconds(); grace != nil && *grace > 0 {
+		return false
+	}
+	if namespace, ok := obj.(*corev1.Namespace); ok && len(namespace.Spec.Finalizers) > 0 {
+		return false
+	}
+	return true
+}
+
+// finalized takes over the namespace finalizers that the namespace controller leaves.
+func finalized(old, obj object.Object) object.Object {
+	namespace, given := old.DeepCopyObject().(*corev1.Namespace), obj.(*corev1.Namespace)
+	namespace.Spec.Finalizers = given.Spec.Finalizers
+	return namespace
+}
+
+// withEphemeralContainers takes over added ephemeral containers; those there stay as they are.
+func withEphemeralContainers(kind *Kind, old, obj object.Object) (object.Object, field.ErrorList) {
+	pod, given := old.DeepCopyObject().(*corev1.Pod), obj.(*corev1.Pod)
+	path := field.NewPath("spec", "ephemeralContainers")
+	var errs field.ErrorList
+	before := map[string]*corev1.EphemeralContainer{}
+	for i := range pod.Spec.EphemeralContainers {
+		before[pod.Spec.EphemeralContainers[i].Name] = &pod.Spec.EphemeralContainers[i]
+	}
+	pod.Spec.EphemeralContainers = given.Spec.EphemeralContainers
+	kind.Default(pod)
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		if was, ok := before[c.Name]; ok {
+			left, _ := was.Marshal()
+			right, _ := c.Marshal()
+			if string(left) != string(right) {
+				errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral container %q may not be changed", c.Name)))
+			}
+			delete(before, c.Name)
+		}
+	}
+	for name := range before {
+		errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed", name)))
+	}
+	if len(errs) == 0 {
+		errs = kind.Validate(pod)
+	}
+	if len(errs) == 0 && !kind.SpecEqual(pod, old) {
+		pod.Generation++
+	}
+	return pod, errs
+}

@@ -1,0 +1,401 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
+)
+
+// leaderPoll is the pause between two attempts of a write that found no leader.
+const leaderPoll = 30 * time.Millisecond
+
+// plan is one write on its way to the store.
+type plan struct {
+	kind *Kind
+	key  store.Key
+	// compute decides the write against the object's current record. It leaves its inputs
+	// alone, so that it can be called again when the object has changed meanwhile.
+	compute func(current *store.Record) (outcome, error)
+
+	prepared    bool
+	preparedFor *store.Record
+	ready       outcome
+	readyErr    error
+
+	done outcome // what the last Decide answered
+}
+
+// outcome is what a write does and what its caller gets.
+type outcome struct {
+	change store.Change
+	// obj is the object after the write (before it, for deletes), without a version.
+	obj object.Object
+	// body is returned instead of the object: the body of a subresource.
+	body object.Object
+}
+
+// prepare computes the write before the single writer asks, outside of its loop.
+func (p *plan) prepare(current *store.Record) {
+	p.ready, p.readyErr = p.compute(current)
+	p.prepared, p.preparedFor = true, current
+}
+
+func (p *plan) decide(current *store.Record) (store.Change, error) {
+	if p.prepared && p.preparedFor == current {
+		p.done = p.ready
+		return p.ready.change, p.readyErr
+	}
+	result, err := p.compute(current)
+	p.done = result
+	return result.change, err
+}
+
+// result tells the caller what became of the write.
+func (p *plan) result(r store.Result) OperationResult {
+	if r.Err != nil {
+		return OperationResult{Kind: p.kind.Kind, Err: statusError(r.Err)}
+	}
+	if r.Repeated {
+		// The writer did not ask again; what was prepared for this attempt says what was meant.
+		p.done = p.ready
+	}
+	if r.Record == nil {
+		if p.done.change.Delete {
+			return OperationResult{Kind: p.kind.Kind, Deleted: true, Object: p.done.obj}
+		}
+		// Only a repeated request can end here: it was done, and undone by somebody since.
+		return OperationResult{Kind: p.kind.Kind, Err: conflict(p.kind, p.key.Name, "the request was performed before, but the object has been deleted since")}
+	}
+	version := object.FormatVersion(r.Record.Version)
+	if body := p.done.body; body != nil && !r.Repeated {
+		body.SetResourceVersion(version)
+		kind, err := object.KindOfObject(body)
+		return OperationResult{Object: body, Kind: kind, Err: err}
+	}
+	out := OperationResult{Kind: p.kind.Kind, Deleted: p.done.change.Delete, Record: r.Record}
+	if p.done.obj != nil && !r.Repeated {
+		p.done.obj.SetResourceVersion(version)
+		out.Object = p.done.obj
+	}
+	if p.kind.StoredAs != nil {
+		out.Record, out.Err = served(p.kind, r.Record)
+	}
+	return out
+}
+
+// objectOf returns the result as an object of the caller's own.
+func objectOf(r OperationResult) (object.Object, error) {
+	if r.Err != nil || r.Object != nil {
+		return r.Object, r.Err
+	}
+	obj, err := object.Decode(r.Kind, r.Record.Value)
+	return obj, statusError(err)
+}
+
+// write runs local while this master leads and remote while another one does, until one
+// of them has an answer. Both are repeated under one request id, by which the store
+// recognizes what it has done before.
+func (e *Engine) write(ctx context.Context, caller Caller, local, remote func(ctx context.Context, caller Caller) error) error {
+	if e.store.Term().Leading { // the usual case
+		if err := local(ctx, caller); !errors.Is(err, store.ErrNotLeading) && !errors.Is(err, store.ErrUnknownOutcome) {
+			return statusError(err)
+		}
+	}
+	if caller.Forwarded {
+		return apierrors.NewServiceUnavailable(store.ErrNotLeading.Error())
+	}
+	if caller.RequestID == "" {
+		caller.RequestID = newRequestID()
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.WriteTimeout)
+	defer cancel()
+	for {
+		err := error(store.ErrNotLeading)
+		switch {
+		case e.store.Term().Leading:
+			if err = local(ctx, caller); !errors.Is(err, store.ErrNotLeading) && !errors.Is(err, store.ErrUnknownOutcome) {
+				return statusError(err)
+			}
+		case e.cfg.Forwarder != nil:
+			if err = remote(ctx, caller); !tryAgain(err) {
+				return statusError(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return statusError(err)
+		case <-e.cfg.Clock.After(leaderPoll):
+		}
+	}
+}
+
+// tryAgain tells whether another attempt may find a leader.
+func tryAgain(err error) bool {
+	return err != nil && (apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) ||
+		errors.Is(err, store.ErrNotLeading) || errors.Is(err, store.ErrUnknownOutcome))
+}
+
+func newRequestID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
+
+// commit performs plans as one group.
+func (e *Engine) commit(ctx context.Context, caller Caller, plans []*plan, atomic bool) ([]OperationResult, error) {
+	group := store.Group{
+		Writes: make([]store.Write, len(plans)), Atomic: atomic,
+		User: caller.User, RequestID: caller.RequestID, Epoch: caller.Epoch, Ephemeral: true,
+	}
+	for i, p := range plans {
+		group.Writes[i] = store.Write{Key: p.key, Decide: p.decide}
+		group.Ephemeral = group.Ephemeral && ephemeral(p)
+	}
+	results, err := e.store.Commit(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]OperationResult, len(plans))
+	for i, p := range plans {
+		out[i] = p.result(results[i])
+	}
+	return out, nil
+}
+
+// ephemeral writes stay out of the history: Events, and the heartbeats of nodes.
+func ephemeral(p *plan) bool {
+	return p.kind.Ephemeral || p.key.Namespace == nodeLeaseNamespace && p.key.Resource == "leases.coordination.k8s.io"
+}
+
+// rehearse answers a dry run: what the write would do to the object as it is now.
+func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error) {
+	if err := e.store.Fresh(ctx); err != nil {
+		return OperationResult{}, err
+	}
+	current, _ := e.store.Get(p.key)
+	done, err := p.compute(current)
+	if err != nil {
+		return OperationResult{}, err
+	}
+	if done.body != nil {
+		kind, err := object.KindOfObject(done.body)
+		return OperationResult{Object: done.body, Kind: kind}, err
+	}
+	out := OperationResult{Kind: p.kind.Kind, Object: done.obj, Deleted: done.change.Delete}
+	switch {
+	case done.change.Keep || done.change.Delete:
+		out.Record = current
+		out.Object.SetResourceVersion(object.FormatVersion(current.Version))
+	default:
+		value, err := done.obj.Marshal()
+		if err != nil {
+			return out, err
+		}
+		out.Record = &store.Record{Key: p.key, Value: value, Index: done.change.Index}
+	}
+	return out, nil
+}
+
+// one performs a single operation.
+func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
+	var out OperationResult
+	if dryRun(op) {
+		p, err := e.plan(caller, op)
+		if err != nil {
+			return out, err
+		}
+		out, err = e.rehearse(ctx, p)
+		return out, statusError(err)
+	}
+	var p *plan
+	local := func(ctx context.Context, caller Caller) error {
+		for attempt := 0; ; attempt++ {
+			var err error
+			if p == nil {
+				if p, err = e.plan(caller, op); err != nil {
+					return err
+				}
+			}
+			e.prepare(p, op.Verb)
+			results, err := e.commit(ctx, caller, []*plan{p}, true)
+			if err == nil {
+				out = results[0]
+				return out.Err
+			}
+			if attempt < maxNameAttempts && op.Verb == VerbCreate && generated(op) && apierrors.IsAlreadyExists(err) {
+				op.Object.SetName("")
+				p = nil
+				continue
+			}
+			return err
+		}
+	}
+	remote := func(ctx context.Context, caller Caller) error {
+		var err error
+		if out, err = e.cfg.Forwarder.Do(ctx, caller, op); err != nil {
+			return err
+		}
+		return e.reached(ctx, out)
+	}
+	err := e.write(ctx, caller, local, remote)
+	return out, err
+}
+
+// prepare computes what needs the current object before the writer does. Creates are
+// computed when planned.
+func (e *Engine) prepare(p *plan, verb Verb) {
+	if verb == VerbCreate {
+		return
+	}
+	current, _ := e.store.Get(p.key)
+	p.prepare(current)
+}
+
+func dryRun(op Operation) bool {
+	return op.Options.DryRun || op.Verb == VerbDelete && len(op.Delete.DryRun) > 0
+}
+
+// reached waits until this master's memory holds what the leader answered.
+func (e *Engine) reached(ctx context.Context, results ...OperationResult) error {
+	var newest uint64
+	for _, r := range results {
+		if r.Record != nil {
+			newest = max(newest, r.Record.Version)
+		} else if r.Object != nil {
+			if version, err := object.ParseVersion(r.Object.GetResourceVersion()); err == nil {
+				newest = max(newest, version)
+			}
+		}
+	}
+	if newest == 0 {
+		return nil
+	}
+	if err := e.store.WaitVersion(ctx, newest); err != nil {
+		return apierrors.NewTimeoutError("the write succeeded, but this master has not seen it yet: "+err.Error(), 1)
+	}
+	return nil
+}
+
+// plan makes the plan of an operation.
+func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
+	kind, err := e.resolve(op.Ref, op.Verb != VerbCreate || op.Ref.Subresource != "")
+	if err != nil {
+		return nil, err
+	}
+	if op.Verb != VerbCreate && op.Ref.Name == "" {
+		return nil, apierrors.NewBadRequest("name is required")
+	}
+	switch op.Verb {
+	case VerbCreate:
+		switch op.Ref.Subresource {
+		case "":
+			return e.planCreate(kind, op)
+		case "binding":
+			return e.planBinding(kind, op)
+		case "eviction":
+			return e.planEviction(kind, op)
+		}
+	case VerbUpdate:
+		if op.Ref.Subresource == "scale" {
+			return e.planScale(caller, kind, op)
+		}
+		return e.planUpdate(caller, kind, op)
+	case VerbPatch:
+		return e.planPatch(caller, kind, op)
+	case VerbDelete:
+		if op.Ref.Subresource == "" {
+			return e.planDelete(kind, op.Ref, op.Delete)
+		}
+	}
+	return nil, notAllowed(kind, string(op.Verb))
+}
+
+// Create stores a new object, or performs a subresource's create (binding, eviction).
+func (e *Engine) Create(ctx context.Context, caller Caller, ref Ref, obj object.Object, opts WriteOptions) (object.Object, error) {
+	r, err := e.one(ctx, caller, Operation{Verb: VerbCreate, Ref: ref, Object: obj, Options: opts})
+	if err != nil {
+		return nil, err
+	}
+	return objectOf(r)
+}
+
+// Update replaces an object or a subresource of it.
+func (e *Engine) Update(ctx context.Context, caller Caller, ref Ref, obj object.Object, opts WriteOptions) (object.Object, error) {
+	r, err := e.one(ctx, caller, Operation{Verb: VerbUpdate, Ref: ref, Object: obj, Options: opts})
+	if err != nil {
+		return nil, err
+	}
+	return objectOf(r)
+}
+
+// Patch changes part of an object.
+func (e *Engine) Patch(ctx context.Context, caller Caller, ref Ref, patchType types.PatchType, patch []byte, opts WriteOptions) (object.Object, error) {
+	r, err := e.one(ctx, caller, Operation{Verb: VerbPatch, Ref: ref, PatchType: patchType, Patch: patch, Options: opts})
+	if err != nil {
+		return nil, err
+	}
+	return objectOf(r)
+}
+
+// Delete removes an object or marks it for removal.
+func (e *Engine) Delete(ctx context.Context, caller Caller, ref Ref, opts metav1.DeleteOptions) (object.Object, bool, error) {
+	r, err := e.one(ctx, caller, Operation{Verb: VerbDelete, Ref: ref, Delete: opts})
+	if err != nil {
+		return nil, false, err
+	}
+	obj, err := objectOf(r)
+	return obj, r.Deleted, err
+}
+
+// Do performs one write and returns the record.
+func (e *Engine) Do(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
+	r, err := e.one(ctx, caller, op)
+	if err == nil && r.Record != nil {
+		r.Object = nil
+	}
+	return r, err
+}
+
+// sameEncoding tells whether a record holds exactly this encoding, its version aside.
+func sameEncoding(record *store.Record, encoding []byte) bool {
+	rest, ok := bytes.CutPrefix(record.Value, encoding)
+	// What the store appends is a second occurrence of metadata holding the version only.
+	return ok && len(rest) > 4 && rest[0] == 0x0a && int(rest[1]) == len(rest)-2 && rest[2] == 0x32 && int(rest[3]) == len(rest)-4
+}
+
+// encode encodes an object as it is stored, and derives its index.
+func encode(kind *Kind, obj object.Object) (store.Change, error) {
+	stored := obj
+	if kind.StoredAs != nil {
+		stored = kind.ToStored(obj)
+	}
+	stored.SetResourceVersion("")
+	value, err := stored.Marshal()
+	if err != nil {
+		return store.Change{}, apierrors.NewInternalError(fmt.Errorf("encode %s: %w", kind.GVK.Kind, err))
+	}
+	return store.Change{Value: value, Index: indexOf(kind.Stored(), stored)}, nil
+}
+
+// decode decodes a record in the served kind.
+func decode(kind *Kind, record *store.Record) (object.Object, error) {
+	obj, err := object.Decode(kind.Stored().Kind, record.Value)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if kind.StoredAs != nil {
+		obj = kind.FromStored(obj)
+	}
+	return obj, nil
+}
