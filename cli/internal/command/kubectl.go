@@ -14,7 +14,7 @@ import (
 	"kijabi.dev/cli/internal/access"
 )
 
-// newKubectl appears in the help only: Main hands kubectl's command line over unparsed.
+// newKubectl hands kubectl's command line over unparsed; Main does so even earlier.
 func newKubectl() *cobra.Command {
 	return &cobra.Command{
 		Use: "kubectl ...", Short: "kubectl, built in, talking to a living master",
@@ -23,6 +23,12 @@ and picks a master that is alive.`,
 		Example: `  kijabi kubectl get pods -A
   kijabi kubectl apply -f examples/guestbook`,
 		DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if code := kubectl(append([]string{"kijabi", "kubectl"}, args...)); code != 0 {
+				return exitError(code)
+			}
+			return nil
+		},
 	}
 }
 

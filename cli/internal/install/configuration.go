@@ -81,7 +81,7 @@ func (s settings) value(c component) any {
 			Provider: hostPort(s.address, configv1.PortCloudProvider),
 		}
 	case cloudProviderLocal:
-		return &configv1.CloudProviderLocalConfiguration{Common: s.common(c, "CloudProviderLocalConfiguration")}
+		return &configv1.CloudProviderLocalConfiguration{Common: s.common(c, "CloudProviderLocalConfiguration"), APIServer: local}
 	case "kubelet":
 		return s.kubelet(c, data)
 	case "kube-proxy":

@@ -19,12 +19,15 @@ const containerdTemplate = `# Written by kijabi; read at the start of containerd
 version = 4
 root = {{printf "%q" .Root}}
 state = {{printf "%q" .State}}
-disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
+# Nothing of another containerd on this host may come in.
+imports = []
+# "opt" makes directories in /opt; the others are not used.
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 
-[grpc]
+[plugins."io.containerd.server.v1.grpc"]
   address = {{printf "%q" .Socket}}
 
-[ttrpc]
+[plugins."io.containerd.server.v1.ttrpc"]
   address = {{printf "%q" .TTRPC}}
 
 [plugins."io.containerd.cri.v1.images"]
