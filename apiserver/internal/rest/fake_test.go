@@ -325,6 +325,26 @@ func waitFor(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-func (f *fakeRegistry) Do(context.Context, registry.Caller, registry.Operation) (registry.OperationResult, error) {
-	return registry.OperationResult{}, apierrors.NewInternalError(fmt.Errorf("not for this door"))
+func (f *fakeRegistry) Do(ctx context.Context, caller registry.Caller, op registry.Operation) (registry.OperationResult, error) {
+	kind, err := f.Kind(op.Ref.Resource)
+	if err != nil {
+		return registry.OperationResult{}, err
+	}
+	result := registry.OperationResult{Kind: kind.Kind}
+	switch op.Verb {
+	case registry.VerbCreate:
+		result.Object, err = f.Create(ctx, caller, op.Ref, op.Object, op.Options)
+	case registry.VerbUpdate:
+		result.Object, err = f.Update(ctx, caller, op.Ref, op.Object, op.Options)
+	case registry.VerbPatch:
+		result.Object, err = f.Patch(ctx, caller, op.Ref, op.PatchType, op.Patch, op.Options)
+	default:
+		result.Object, result.Deleted, err = f.Delete(ctx, caller, op.Ref, op.Delete)
+	}
+	if err == nil && !result.Deleted && op.Ref.Subresource == "" {
+		ref := op.Ref
+		ref.Name = result.Object.GetName()
+		result.Record, err = f.Get(ctx, ref)
+	}
+	return result, err
 }

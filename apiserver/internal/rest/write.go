@@ -87,6 +87,34 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, t target, validati
 	return obj, nil
 }
 
+// do performs one write.
+func (s *Server) do(r *http.Request, caller registry.Caller, op registry.Operation) (registry.OperationResult, error) {
+	result, err := s.cfg.Registry.Do(r.Context(), caller, op)
+	if err == nil {
+		err = result.Err
+	}
+	return result, err
+}
+
+// writeResult answers with what a write left; as protobuf without encoding it again.
+func (s *Server) writeResult(w http.ResponseWriter, r *http.Request, f format, code int, t target, result registry.OperationResult) error {
+	if f.shape == shapeObject && f.encoding == encodeProtobuf && result.Record != nil && result.Kind.GVK == t.gvk() {
+		writeBody(w, mediaProtobuf, code, protobufBody(t.gvk(), result.Record.Value))
+		return nil
+	}
+	obj := result.Object
+	if obj == nil {
+		if result.Record == nil {
+			return fmt.Errorf("the write of %s %s left nothing to show", t.ref.Resource.Resource, t.ref.Name)
+		}
+		var err error
+		if obj, err = object.Decode(result.Kind, result.Record.Value); err != nil {
+			return err
+		}
+	}
+	return s.writeShaped(w, r, f, code, t, obj)
+}
+
 func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
 	f, err := negotiate(r, true)
 	if err != nil {
@@ -101,7 +129,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	created, err := s.cfg.Registry.Create(r.Context(), caller, t.ref, obj, opts)
+	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbCreate, Ref: t.ref, Object: obj, Options: opts})
 	if err != nil {
 		return err
 	}
@@ -109,7 +137,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.
 		s.writeObject(w, plainFormat(r), http.StatusCreated, success(http.StatusCreated, nil))
 		return nil
 	}
-	return s.writeShaped(w, r, f, http.StatusCreated, t, created)
+	return s.writeResult(w, r, f, http.StatusCreated, t, result)
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
@@ -126,11 +154,11 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	updated, err := s.cfg.Registry.Update(r.Context(), caller, t.ref, obj, opts)
+	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbUpdate, Ref: t.ref, Object: obj, Options: opts})
 	if err != nil {
 		return err
 	}
-	return s.writeShaped(w, r, f, http.StatusOK, t, updated)
+	return s.writeResult(w, r, f, http.StatusOK, t, result)
 }
 
 func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
@@ -169,11 +197,11 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.C
 		}
 		opts.FieldManager = fieldManager(r, opts.FieldManager)
 	}
-	patched, err := s.cfg.Registry.Patch(r.Context(), caller, t.ref, patchType, data, opts)
+	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbPatch, Ref: t.ref, PatchType: patchType, Patch: data, Options: opts})
 	if err != nil {
 		return err
 	}
-	return s.writeShaped(w, r, f, code, t, patched)
+	return s.writeResult(w, r, f, code, t, result)
 }
 
 // applyCode checks an apply configuration's fields and tells whether the apply is
@@ -290,16 +318,19 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	obj, gone, err := s.cfg.Registry.Delete(r.Context(), caller, t.ref, options)
+	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbDelete, Ref: t.ref, Delete: options})
 	if err != nil {
 		return err
 	}
-	if !gone && obj != nil {
-		return s.writeShaped(w, r, f, http.StatusOK, t, obj)
+	if !result.Deleted {
+		return s.writeResult(w, r, f, http.StatusOK, t, result)
 	}
 	details := &metav1.StatusDetails{Name: t.ref.Name, Group: t.ref.Resource.Group, Kind: t.ref.Resource.Resource}
-	if obj != nil {
-		details.UID = obj.GetUID()
+	switch {
+	case result.Object != nil:
+		details.UID = result.Object.GetUID()
+	case result.Record != nil:
+		details.UID = result.Record.Index.UID
 	}
 	s.writeObject(w, plainFormat(r), http.StatusOK, success(http.StatusOK, details))
 	return nil
