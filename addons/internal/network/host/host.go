@@ -145,6 +145,13 @@ func (h *Host) applyRoutes(p plan.Plan, underlay, tunnel netlink.Link) error {
 		// Pods that no route leads to are nowhere: not behind the default route.
 		wanted = append(wanted, netlink.Route{Dst: ipNet(h.cfg.PodRange), Type: typeUnreachable, Priority: unreachableMetric, Protocol: RouteProtocol})
 	}
+	// Programs on this machine reach services by their addresses even without a default
+	// route: the packet filter sees a packet only once it has a route. It then goes to an
+	// endpoint or is refused; to the link it never gets.
+	wanted = append(wanted, netlink.Route{
+		Dst: ipNet(h.cfg.ServiceRange), LinkIndex: underlay.Attrs().Index, Scope: netlink.SCOPE_LINK,
+		Src: h.cfg.Address.AsSlice(), Protocol: RouteProtocol,
+	})
 	for _, r := range p.Routes {
 		wanted = append(wanted, netlink.Route{Dst: ipNet(r.To), Gw: r.Via.AsSlice(), LinkIndex: underlay.Attrs().Index, Protocol: RouteProtocol})
 	}

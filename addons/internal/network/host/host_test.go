@@ -243,11 +243,22 @@ func TestTraffic(t *testing.T) {
 			}
 			want(t, w.nodes[0], "10.244.1.2:80", client)
 			// Beyond the cluster's pods a pod's address means nothing.
-			outside := "192.168.10.254:80"
+			const gateway = "192.168.10.254"
+			outside := gateway + ":80"
 			want(t, w.pods[0], outside, w.nodeIP[0])
 			want(t, w.pods[0], w.nodeIP[1]+":80", w.nodeIP[0])
 			want(t, w.pods[0], w.nodeIP[0]+":80", "10.244.0.2")
 			want(t, w.nodes[0], outside, w.nodeIP[0])
+
+			w.nodes[0].do(t, func() error {
+				def := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(gateway)}
+				err := netlink.RouteDel(def)
+				routes, err2 := netlink.RouteGet(net.ParseIP("10.96.0.1"))
+				if err2 != nil || len(routes) != 1 || routes[0].Src.String() != w.nodeIP[0] {
+					t.Errorf("services without a default route: %v, %v", routes, err2)
+				}
+				return errors.Join(err, netlink.RouteAdd(def))
+			})
 
 			// A node that is gone is reached no more, at once, and not by the default route.
 			w.apply(t, 0, test.mode, w.list[:1])
