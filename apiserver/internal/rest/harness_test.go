@@ -15,16 +15,23 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/registry/kinds"
+	"kijabi.dev/apiserver/internal/storage/memory"
+	"kijabi.dev/apiserver/internal/store"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 )
 
-// harness is a door over a fake registry, served with real TLS.
+// harness is a door served with real TLS. registry is nil over the real registry.
 type harness struct {
 	t          *testing.T
 	registry   *fakeRegistry
@@ -53,7 +60,55 @@ func (n *fakeNodes) Node(_ context.Context, name string) (grpc.ClientConnInterfa
 
 func newHarness(t *testing.T) *harness {
 	t.Helper()
-	h := &harness{t: t, registry: newFakeRegistry(), authorizer: &fakeAuthorizer{}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
+	fake := newFakeRegistry()
+	h := serve(t, fake)
+	h.registry = fake
+	return h
+}
+
+// newRealHarness is a door over the real registry and store, on a backend in memory.
+func newRealHarness(t *testing.T) *harness {
+	t.Helper()
+	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	table := kinds.Default()
+	objects, err := store.New(store.Config{Name: "m1", Backend: memory.New(), Indexer: registry.NewIndexer(table), Log: log, Progress: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := registry.New(registry.Config{Store: objects, Kinds: table, Network: configv1.DefaultNetwork(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := lifecycle.NewGroup(context.WithoutCancel(t.Context()))
+	t.Cleanup(func() {
+		group.Cancel()
+		if err := group.Wait(); err != nil {
+			t.Errorf("store: %v", err)
+		}
+	})
+	group.Go(objects.Run)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	select {
+	case <-objects.Ready():
+	case <-ctx.Done():
+		t.Fatal("store was not loaded in time")
+	}
+	group.Go(objects.Lead)
+	h := serve(t, engine)
+	h.must(waitFor(ctx, func() bool { return objects.Term().Leading }))
+	for _, name := range []string{"default", "kube-system"} {
+		if a := h.call("POST", "/api/v1/namespaces", `{"metadata":{"name":"`+name+`"}}`); a.code != http.StatusCreated {
+			t.Fatalf("namespace %s: %d %s", name, a.code, a.body)
+		}
+	}
+	return h
+}
+
+// serve starts a door over a registry.
+func serve(t *testing.T, behind registry.Registry) *harness {
+	t.Helper()
+	h := &harness{t: t, authorizer: &fakeAuthorizer{}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
 	ca, err := pki.NewCA("test", time.Hour)
 	h.must(err)
 	serverCert := h.issue(ca, "server", pki.LeafRequest{CommonName: "server", DNSNames: []string{"localhost"}, Life: time.Hour, Server: true})
@@ -66,7 +121,7 @@ func newHarness(t *testing.T) *harness {
 
 	h.clock = clocktesting.NewFakePassiveClock(time.Now().Add(time.Hour))
 	h.server, err = New(Config{
-		Registry: h.registry, Authorizer: h.authorizer, Nodes: h.nodes, Log: zaptest.NewLogger(t),
+		Registry: behind, Authorizer: h.authorizer, Nodes: h.nodes, Log: zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)),
 		Clock: h.clock,
 	})
 	h.must(err)

@@ -2,10 +2,12 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os/exec"
 	"strconv"
 	"sync"
@@ -18,7 +20,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"kijabi.dev/apiserver/internal/registry"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 )
 
@@ -57,12 +58,15 @@ func (h *harness) node() *fakeKubelet {
 
 func (h *harness) createPod(name, node string, containers ...string) {
 	h.t.Helper()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u1"}, Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{NodeName: node}}
 	for _, c := range containers {
 		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: c, Image: "i"})
 	}
-	_, err := h.registry.Create(h.t.Context(), registry.Caller{}, registry.Ref{Resource: corev1.SchemeGroupVersion.WithResource("pods"), Namespace: "default", Name: name}, pod, registry.WriteOptions{})
+	body, err := json.Marshal(pod)
 	h.must(err)
+	if a := h.call("POST", "/api/v1/namespaces/default/pods", string(body)); a.code != http.StatusCreated {
+		h.t.Fatalf("create pod %s: %d %s", name, a.code, a.body)
+	}
 }
 
 func (k *fakeKubelet) note(f func()) {
