@@ -209,6 +209,9 @@ func (o *Options) startNode(ctx context.Context, s settings, f *files, id *pki.I
 	if err := o.startPrograms(ctx, s); err != nil {
 		return err
 	}
+	if err := o.loadImages(ctx, s); err != nil {
+		return err
+	}
 	if err := o.awaitHealthy(ctx, s, id); err != nil {
 		return err
 	}

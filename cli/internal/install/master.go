@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
@@ -182,10 +184,15 @@ func (o *Options) startMaster(ctx context.Context, s settings, f *files) (err er
 	if err != nil {
 		return err
 	}
-	if err := o.awaitMaster(ctx, s, id); err != nil {
-		return err
-	}
-	if err := o.awaitHealthy(ctx, s, id); err != nil {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return o.loadImages(groupCtx, s) })
+	group.Go(func() error {
+		if err := o.awaitMaster(groupCtx, s, id); err != nil {
+			return err
+		}
+		return o.awaitHealthy(groupCtx, s, id)
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	if err := o.awaitNode(ctx, s, id); err != nil {

@@ -20,7 +20,7 @@ import (
 	"kijabi.dev/cli/internal/access"
 )
 
-// startPrograms installs and starts the units and loads the images of the bundle.
+// startPrograms installs and starts the units.
 func (o *Options) startPrograms(ctx context.Context, s settings) error {
 	if err := o.Services.Install(ctx, s.units()); err != nil {
 		return err
@@ -31,23 +31,27 @@ func (o *Options) startPrograms(ctx context.Context, s settings) error {
 		}
 	}
 	o.Progress.Say("%s: %d programs started", s.name, len(unitNames(s.master)))
-	if err := o.Progress.Wait(ctx, s.name+": containerd answers", func(context.Context) error {
+	return nil
+}
+
+// loadImages imports the images of the bundle as soon as containerd answers.
+func (o *Options) loadImages(ctx context.Context, s settings) error {
+	archives := ImageArchives(s.binDir)
+	done := fmt.Sprintf("%s: containerd answers, %d image archives imported", s.name, len(archives))
+	return o.Progress.Wait(ctx, done, func(ctx context.Context) error {
 		conn, err := net.Dial("unix", s.layout.containerdSocket())
 		if err != nil {
-			return fmt.Errorf("containerd (%s): %s", o.Services.LogHint(containerd), access.Brief(err))
+			return fmt.Errorf("containerd: %s (%s)", access.Brief(err), o.Services.LogHint(containerd))
 		}
-		return conn.Close()
-	}); err != nil {
-		return err
-	}
-	for _, archive := range ImageArchives(s.binDir) {
-		if err := o.Progress.Wait(ctx, s.name+": image archive "+archive+" imported", func(ctx context.Context) error {
-			return ImportImage(ctx, s.layout, s.binDir, archive)
-		}); err != nil {
-			return err
+		_ = conn.Close()
+		for len(archives) > 0 {
+			if err := ImportImage(ctx, s.layout, s.binDir, archives[0]); err != nil {
+				return err
+			}
+			archives = archives[1:]
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // Health asks a program's own health service.

@@ -31,37 +31,55 @@ func identify(pid int) (processID, error) {
 		rest = content[i+2:]
 	}
 	fields := strings.Fields(string(rest))
-	const state, startTime = 0, 19
-	if len(fields) <= startTime || fields[state] == "Z" || fields[state] == "X" {
+	const startTime = 19
+	if len(fields) <= startTime {
 		return processID{}, os.ErrProcessDone
 	}
 	return processID{pid, fields[startTime]}, nil
 }
 
-// alive reports whether the process still runs. A zombie does not.
-func (p processID) alive() bool {
+// open returns a descriptor of the process, or false when there is none any more.
+func (p processID) open() (fd int, ok bool) {
 	if p.pid == 0 {
-		return false
+		return 0, false
 	}
-	now, err := identify(p.pid)
-	if err == nil && now == p {
+	fd, err := unix.PidfdOpen(p.pid, 0)
+	if err != nil {
+		return 0, false
+	}
+	if now, err := identify(p.pid); err != nil || now != p {
+		_ = unix.Close(fd)
+		return 0, false
+	}
+	return fd, true
+}
+
+// alive reports whether the process still runs. A zombie does not. The state in /proc
+// would not tell: a main thread is a zombie while others still clear up.
+func (p processID) alive() bool { return !p.ended(0) }
+
+// ended waits up to the given time for the end of the process.
+func (p processID) ended(wait time.Duration) bool {
+	fd, ok := p.open()
+	if !ok {
 		return true
+	}
+	defer func() { _ = unix.Close(fd) }()
+	ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds()))
+	if err != nil || ready == 0 {
+		return false
 	}
 	// Ours to collect if this process started the machine; ECHILD otherwise.
 	_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
-	return false
+	return true
 }
 
 // wait returns when the process has ended. Process 1 of a namespace ends after every
 // other process in it.
 func (p processID) wait(ctx context.Context) error {
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for p.alive() {
-		select {
-		case <-ctx.Done():
+	for !p.ended(50 * time.Millisecond) {
+		if ctx.Err() != nil {
 			return fmt.Errorf("process %d did not end: %w", p.pid, ctx.Err())
-		case <-ticker.C:
 		}
 	}
 	return nil
