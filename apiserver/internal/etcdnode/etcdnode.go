@@ -122,6 +122,10 @@ func (n *Node) Run(ctx context.Context) error {
 // Close ends the member. It may be called twice.
 func (n *Node) Close() { n.etcd.Close() }
 
+// Abort ends the member at once, telling nobody, as when its machine loses power. Close
+// must still be called.
+func (n *Node) Abort() { n.etcd.Server.HardStop() }
+
 // Backend is the in-process way to the data.
 func (n *Node) Backend() *etcd.Backend { return n.backend }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -87,25 +88,37 @@ type master struct {
 	kill  func()
 }
 
-func free(t *testing.T) string {
+// address returns a loopback address of its own: a port picked from the common range can be
+// taken by an outgoing connection before a master that restarts listens again.
+func address(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+		l, err := net.Listen("tcp", ip+":7443")
+		if err == nil {
+			_ = l.Close()
+			return ip
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 func newMachine(t *testing.T, name string) *machine {
 	t.Helper()
-	mc := &machine{t: t, name: name, dir: t.TempDir(), peer: free(t), url: "http://" + free(t)}
+	ip := address(t)
+	mc := &machine{t: t, name: name, dir: t.TempDir(), peer: ip + ":7443", url: "http://" + ip + ":2380"}
 	t.Cleanup(func() {
 		if mc.running != nil {
-			mc.running.kill()
+			mc.stop()
 		}
 	})
 	return mc
+}
+
+// stop kills the running master and waits.
+func (mc *machine) stop() {
+	kill := mc.running.kill
+	mc.running = nil
+	kill()
 }
 
 func index(store.Key, []byte) (store.Index, error) { return store.Index{}, nil }
@@ -165,7 +178,7 @@ func (mc *machine) start(join ...string) *master {
 	ms := &master{Masters: m, store: st, etcd: node}
 	// kill is as abrupt as it gets within one process: nothing is handed over.
 	ms.kill = func() {
-		mc.running = nil
+		node.Abort()
 		server.Stop()
 		m.Close()
 		node.Close()
@@ -290,7 +303,7 @@ func TestOneMaster(t *testing.T) {
 	if mc.running.ClusterID() != "c1" {
 		t.Errorf("cluster id is %q", mc.running.ClusterID())
 	}
-	mc.running.kill()
+	mc.stop()
 	mc.start()
 	leader(t, []*machine{mc})
 	if again := mc.running.Leadership().Epoch; again <= epoch {
@@ -364,8 +377,12 @@ func TestLeaderIsKilled(t *testing.T) {
 		}
 		victim := leader(t, machines)
 		epoch := victim.running.Leadership().Epoch
-		victim.running.kill()
+		killed := make(chan struct{})
+		kill := victim.running.kill
+		victim.running = nil
+		go func() { defer close(killed); kill() }()
 		t.Logf("%s killed; next write after %s", victim.name, write(10*time.Second).Round(time.Millisecond))
+		<-killed
 		next := leader(t, machines)
 		if e := next.running.Leadership().Epoch; e <= epoch {
 			t.Errorf("epoch %d after %d", e, epoch)

@@ -21,6 +21,8 @@ const (
 	etcdPoll = 200 * time.Millisecond
 	// moveTimeout bounds one attempt to move etcd's leadership.
 	moveTimeout = time.Second
+	// moveTry bounds an attempt while nothing can be written anyway.
+	moveTry = 100 * time.Millisecond
 )
 
 // errCannotLead ends the process of a master that leads, must not, and cannot hand over:
@@ -133,31 +135,38 @@ func (m *Masters) write(ctx context.Context) {
 }
 
 // awaitEtcd waits for etcd to have a leader and makes that the local member, before the first
-// write: what is proposed while etcd's leadership moves can get lost.
+// write: what is proposed while etcd's leadership moves can get lost. A leader that will not
+// move does, too, until leadEtcd succeeds.
 func (m *Masters) awaitEtcd(ctx context.Context) {
+	patience := m.cfg.Clock.Now().Add(moveTimeout)
 	for ctx.Err() == nil {
 		status := m.cfg.Etcd.Status()
 		if status.Leader == status.ID {
 			return
 		}
-		if status.Leader != 0 {
-			if !m.moveEtcd(ctx) {
-				m.pause(ctx, 10*time.Millisecond)
-			}
-			return // a remote leader does, until leadEtcd succeeds
+		if status.Leader == 0 {
+			m.pause(ctx, 5*time.Millisecond)
+			continue
 		}
-		m.pause(ctx, 5*time.Millisecond)
+		// The leader etcd believes in may have died with the master that led before: ask
+		// shortly and look again.
+		m.moveEtcd(ctx, moveTry)
+		if m.cfg.Clock.Now().After(patience) && m.cfg.Etcd.Status().Leader != 0 {
+			return
+		}
 	}
 }
 
-func (m *Masters) moveEtcd(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+func (m *Masters) moveEtcd(ctx context.Context, timeout time.Duration) {
+	began := m.cfg.Clock.Now()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := m.cfg.Etcd.Lead(ctx); err != nil {
 		m.log.Info("etcd's leadership does not follow yet", zap.Error(err))
-		return false
+		if rest := moveTry/5 - m.cfg.Clock.Since(began); rest > 0 {
+			m.pause(ctx, rest)
+		}
 	}
-	return true
 }
 
 // leadEtcd keeps etcd's leadership with the local member.
@@ -166,7 +175,7 @@ func (m *Masters) leadEtcd(ctx context.Context) error {
 		m.pause(ctx, etcdPoll)
 		status := m.cfg.Etcd.Status()
 		if status.Leader != 0 && status.Leader != status.ID && m.cfg.Store.Term().Leading {
-			m.moveEtcd(ctx)
+			m.moveEtcd(ctx, moveTimeout)
 		}
 	}
 	return nil

@@ -69,16 +69,18 @@ func (m *Masters) watch(ctx context.Context) error {
 }
 
 func (m *Masters) repeat(ctx context.Context, p *probe) error {
-	for ctx.Err() == nil {
+	for {
+		m.pause(ctx, probeInterval)
+		if ctx.Err() != nil {
+			return nil
+		}
 		began := m.cfg.Clock.Now()
 		if err := p.prove(ctx); err == nil {
 			p.passed.Store(max(began.UnixNano(), p.passed.Load()))
 		} else if ctx.Err() == nil {
 			m.log.Warn("leader's probe failed", zap.String("probe", p.name), zap.Error(err))
 		}
-		m.pause(ctx, probeInterval)
 	}
-	return nil
 }
 
 // judge hands over when a probe is overdue or components are missing for too long.

@@ -168,8 +168,10 @@ func (h *hub) add(opts WatchOptions, history bool, during func() uint64) (*Watch
 				w.waiting += len(d.events)
 			}
 		}
-		w.wake()
 	}
+	// The next mark comes only when there is something new.
+	w.marked = max(ProgressOf(h.revision), opts.After)
+	w.wake()
 	t.join(w)
 	return w, nil
 }
