@@ -28,6 +28,7 @@ type Identity struct {
 	mu      sync.RWMutex
 	current *material
 	changed chan struct{}
+	watches map[*func()]struct{}
 }
 
 // material is one consistent content of the files; never modified.
@@ -88,6 +89,11 @@ func newMaterial(certPEM, keyPEM, caPEM []byte) (*material, error) {
 	return &material{certPEM: certPEM, keyPEM: keyPEM, caPEM: caPEM, certificate: certificate, roots: roots}, nil
 }
 
+// Expired reports whether the current certificate is over. It is not presented
+// then: a server would refuse the connection, and over an anonymous one the
+// certificate can still be renewed.
+func (id *Identity) Expired() bool { return time.Now().After(id.Leaf().NotAfter) }
+
 // Files names where the identity was read from; zero for NewIdentity.
 func (id *Identity) Files() configv1.Identity { return id.files }
 
@@ -108,6 +114,22 @@ func (id *Identity) load() *material {
 	id.mu.RLock()
 	defer id.mu.RUnlock()
 	return id.current
+}
+
+// OnChange has f called at every change, from the goroutine that noticed it, until
+// stop is called. F must not block, nor call OnChange or stop.
+func (id *Identity) OnChange(f func()) (stop func()) {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	if id.watches == nil {
+		id.watches = map[*func()]struct{}{}
+	}
+	id.watches[&f] = struct{}{}
+	return func() {
+		id.mu.Lock()
+		defer id.mu.Unlock()
+		delete(id.watches, &f)
+	}
 }
 
 // Run reloads the files whenever they change, until ctx ends. Files that do not
@@ -143,6 +165,9 @@ func (id *Identity) Reload() error {
 	id.current = loaded
 	close(id.changed)
 	id.changed = make(chan struct{})
+	for f := range id.watches {
+		(*f)()
+	}
 	return nil
 }
 
@@ -150,7 +175,8 @@ func (m *material) equal(other *material) bool {
 	return bytes.Equal(m.certPEM, other.certPEM) && bytes.Equal(m.keyPEM, other.keyPEM) && bytes.Equal(m.caPEM, other.caPEM)
 }
 
-// ClientTLS returns a configuration that presents the certificate and accepts a
+// ClientTLS returns a configuration that presents the certificate, unless it has
+// expired, and accepts a
 // server whose certificate is signed by one of the CAs and carries serverName. With
 // an empty serverName the name comes from whoever dials.
 func (id *Identity) ClientTLS(serverName string) *tls.Config {
@@ -159,6 +185,9 @@ func (id *Identity) ClientTLS(serverName string) *tls.Config {
 		ServerName: serverName,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if id.Expired() {
+				return &tls.Certificate{}, nil
+			}
 			return &id.load().certificate, nil
 		},
 		// The standard check takes one fixed pool; VerifyConnection does the same

@@ -78,10 +78,13 @@ func peerCaller(ctx context.Context) (Caller, bool) {
 
 // identify finds out who calls. The transport caller is who holds the connection;
 // it differs from the caller for a forwarded request.
-func identify(ctx context.Context, authenticate AuthenticateFunc) (caller, transport Caller, err error) {
+func identify(ctx context.Context, cfg *ServerConfig) (caller, transport Caller, err error) {
 	transport, known := peerCaller(ctx)
-	if !known && authenticate != nil {
-		if transport, known, err = authenticate(ctx); err != nil {
+	if cfg.Trust != nil {
+		transport, known = *cfg.Trust, true
+	}
+	if !known && cfg.Authenticate != nil {
+		if transport, known, err = cfg.Authenticate(ctx); err != nil {
 			return Caller{}, Caller{}, err
 		}
 		if !known {

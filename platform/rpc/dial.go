@@ -55,13 +55,13 @@ func target(address string) string {
 
 func transportOptions(id *pki.Identity, serverName string) []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(id.ClientTLS(serverName))),
+		grpc.WithTransportCredentials(renewing{TransportCredentials: credentials.NewTLS(id.ClientTLS(serverName)), id: id}),
 		grpc.WithContextDialer(dial),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 3 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
 			MinConnectTimeout: dialTimeout,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(clientReceive), grpc.ForceCodecV2(codec{})),
@@ -69,6 +69,44 @@ func transportOptions(id *pki.Identity, serverName string) []grpc.DialOption {
 		grpc.WithIdleTimeout(0),
 		grpc.WithNoProxy(),
 	}
+}
+
+// renewing are TLS credentials that end a connection made without a certificate,
+// because it had expired, as soon as there is a new one: the calls on it would stay
+// anonymous.
+type renewing struct {
+	credentials.TransportCredentials
+
+	id *pki.Identity
+}
+
+// ClientHandshake connects.
+func (r renewing) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	anonymous := r.id.Expired()
+	conn, info, err := r.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	if err != nil || !anonymous {
+		return conn, info, err
+	}
+	temporary := &temporaryConn{Conn: conn}
+	temporary.forget = r.id.OnChange(func() { _ = raw.Close() })
+	return temporary, info, nil
+}
+
+// Clone copies the credentials, as gRPC does per connection.
+func (r renewing) Clone() credentials.TransportCredentials {
+	return renewing{TransportCredentials: r.TransportCredentials.Clone(), id: r.id}
+}
+
+type temporaryConn struct {
+	net.Conn
+
+	forget func()
+}
+
+// Close ends the connection.
+func (c *temporaryConn) Close() error {
+	c.forget()
+	return c.Conn.Close()
 }
 
 // dial connects with a bound on how long sent data may stay unacknowledged: a

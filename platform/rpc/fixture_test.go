@@ -145,9 +145,9 @@ func background(t *testing.T, task lifecycle.Task) (stop func()) {
 }
 
 // dial connects as a component on a machine.
-func dial(t *testing.T, ca *pki.CA, address, component, machine string) *grpc.ClientConn {
+func dial(t *testing.T, ca *pki.CA, address, component, machine string, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	conn, err := rpc.Dial(address, pkitest.Identity(t, ca, component, machine))
+	conn, err := rpc.Dial(address, pkitest.Identity(t, ca, component, machine), opts...)
 	if err != nil {
 		t.Fatalf("dial: %v", err)
 	}

@@ -98,9 +98,15 @@ func (g *gate) accept(group *lifecycle.Group, conn net.Conn) {
 
 // handshake ends with the connection in a queue or closed.
 func (g *gate) handshake(ctx context.Context, conn net.Conn, ip string) {
-	setUserTimeout(conn, keepaliveTimeout)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
+	if g.cfg.Trust != nil {
+		if trusted := trustedConn(conn); !g.machines.put(ctx, trusted) {
+			_ = trusted.Close()
+		}
+		return
+	}
+	setUserTimeout(conn, keepaliveTimeout)
 	secure := tls.Server(conn, g.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		g.cfg.Log.Debug("tls handshake failed", logging.Address(ip), zap.Error(err))
@@ -173,35 +179,48 @@ func (t *tickets) take(key string, limit int) (release func(), ok bool) {
 	}, true
 }
 
-// peerConn is a connection after its handshake. It closes itself when the peer's
-// certificate ends.
+// peerConn is a connection that passed the gate.
 type peerConn struct {
-	*tls.Conn
+	net.Conn
 
-	state   tls.ConnectionState
-	expiry  *time.Timer
+	info    credentials.AuthInfo
 	release func()
 	once    sync.Once
 }
 
+// newPeerConn makes one after its handshake. It closes itself when the peer's
+// certificate ends.
 func newPeerConn(conn *tls.Conn, state tls.ConnectionState, release func(), expires time.Time) *peerConn {
-	p := &peerConn{Conn: conn, state: state, release: release}
+	info := credentials.TLSInfo{State: state}
+	info.SecurityLevel = credentials.PrivacyAndIntegrity
+	p := &peerConn{Conn: conn, info: info, release: release}
 	if !expires.IsZero() {
-		p.expiry = time.AfterFunc(time.Until(expires), func() { _ = conn.NetConn().Close() })
+		expiry := time.AfterFunc(time.Until(expires), func() { _ = conn.NetConn().Close() })
+		p.release = func() {
+			expiry.Stop()
+			release()
+		}
 	}
 	return p
 }
 
+// trustedConn makes one of a connection whose carrier protects it.
+func trustedConn(conn net.Conn) *peerConn {
+	info := trustedInfo{}
+	info.SecurityLevel = credentials.PrivacyAndIntegrity
+	return &peerConn{Conn: conn, info: info, release: func() {}}
+}
+
 // Close ends the connection and frees its place.
 func (p *peerConn) Close() error {
-	p.once.Do(func() {
-		if p.expiry != nil {
-			p.expiry.Stop()
-		}
-		p.release()
-	})
+	p.once.Do(p.release)
 	return p.Conn.Close()
 }
+
+type trustedInfo struct{ credentials.CommonAuthInfo }
+
+// AuthType names the kind.
+func (trustedInfo) AuthType() string { return "carrier" }
 
 // handshaken are the credentials of connections that passed the gate.
 type handshaken struct{}
@@ -213,9 +232,7 @@ func (handshaken) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 	if !ok {
 		return nil, nil, errors.New("connection did not come through the gate")
 	}
-	info := credentials.TLSInfo{State: peer.state}
-	info.SecurityLevel = credentials.PrivacyAndIntegrity
-	return peer, info, nil
+	return peer, peer.info, nil
 }
 
 func (handshaken) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

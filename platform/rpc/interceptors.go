@@ -90,7 +90,7 @@ func (s *Server) panicked(method string, value any) error {
 // enter identifies the caller, applies the access rule and the extra
 // authorization, and returns the context the handler sees.
 func (s *Server) enter(ctx context.Context, method string) (context.Context, Caller, error) {
-	caller, transport, err := identify(ctx, s.cfg.Authenticate)
+	caller, transport, err := identify(ctx, &s.cfg)
 	if err != nil {
 		return ctx, caller, err
 	}

@@ -49,7 +49,7 @@ type ServerConfig struct {
 	// Address to listen on: host:port, or unix:///path. Required for Run; Serve
 	// takes a listener instead.
 	Address string
-	// Identity the server presents and checks clients against. Required unless TLS is set.
+	// Identity the server presents and checks clients against. Required unless TLS or Trust is set.
 	Identity *pki.Identity
 	// ClientAuth says how client certificates are treated; zero means
 	// tls.VerifyClientCertIfGiven, so that anonymous methods can be called without.
@@ -63,8 +63,12 @@ type ServerConfig struct {
 	Authorize AuthorizeFunc
 	// Authenticate identifies callers without a certificate. Optional.
 	Authenticate AuthenticateFunc
+	// Trust replaces TLS where the listener's connections are protected and
+	// authenticated by what carries them, such as the tunnel that a node opened: every
+	// call is made by this caller. Optional.
+	Trust *Caller
 	// Node gives every connection the limits of a machine's: more streams and no
-	// maximum age. Without it only connections whose certificate names a machine's
+	// forced end. Without it only connections whose certificate names a machine's
 	// program get them.
 	Node bool
 	// Streams replaces the number of concurrent streams of a connection; 0 means 250 for
@@ -105,12 +109,12 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		return nil, errors.New("rpc server: no logger")
 	}
-	if cfg.TLS == nil && cfg.Identity == nil {
+	if cfg.TLS == nil && cfg.Identity == nil && cfg.Trust == nil {
 		return nil, errors.New("rpc server: neither identity nor TLS configuration; nothing is served in clear")
 	}
 	cfg = withDefaults(cfg)
 	s := &Server{cfg: cfg, tls: cfg.TLS, health: health.NewServer()}
-	if s.tls == nil {
+	if s.tls == nil && cfg.Identity != nil {
 		s.tls = cfg.Identity.ServerTLS(cfg.ClientAuth)
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -119,7 +123,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		MaxConnectionAge: userConnectionAge, MaxConnectionAgeGrace: userAgeGrace,
 	}), cfg.Options...)...)
 	s.machines = grpc.NewServer(append(s.options(nodeStreams, keepalive.ServerParameters{
-		Time: keepaliveTime, Timeout: keepaliveTimeout,
+		Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionAge: machineAge(cfg.Identity),
 	}), cfg.Options...)...)
 	grpc_health_v1.RegisterHealthServer(s, s.health)
 	for _, server := range []*grpc.Server{s.Server, s.machines} {
@@ -144,6 +148,17 @@ func withDefaults(cfg ServerConfig) ServerConfig {
 	return cfg
 }
 
+// machineAge is when a machine is asked to move its calls to a new connection,
+// before the certificate of the old one ends: renewed at two thirds of its life, that
+// leaves time to spare. Streams stay as long as they last. All certificates of a
+// cluster live about as long as the server's own.
+func machineAge(id *pki.Identity) time.Duration {
+	if id == nil {
+		return 0
+	}
+	return pki.Successor(id.Leaf()).Life / 8
+}
+
 func (s *Server) options(streams uint32, alive keepalive.ServerParameters) []grpc.ServerOption {
 	if s.cfg.Streams > 0 {
 		streams = s.cfg.Streams
@@ -156,6 +171,7 @@ func (s *Server) options(streams uint32, alive keepalive.ServerParameters) []grp
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(streams),
 		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(alive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinTime, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.unary),

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -21,6 +22,7 @@ import (
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/pki/pkitest"
 	"kijabi.dev/platform/rpc"
+	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
@@ -209,4 +211,69 @@ func TestConnectionEndsWithItsCertificate(t *testing.T) {
 	if time.Now().Before(id.Leaf().NotAfter) {
 		t.Error("the stream ended before the certificate")
 	}
+}
+
+func TestTrustedCarrier(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	var seen atomic.Pointer[rpc.Caller]
+	server := start(t, ca, &service{transfer: func(ctx context.Context) error {
+		caller, _ := rpc.CallerFrom(ctx)
+		seen.Store(&caller)
+		return nil
+	}}, func(cfg *rpc.ServerConfig) {
+		cfg.Identity, cfg.Trust = nil, &rpc.Caller{Name: "kijabi:apiserver", Roles: []string{"apiserver", "master"}}
+	})
+	conn := dial(t, ca, server.address, pki.ComponentAdmin, "", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	masters := mastersv1pb.NewMastersServiceClient(conn)
+	ctx := rpc.WithForwarded(within(t), rpc.Caller{Name: "jane"})
+	if _, err := masters.Transfer(ctx, &mastersv1pb.TransferRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := seen.Load(); got.Name != "jane" || !got.Forwarded {
+		t.Errorf("caller is %+v", got)
+	}
+	stream, err := masters.WatchLeader(within(t), &mastersv1pb.WatchLeaderRequest{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		t.Errorf("as itself: %v", err)
+	}
+}
+
+// TestExpiredCertificateCanBeRenewed is a machine that was off for too long: its
+// connection is anonymous, good for nothing but renewing, and turns authenticated.
+func TestExpiredCertificateCanBeRenewed(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	server := start(t, ca, &service{})
+	req := pki.Subject(pki.ComponentKubelet, "n1")
+	req.Life = time.Millisecond
+	files := pkitest.Files(t, ca, req)
+	id, err := pki.OpenIdentity(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "expired", id.Expired)
+	conn, err := rpc.Dial(server.address, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	masters := mastersv1pb.NewMastersServiceClient(conn)
+	if _, err := masters.Status(within(t), &mastersv1pb.StatusRequest{}); !apierrors.IsUnauthorized(err) {
+		t.Errorf("with an expired certificate: %v", err)
+	}
+	if _, err := certificatev1pb.NewCertificateServiceClient(conn).Renew(within(t), &certificatev1pb.RenewRequest{}); err != nil {
+		t.Errorf("renewing: %v", err)
+	}
+	if err := pki.RenewNow(t.Context(), files, pki.SignWith(ca, time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "authenticated", func() bool {
+		_, err := masters.Status(within(t), &mastersv1pb.StatusRequest{})
+		return err == nil
+	})
 }
