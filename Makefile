@@ -1,0 +1,155 @@
+# Kijabi. `make` lists the targets; each is a few lines of shell.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+BIN     := $(CURDIR)/bin
+TOOLS   := $(CURDIR)/.cache/tools
+LDFLAGS := -s -w
+MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
+# Only what needs root asks for it; nothing asks when already root.
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
+export GOFLAGS := -buildvcs=false
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+## Building
+
+.PHONY: build
+build: deps components bundle images ## build everything into bin/
+
+.PHONY: deps
+deps: ## install missing build packages (NO_INSTALL=1 only prints the command)
+	@sh deploy/deps.sh
+
+.PHONY: components
+components: ## build our own programs into bin/
+	@mkdir -p $(BIN)
+	@echo "build: components"
+	@set -e; for p in apiserver scheduler controller-manager cloud-controller-manager kubelet kube-proxy cli addons; do \
+		(cd $$p && CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...); done
+
+.PHONY: bundle
+bundle: ## build containerd, runc and the CNI plugins into bin/
+	@sh deploy/bundle/build.sh $(BIN)
+
+.PHONY: images
+images: ## build the images: pause, guestbook, toolbox
+	@sh deploy/images/build.sh $(BIN)/images
+	@sh examples/images.sh $(BIN)/images
+
+## Running
+
+.PHONY: up
+up: build ## build, start 3 masters and 2 nodes on this host, print next steps
+	@$(BIN)/kijabi up $(UP_FLAGS)
+
+.PHONY: down
+down: ## stop the cluster of `make up` and remove all of it
+	@$(BIN)/kijabi down
+
+.PHONY: status
+status: ## describe the cluster of `make up`
+	@$(BIN)/kijabi status
+
+## Testing
+
+# Tests that make network namespaces, mounts and cgroups need root.
+UNIT_MODULES := $(filter-out test,$(MODULES))
+
+.PHONY: test
+test: build test-unit test-e2e ## unit, integration and end-to-end tests
+
+.PHONY: test-unit
+test-unit: bundle images ## unit and integration tests of every module
+	@set -e; for m in $(UNIT_MODULES); do echo "test: $$m"; (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) go test -timeout 15m ./...); done
+
+.PHONY: test-race
+test-race: bundle images ## the same with the race detector
+	@set -e; for m in $(UNIT_MODULES); do (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) go test -race -timeout 30m ./...); done
+
+.PHONY: test-e2e
+test-e2e: build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -timeout 30m -v ./...
+
+.PHONY: bench
+bench: build ## measure; prints tables with ratios to the floors of the same run
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go run ./bench
+
+## Verifying
+
+.PHONY: verify
+verify: verify-format verify-tidy verify-deps verify-build verify-generate verify-arch verify-lint ## everything but the tests
+
+.PHONY: fix
+fix: fix-format fix-tidy generate ## fix what verify finds, where a program can
+
+.PHONY: verify-format
+verify-format:
+	@echo "verify: format"
+	@files=$$(git ls-files '*.go' | grep -v '/gen/' | xargs gofmt -l); \
+	[ -z "$$files" ] || { echo "not formatted, run 'make fix-format':"; echo "$$files"; exit 1; }
+
+.PHONY: fix-format
+fix-format:
+	@git ls-files '*.go' | xargs gofmt -w
+
+.PHONY: verify-tidy
+verify-tidy:
+	@echo "verify: tidy"
+	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy -diff >/dev/null || { echo "$$m/go.mod is not tidy, run 'make fix-tidy'"; exit 1; }); done
+
+.PHONY: fix-tidy
+fix-tidy:
+	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy); done
+	@go work sync
+
+.PHONY: verify-deps
+verify-deps:
+	@echo "verify: one version of each dependency"
+	@sh tools/versions.sh $(MODULES)
+
+.PHONY: verify-build
+verify-build:
+	@echo "verify: each module by itself"
+	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go vet ./...); done
+
+.PHONY: verify-generate
+verify-generate:
+	@echo "verify: generated code"
+	@sh proto/generate.sh
+	@sh proto/descriptors/generate.sh
+	@git diff --exit-code --stat -- proto || { echo "generated code differs, run 'make generate' and commit"; exit 1; }
+	@[ -z "$$(git ls-files --others --exclude-standard proto)" ] || { echo "generated files are not committed:"; git ls-files --others --exclude-standard proto; exit 1; }
+
+.PHONY: verify-arch
+verify-arch:
+	@echo "verify: import directions"
+	@cd tools && go test ./archtest
+
+.PHONY: verify-lint
+verify-lint: $(TOOLS)/golangci-lint
+	@echo "verify: lint"
+	@set -e; for m in $(MODULES); do (cd $$m && $(TOOLS)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: lint
+lint: verify-lint ## lint every module
+
+.PHONY: generate
+generate: ## regenerate Go and descriptors from the protos
+	@sh proto/generate.sh
+	@sh proto/descriptors/generate.sh
+
+$(TOOLS)/golangci-lint: tools/golangci/go.mod
+	@mkdir -p $(TOOLS)
+	@echo "build: golangci-lint"
+	@cd tools/golangci && GOWORK=off go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: bump
+bump: ## one version of a dependency everywhere: make bump DEP=module VERSION=v1.2.3
+	@set -e; for m in $(MODULES); do (cd $$m && ! grep -q '$(DEP) ' go.mod || GOWORK=off go get $(DEP)@$(VERSION)); done; $(MAKE) fix-tidy
+
+.PHONY: clean
+clean: ## remove bin/ and .cache/
+	@rm -rf bin .cache
