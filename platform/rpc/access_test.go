@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	reflectionv1pb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/pki/pkitest"
@@ -270,5 +272,31 @@ func TestAuthenticateAndAuthorizeHooks(t *testing.T) {
 	}
 	if err := status(dial(t, ca, server.address, pki.ComponentKubelet, "banned"), ""); !apierrors.IsUnauthorized(err) {
 		t.Errorf("authorize hook: %v", err)
+	}
+}
+
+func TestStreamEndsWhenItsCallerLosesTheRight(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	var lost atomic.Bool
+	server := start(t, ca, &service{}, func(cfg *rpc.ServerConfig) {
+		cfg.ReauthorizeEvery = 10 * time.Millisecond
+		cfg.Authorize = func(context.Context, rpc.Caller, string, *accessv1pb.Access) error {
+			if lost.Load() {
+				return apierrors.NewForbidden(schema.GroupResource{Resource: "masters"}, "", errors.New("the role binding is gone"))
+			}
+			return nil
+		}
+	})
+	conn := dial(t, ca, server.address, pki.ComponentScheduler, "m1")
+	stream, err := mastersv1pb.NewMastersServiceClient(conn).WatchLeader(within(t), &mastersv1pb.WatchLeaderRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	lost.Store(true)
+	if _, err := stream.Recv(); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "binding is gone") {
+		t.Errorf("the stream ended with %v", err)
 	}
 }

@@ -110,7 +110,7 @@ func (s *Server) enter(ctx context.Context, method string) (context.Context, Cal
 	return WithCaller(ctx, caller), caller, nil
 }
 
-// reauthorize asks every minute whether the stream may go on, where the answer can
+// reauthorize asks now and then whether the stream may go on, where the answer can
 // change, and returns a function that ends the asking.
 func (s *Server) reauthorize(ctx, incoming context.Context, method string, end context.CancelCauseFunc) func() {
 	if s.cfg.Authorize == nil && s.cfg.Authenticate == nil {
@@ -118,7 +118,7 @@ func (s *Server) reauthorize(ctx, incoming context.Context, method string, end c
 	}
 	group := lifecycle.NewGroup(ctx)
 	group.Go(func(ctx context.Context) error {
-		ticker := time.NewTicker(reauthorizeEvery)
+		ticker := time.NewTicker(s.cfg.ReauthorizeEvery)
 		defer ticker.Stop()
 		for {
 			select {

@@ -17,6 +17,9 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+	"google.golang.org/protobuf/reflect/protodesc"
 
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/logging"
@@ -37,8 +40,8 @@ const (
 	userConnectionAge = 30 * time.Minute
 	userAgeGrace      = 5 * time.Minute
 	defaultDeadline   = 30 * time.Second
-	reauthorizeEvery  = time.Minute
 
+	defaultReauthorize = time.Minute
 	defaultPerIP       = 64
 	defaultPerUser     = 8
 	defaultGracePeriod = 3 * time.Second
@@ -58,9 +61,11 @@ type ServerConfig struct {
 	TLS *tls.Config
 	// Log of the server. Required.
 	Log *zap.Logger
-	// Authorize may refuse a call that the access rule admits. Long streams are
-	// asked about again every minute. Optional.
+	// Authorize may refuse a call that the access rule admits. Optional.
 	Authorize AuthorizeFunc
+	// ReauthorizeEvery is how often Authenticate and Authorize are asked about a
+	// running stream again; 0 means 1 minute.
+	ReauthorizeEvery time.Duration
 	// Authenticate identifies callers without a certificate. Optional.
 	Authenticate AuthenticateFunc
 	// Trust replaces TLS where the listener's connections are protected and
@@ -81,6 +86,9 @@ type ServerConfig struct {
 	MaxConnectionsPerUser int
 	// GracePeriod is how long calls in progress may take when the server ends; 0 means 3 s.
 	GracePeriod time.Duration
+	// Descriptors is what the reflection service describes messages from; nil means
+	// those linked into the program.
+	Descriptors protodesc.Resolver
 	// Options are added to the gRPC servers'. Optional.
 	Options []grpc.ServerOption
 }
@@ -127,7 +135,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}), cfg.Options...)...)
 	grpc_health_v1.RegisterHealthServer(s, s.health)
 	for _, server := range []*grpc.Server{s.Server, s.machines} {
-		reflection.Register(server)
+		described := reflection.ServerOptions{Services: server, DescriptorResolver: cfg.Descriptors}
+		grpc_reflection_v1.RegisterServerReflectionServer(server, reflection.NewServerV1(described))
+		grpc_reflection_v1alpha.RegisterServerReflectionServer(server, reflection.NewServer(described))
 	}
 	return s, nil
 }
@@ -141,6 +151,9 @@ func withDefaults(cfg ServerConfig) ServerConfig {
 	}
 	if cfg.MaxConnectionsPerUser == 0 {
 		cfg.MaxConnectionsPerUser = defaultPerUser
+	}
+	if cfg.ReauthorizeEvery == 0 {
+		cfg.ReauthorizeEvery = defaultReauthorize
 	}
 	if cfg.GracePeriod == 0 {
 		cfg.GracePeriod = defaultGracePeriod
