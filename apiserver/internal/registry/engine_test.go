@@ -432,7 +432,9 @@ func service(name string) *corev1.Service {
 }
 
 func TestServiceAddresses(t *testing.T) {
-	m := leader(t, func(n *configv1.Network) { n.ServiceCIDR, n.DNSAddress, n.NodePortLast = "10.96.0.0/28", "10.96.0.10", 30003 })
+	m := leader(t, func(n *configv1.Network) {
+		n.ServiceCIDR, n.DNSAddress, n.NodePortLast = "10.96.0.0/28", "10.96.0.10", 30003
+	})
 	ctx := t.Context()
 	seen := map[string]bool{}
 	var wait sync.WaitGroup

@@ -46,8 +46,10 @@ func eachField(message []byte, f func(number protowire.Number, content []byte, v
 // WireMeta is what the index needs of an object's metadata.
 type WireMeta struct {
 	Namespace, Name, UID string
-	Labels               map[string]string
-	Deleting             bool
+	// ResourceVersion is the last one that occurs: the one the store appended.
+	ResourceVersion string
+	Labels          map[string]string
+	Deleting        bool
 }
 
 // ReadWireMeta reads the metadata of an encoded object without decoding the rest.
@@ -67,6 +69,8 @@ func ReadWireMeta(value []byte) (WireMeta, error) {
 				meta.Namespace = string(content)
 			case 5:
 				meta.UID = string(content)
+			case 6:
+				meta.ResourceVersion = string(content)
 			case 9:
 				meta.Deleting = true
 			case 11:

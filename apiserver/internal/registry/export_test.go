@@ -1,0 +1,7 @@
+package registry
+
+// PlanCreateForTest does all of a create but its commit.
+func (e *Engine) PlanCreateForTest(kind *Kind, op Operation) error {
+	_, err := e.planCreate(kind, op)
+	return err
+}
