@@ -9,6 +9,7 @@ package services
 import (
 	"cmp"
 	"net/netip"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -88,4 +89,7 @@ type Frontend struct {
 	// and from this machine: policy Local restricts only traffic from outside.
 	Inside      []Endpoint
 	SplitInside bool
+	// Affinity is how long after its last connection a client still goes to the same
+	// endpoint; zero means that every connection is placed anew.
+	Affinity time.Duration
 }

@@ -87,6 +87,9 @@ func describe(list []Frontend) []string {
 			text += " inside"
 			show(f.Inside)
 		}
+		if f.Affinity > 0 {
+			text += " for " + f.Affinity.String()
+		}
 		out = append(out, text)
 	}
 	return out
@@ -167,6 +170,17 @@ func TestResolve(t *testing.T) {
 					{IP: "203.0.113.3", IPMode: pointer(corev1.LoadBalancerIPModeProxy)}, {Hostname: "x.org"}}
 			}), []*discoveryv1.EndpointSlice{slice("a-1", "a", there)},
 			[]string{"TCP/10.96.0.20:80 10.244.2.2:8080", "TCP/203.0.113.1:80 10.244.2.2:8080", "TCP/203.0.113.2:80 10.244.2.2:8080"},
+		},
+		"session affinity": {
+			service("a", "10.96.0.20", nodePort(30080), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }),
+			nil, []string{"TCP/10.96.0.20:80 for 3h0m0s", "TCP/0.0.0.0:30080 for 3h0m0s"},
+		},
+		"session affinity, own time": {
+			service("a", "10.96.0.20", func(s *corev1.Service) {
+				s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+				s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: pointer(int32(60))}}
+			}),
+			nil, []string{"TCP/10.96.0.20:80 for 1m0s"},
 		},
 		"both families": {
 			service("a", "10.96.0.20", nodePort(30080), func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"10.96.0.20", "fd00::20"} }),

@@ -113,6 +113,7 @@ func Run(t *testing.T, open func(t *testing.T) dataplane.Plane) {
 		"cluster address": testClusterAddress, "node port": testNodePort, "policy local": testPolicyLocal,
 		"refusals": testRefusals, "own service address": testOwnServiceAddress, "hairpin": testHairpin,
 		"spread": testSpread, "many endpoints": testManyEndpoints, "one of many": testOneOfMany, "stale udp": testStaleUDP,
+		"affinity": testAffinity,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := NewWorld(t)
@@ -350,6 +351,90 @@ func testOneOfMany(t *testing.T, w *World, p dataplane.Plane) {
 		if got, err := w.Client.Ask("tcp4", address(i)); err != nil || !strings.HasPrefix(got.Server, "pod-") {
 			t.Errorf("untouched service %d: got %+v, %v", i, got, err)
 		}
+	}
+}
+
+// testAffinity has clients come back.
+func testAffinity(t *testing.T, w *World, p dataplane.Plane) {
+	front := func(affinity time.Duration, endpoints ...string) []services.Frontend {
+		var out []services.Frontend
+		for _, address := range []string{"10.96.0.20:80", "0.0.0.0:30080"} {
+			f := Frontend(address, services.TCP, endpoints...)
+			f.Affinity = affinity
+			out = append(out, f)
+		}
+		return out
+	}
+	a, b, c := PodAIP+":8080", PodBIP+":8080", PodCIP+":8080"
+	servers := func(rounds int, address string) map[string]int {
+		t.Helper()
+		seen := map[string]int{}
+		for range rounds {
+			got, err := w.Client.Ask("tcp4", address)
+			if err != nil {
+				t.Fatalf("ask %s: %v", address, err)
+			}
+			seen[got.Server]++
+		}
+		return seen
+	}
+	other := Frontend("10.96.0.21:80", services.TCP, a, b, c)
+	sync(t, p, dataplane.Update{Full: true, Services: map[types.NamespacedName][]services.Frontend{
+		Service("sticky"): front(time.Hour, a, b, c), Service("other"): {other}}})
+	first := map[string]string{}
+	for _, address := range []string{"10.96.0.20:80", NodeIP + ":30080"} {
+		seen := servers(30, address)
+		if len(seen) != 1 {
+			t.Errorf("%s with affinity: one client was sent to %v", address, seen)
+		}
+		for server := range seen {
+			first[address] = server
+		}
+	}
+	if seen := servers(60, "10.96.0.21:80"); len(seen) != 3 {
+		t.Errorf("service without affinity: one client was sent to %v only", seen)
+	}
+	change := func(list []services.Frontend) {
+		t.Helper()
+		sync(t, p, dataplane.Update{Services: map[types.NamespacedName][]services.Frontend{Service("sticky"): list}})
+	}
+	// Its endpoint stays, however many others there are.
+	all := map[string]string{"pod-a": a, "pod-b": b, "pod-c": c}
+	const address = "10.96.0.20:80"
+	kept := all[first[address]]
+	delete(all, first[address])
+	var rest []string
+	for _, target := range all {
+		rest = append(rest, target)
+	}
+	change(front(time.Hour, kept, rest[0]))
+	if seen := servers(20, address); seen[first[address]] != 20 {
+		t.Errorf("after another endpoint went: sent to %v, was at %s", seen, first[address])
+	}
+	change(front(time.Hour, rest...))
+	moved := servers(20, address)
+	if len(moved) != 1 || moved[first[address]] > 0 {
+		t.Errorf("after its endpoint %s went: sent to %v, want one other", first[address], moved)
+	}
+	change(front(time.Hour, a, b, c)) // the old endpoint is back, but the client has moved
+	if seen := servers(20, address); len(seen) != 1 || seen[first[address]] > 0 {
+		t.Errorf("after its first endpoint came back: sent to %v, was at %v", seen, moved)
+	}
+	// A short memory ends.
+	change(front(time.Second, a, b, c))
+	seen := map[string]bool{}
+	for deadline := time.Now().Add(30 * time.Second); len(seen) < 2 && time.Now().Before(deadline); {
+		for server := range servers(3, address) {
+			seen[server] = true
+		}
+		<-time.After(1200 * time.Millisecond)
+	}
+	if len(seen) < 2 {
+		t.Errorf("memory of a second does not end: always sent to %v", seen)
+	}
+	change(front(0, a, b, c))
+	if seen := servers(60, address); len(seen) != 3 {
+		t.Errorf("after affinity was turned off: sent to %v only", seen)
 	}
 }
 

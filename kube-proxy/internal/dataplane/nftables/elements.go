@@ -23,10 +23,14 @@ const (
 	// setLocal holds address . address of the endpoints on this node. A connection
 	// whose source and destination are such a pair came back to where it began.
 	setLocal setName = "local"
+	// setMembers and setMembersInside hold address . protocol . port . endpoint address .
+	// port of frontends with affinity: a remembered endpoint must still be one.
+	setMembers       setName = "members"
+	setMembersInside setName = "members-inside"
 )
 
 func allSets() []setName {
-	return []setName{setTargets, setFronts, setFrontsInside, setRejected, setDropped, setLocal}
+	return []setName{setTargets, setFronts, setFrontsInside, setRejected, setDropped, setLocal, setMembers, setMembersInside}
 }
 
 // element is an entry of a set; value is empty except in maps.
@@ -43,25 +47,52 @@ const (
 	inside
 )
 
-// slotOffset is added to the number of a slot. It keeps views and slot counts apart,
-// so that a rule for one count never finds a slot meant for another.
-func slotOffset(v view, class uint32) uint32 { return uint32(v)<<31 | class<<16 }
+// kind is what decides which rule serves a frontend.
+type kind struct {
+	// slots is how many slots its endpoints use.
+	slots int
+	// sticky numbers the affinity times in use; 0 means no affinity.
+	sticky uint32
+}
+
+// maxSticky is the greatest number of different affinity times, by the bits for it.
+const maxSticky = 1<<8 - 1
+
+// slotOffset is added to the number of a slot. It keeps views and kinds apart, so that
+// a rule for one kind never finds a slot meant for another.
+func slotOffset(v view, k kind) uint32 { return uint32(v)<<31 | k.sticky<<23 | slotClass(k.slots)<<16 }
 
 // placed is what the kernel holds for one frontend.
 type placed struct {
 	slots     [2][]netip.AddrPort // by view
 	split     bool
 	otherwise services.Fallback
+	sticky    uint32
 	local     []netip.Addr
+}
+
+// kind of what serves one view.
+func (p *placed) kind(v view) kind { return kind{slots: len(p.slots[v]), sticky: p.sticky} }
+
+// members are the endpoints a client may be remembered to have.
+func (p *placed) members(v view) map[netip.AddrPort]struct{} {
+	if p == nil || p.sticky == 0 {
+		return nil
+	}
+	out := map[netip.AddrPort]struct{}{}
+	for _, target := range p.slots[v] {
+		out[target] = struct{}{}
+	}
+	return out
 }
 
 // place lays out a frontend, changing as little as possible against before, which
 // may be nil.
-func place(f *services.Frontend, before *placed) *placed {
+func place(f *services.Frontend, sticky uint32, before *placed) *placed {
 	if before == nil {
 		before = &placed{}
 	}
-	p := &placed{split: f.SplitInside, otherwise: f.Otherwise}
+	p := &placed{split: f.SplitInside, otherwise: f.Otherwise, sticky: sticky}
 	p.slots[outside] = assignSlots(before.slots[outside], f.Endpoints)
 	if f.SplitInside {
 		p.slots[inside] = assignSlots(before.slots[inside], f.Inside)
@@ -97,23 +128,40 @@ func (c *change) diff(front services.Front, before, after *placed) {
 		}
 	}
 	for v := outside; v <= inside; v++ {
-		var old, now []netip.AddrPort
-		if before != nil {
-			old = before.slots[v]
-		}
-		if after != nil {
-			now = after.slots[v]
-		}
-		same := len(old) == len(now)
-		for i, target := range old {
-			if !same || target != now[i] {
-				c.remove = append(c.remove, element{setTargets, slotKey(frontKey, v, len(old), i), targetValue(target)})
+		c.diffSlots(frontKey, v, before, after)
+		set := [2]setName{setMembers, setMembersInside}[v]
+		had, has := before.members(v), after.members(v)
+		for target := range had {
+			if _, stays := has[target]; !stays {
+				c.remove = append(c.remove, element{set: set, key: frontKey + targetValue(target)})
 			}
 		}
-		for i, target := range now {
-			if !same || target != old[i] {
-				c.add = append(c.add, element{setTargets, slotKey(frontKey, v, len(now), i), targetValue(target)})
+		for target := range has {
+			if _, stayed := had[target]; !stayed {
+				c.add = append(c.add, element{set: set, key: frontKey + targetValue(target)})
 			}
+		}
+	}
+}
+
+func (c *change) diffSlots(frontKey string, v view, before, after *placed) {
+	var old, now []netip.AddrPort
+	var oldKind, nowKind kind
+	if before != nil {
+		old, oldKind = before.slots[v], before.kind(v)
+	}
+	if after != nil {
+		now, nowKind = after.slots[v], after.kind(v)
+	}
+	same := oldKind == nowKind
+	for i, target := range old {
+		if !same || target != now[i] {
+			c.remove = append(c.remove, element{setTargets, slotKey(frontKey, v, oldKind, i), targetValue(target)})
+		}
+	}
+	for i, target := range now {
+		if !same || target != old[i] {
+			c.add = append(c.add, element{setTargets, slotKey(frontKey, v, nowKind, i), targetValue(target)})
 		}
 	}
 }
@@ -156,9 +204,9 @@ func frontBytes(f services.Front) []byte {
 }
 
 // slotKey appends the slot's index, which the kernel makes in the machine's byte order.
-func slotKey(frontKey string, v view, count, index int) string {
+func slotKey(frontKey string, v view, k kind, index int) string {
 	var b [4]byte
-	binary.NativeEndian.PutUint32(b[:], slotOffset(v, slotClass(count))+uint32(index))
+	binary.NativeEndian.PutUint32(b[:], slotOffset(v, k)+uint32(index))
 	return frontKey + string(b[:])
 }
 

@@ -40,7 +40,9 @@ func TestIPv6(t *testing.T) {
 		}
 		return f
 	}
-	if err := p.Sync(dataplanetest.Full(
+	sticky := front("[fd96::22]:80", services.TCP, "[fd44::2]:8080")
+	sticky.Affinity = time.Hour
+	if err := p.Sync(dataplanetest.Full(sticky,
 		front("[fd96::20]:80", services.TCP, "[fd44::2]:8080"), front("[fd96::20]:53", services.UDP, "[fd44::2]:8080"),
 		front("[::]:30080", services.TCP, "[fd44::2]:8080"), front("[fd96::21]:80", services.TCP),
 		dataplanetest.Frontend("10.96.0.20:80", services.TCP, "10.244.1.2:80"), // the other family's
@@ -55,7 +57,7 @@ func TestIPv6(t *testing.T) {
 		}
 	}
 	for _, to := range []struct{ network, address string }{
-		{"tcp6", "[fd96::20]:80"}, {"udp6", "[fd96::20]:53"}, {"tcp6", "[fd50::1]:30080"},
+		{"tcp6", "[fd96::20]:80"}, {"tcp6", "[fd96::22]:80"}, {"tcp6", "[fd96::22]:80"}, {"udp6", "[fd96::20]:53"}, {"tcp6", "[fd50::1]:30080"},
 	} {
 		if got, err := client.Ask(to.network, to.address); err != nil || got != (dataplanetest.Answer{Server: "pod", Client: "fd50::2"}) {
 			t.Errorf("client asks %s: got %+v, %v", to.address, got, err)
@@ -64,12 +66,12 @@ func TestIPv6(t *testing.T) {
 	if got, err := pod.Ask("tcp6", "[fd96::20]:80"); err != nil || got.Server != "pod" || got.Client == "fd44::2" {
 		t.Errorf("pod asks itself: got %+v, %v", got, err)
 	}
-	for _, address := range []string{"[fd96::21]:80", "[fd96::22]:80"} {
+	for _, address := range []string{"[fd96::21]:80", "[fd96::23]:80"} {
 		if _, err := client.Ask("tcp6", address); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("client asks %s: got %v, want it refused", address, err)
 		}
 	}
-	if same, err := p.verify(); err != nil || !same {
+	if same, err := p.verifyElements(); err != nil || !same {
 		t.Errorf("verify: %v, %v", same, err)
 	}
 	if err := p.Sync(dataplane.Update{Full: true}); err != nil {

@@ -37,6 +37,9 @@ const (
 	// watchPeriod is how often the kernel's generation is looked at. A foreign change
 	// is repaired within about this time.
 	watchPeriod = time.Second
+	// restTicks is for how many of these periods the elements are not read again after
+	// they were found right.
+	restTicks = 2
 )
 
 // Config configures a plane.
@@ -62,13 +65,15 @@ type Plane struct {
 	rules     *ruleset
 	have      map[services.Front]*placed
 	byService map[types.NamespacedName][]services.Frontend // the latest update; what have should follow
-	counts    map[int]int                                  // slot count → frontends, both views
-	ruled     []int                                        // slot counts that have rules
+	kinds     map[kind]int                                 // kind → frontends, both views
+	ruled     []kind                                       // kinds that have rules
+	times     map[uint32]time.Duration                     // affinity times by number, from 1
 	local     map[netip.Addr]int                           // local endpoint → frontends
 	goneUDP   map[services.Front]struct{}                  // removed, flows not yet cleaned
 	synced    bool                                         // a full update came
 	broken    bool                                         // the kernel is not as have says
 	seal      seal
+	rest      int // ticks until all elements may be read again
 }
 
 var _ dataplane.Plane = (*Plane)(nil)
@@ -96,7 +101,8 @@ func New(cfg Config) (*Plane, error) {
 
 func (p *Plane) reset() {
 	p.rules = newRuleset(familyOf(p.ipv6), p.cfg.PodCIDR, p.cfg.ServiceCIDR)
-	p.have, p.counts, p.local = map[services.Front]*placed{}, map[int]int{}, map[netip.Addr]int{}
+	p.have, p.kinds, p.local = map[services.Front]*placed{}, map[kind]int{}, map[netip.Addr]int{}
+	p.times = map[uint32]time.Duration{}
 	p.ruled = nil
 	if p.byService == nil {
 		p.byService = map[types.NamespacedName][]services.Frontend{}
@@ -207,7 +213,7 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 		}
 	}
 	for _, f := range now {
-		move(f.Front, place(f, p.have[f.Front]))
+		move(f.Front, place(f, p.sticky(f), p.have[f.Front]))
 	}
 	for address, had := range affected {
 		has := p.local[address] > 0
@@ -226,8 +232,13 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 	}
 	newRules := p.unruled()
 	if newRules {
-		p.ruled = p.neededCounts()
-		p.rules.replaceSelection(p.conn, p.ruled)
+		for _, d := range p.times {
+			if err := p.rules.addAffinity(p.conn, d, nil); err != nil {
+				return fmt.Errorf("build map %s: %w", affinityName(d), err)
+			}
+		}
+		p.ruled = p.neededKinds()
+		p.rules.replaceSelection(p.conn, p.ruled, p.times)
 	}
 	if err := p.commit(newRules); err != nil {
 		return err
@@ -243,12 +254,13 @@ func (p *Plane) count(x *placed, by int, affected map[netip.Addr]bool) {
 	if x == nil {
 		return
 	}
-	for _, slots := range x.slots {
-		if len(slots) == 0 {
+	for v := outside; v <= inside; v++ {
+		k := x.kind(v)
+		if k.slots == 0 {
 			continue
 		}
-		if p.counts[len(slots)] += by; p.counts[len(slots)] == 0 {
-			delete(p.counts, len(slots))
+		if p.kinds[k] += by; p.kinds[k] == 0 {
+			delete(p.kinds, k)
 		}
 	}
 	for _, address := range x.local {
@@ -261,26 +273,49 @@ func (p *Plane) count(x *placed, by int, affected map[netip.Addr]bool) {
 	}
 }
 
-// unruled reports whether a slot count is in use that no rule serves. Rules for counts
-// that went out of use stay until the next change, so that a count that comes and
-// goes costs nothing.
+// sticky numbers the affinity time of a frontend. Beyond maxSticky different times
+// a frontend has none.
+func (p *Plane) sticky(f *services.Frontend) uint32 {
+	if f.Affinity == 0 {
+		return 0
+	}
+	for id, d := range p.times {
+		if d == f.Affinity {
+			return id
+		}
+	}
+	if len(p.times) == maxSticky {
+		p.cfg.Log.Warn("too many different affinity times, this one is ignored",
+			zap.Stringer("service", f.Service), zap.Duration("time", f.Affinity))
+		return 0
+	}
+	id := uint32(len(p.times)) + 1
+	p.times[id] = f.Affinity
+	return id
+}
+
+// unruled reports whether a kind is in use that no rule serves. Rules for kinds that
+// went out of use stay until the next change, so that a kind that comes and goes costs
+// nothing.
 func (p *Plane) unruled() bool {
-	for n := range p.counts {
-		if !slices.Contains(p.ruled, n) {
+	for k := range p.kinds {
+		if !slices.Contains(p.ruled, k) {
 			return true
 		}
 	}
 	return false
 }
 
-// neededCounts lists the slot counts in use, the most used first: connections try
-// the rules in this order.
-func (p *Plane) neededCounts() []int {
-	out := make([]int, 0, len(p.counts))
-	for n := range p.counts {
-		out = append(out, n)
+// neededKinds lists the kinds in use, the most used first: connections try the rules
+// in this order.
+func (p *Plane) neededKinds() []kind {
+	out := make([]kind, 0, len(p.kinds))
+	for k := range p.kinds {
+		out = append(out, k)
 	}
-	slices.SortFunc(out, func(a, b int) int { return cmp.Or(p.counts[b]-p.counts[a], a-b) })
+	slices.SortFunc(out, func(a, b kind) int {
+		return cmp.Or(p.kinds[b]-p.kinds[a], a.slots-b.slots, cmp.Compare(a.sticky, b.sticky))
+	})
 	return out
 }
 
@@ -298,7 +333,7 @@ func (p *Plane) rebuild() error {
 			if list[i].Address.Is6() != p.ipv6 {
 				continue
 			}
-			x := place(&list[i], nil)
+			x := place(&list[i], p.sticky(&list[i]), nil)
 			p.have[list[i].Front] = x
 			p.count(x, +1, nil)
 			c.diff(list[i].Front, nil, x)
@@ -310,8 +345,13 @@ func (p *Plane) rebuild() error {
 	if err := p.rules.create(p.conn); err != nil {
 		return fmt.Errorf("build table %s: %w", TableName, err)
 	}
-	p.ruled = p.neededCounts()
-	p.rules.addSelection(p.conn, p.ruled)
+	for _, d := range p.times {
+		if err := p.rules.addAffinity(p.conn, d, p.remembered(d)); err != nil {
+			return fmt.Errorf("build map %s: %w", affinityName(d), err)
+		}
+	}
+	p.ruled = p.neededKinds()
+	p.rules.addSelection(p.conn, p.ruled, p.times)
 	if err := p.queue(c); err != nil {
 		return err
 	}
@@ -321,6 +361,26 @@ func (p *Plane) rebuild() error {
 	p.broken = false
 	p.wantUDP()
 	return nil
+}
+
+// remembered reads which endpoints clients had in the table that is to be replaced,
+// perhaps by a process before this one. What cannot be read is forgotten.
+func (p *Plane) remembered(d time.Duration) []nft.SetElement {
+	c, err := nft.New(nft.WithNetNSFd(int(p.ns))) // a socket of its own: ours holds a transaction
+	if err != nil {
+		return nil
+	}
+	list, err := c.GetSetElements(&nft.Set{Table: p.rules.table, Name: affinityName(d)})
+	if err != nil {
+		return nil
+	}
+	out := make([]nft.SetElement, 0, len(list))
+	for _, e := range list {
+		if e.Expires > 0 && len(e.Val) > 0 {
+			out = append(out, nft.SetElement{Key: e.Key, Val: e.Val, Timeout: e.Expires})
+		}
+	}
+	return out
 }
 
 // queue adds a change to the open transaction: removals first, so that a key can get

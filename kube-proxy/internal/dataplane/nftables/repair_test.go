@@ -110,3 +110,32 @@ func TestUnrelatedChange(t *testing.T) {
 		t.Errorf("a foreign table made us commit: generation %d, then %d, known %d", before, after, p.seal.generation)
 	}
 }
+
+// TestAffinitySurvivesRestart replaces the plane, and with it the table.
+func TestAffinitySurvivesRestart(t *testing.T) {
+	w := dataplanetest.NewWorld(t)
+	const address = "10.96.0.20:80"
+	front := dataplanetest.Frontend(address, services.TCP, dataplanetest.PodAIP+":8080", dataplanetest.PodBIP+":8080", dataplanetest.PodCIP+":8080")
+	front.Affinity = time.Hour
+	seen := map[string]int{}
+	for range 6 {
+		var p *Plane
+		w.Node.Must(t, func() error { p = open(t).(*Plane); return nil })
+		if err := p.Sync(dataplanetest.Full(front)); err != nil {
+			t.Fatalf("sync: %v", err)
+		}
+		for range 5 {
+			got, err := w.Client.Ask("tcp4", address)
+			if err != nil {
+				t.Fatalf("ask: %v", err)
+			}
+			seen[got.Server]++
+		}
+		if err := p.Close(); err != nil {
+			t.Fatalf("close: %v", err)
+		}
+	}
+	if len(seen) != 1 {
+		t.Errorf("one client was sent to %v", seen)
+	}
+}
