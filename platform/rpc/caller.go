@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"slices"
 
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
@@ -16,7 +15,7 @@ import (
 type Caller struct {
 	// Name is the user's name; empty for an anonymous caller.
 	Name string
-	// Groups of the user.
+	// Groups of the user. Read only, as are Roles: calls of one connection share them.
 	Groups []string
 	// Roles the groups give.
 	Roles []string
@@ -55,10 +54,10 @@ func WithCaller(ctx context.Context, caller Caller) context.Context {
 
 // CallerOf returns the caller that a verified client certificate stands for.
 func CallerOf(cert *x509.Certificate) Caller {
-	groups := slices.Clone(cert.Subject.Organization)
+	groups := slices.Clip(slices.Clone(cert.Subject.Organization)) // an append by one call must not reach another's
 	return Caller{
 		Name: cert.Subject.CommonName, Groups: groups,
-		Roles: pki.Roles(groups), Machine: pki.Machine(cert.DNSNames),
+		Roles: slices.Clip(pki.Roles(groups)), Machine: pki.Machine(cert.DNSNames),
 	}
 }
 
@@ -68,12 +67,8 @@ func peerCaller(ctx context.Context) (Caller, bool) {
 	if !ok {
 		return Caller{}, false
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
-		return Caller{}, false
-	}
-	caller := CallerOf(info.State.VerifiedChains[0][0])
-	return caller, caller.Name != ""
+	info, _ := p.AuthInfo.(peerInfo)
+	return info.caller, info.caller.Name != ""
 }
 
 // identify finds out who calls. The transport caller is who holds the connection;
@@ -91,20 +86,30 @@ func identify(ctx context.Context, cfg *ServerConfig) (caller, transport Caller,
 			transport = Caller{}
 		}
 	}
-	md, _ := metadata.FromIncomingContext(ctx)
-	transport.UserAgent = first(md, "user-agent")
-	transport.RequestID = first(md, MetadataRequestID)
-	transport.Epoch = epoch(md, MetadataEpoch)
-	user := first(md, MetadataForwardedUser)
-	if user == "" || !transport.HasRole(pki.RoleAPIServer) {
+	transport.UserAgent = incoming(ctx, "user-agent")
+	transport.RequestID = incoming(ctx, MetadataRequestID)
+	transport.Epoch = parseEpoch(incoming(ctx, MetadataEpoch))
+	if !transport.HasRole(pki.RoleAPIServer) {
 		return transport, transport, nil
 	}
-	groups := slices.Clone(md.Get(MetadataForwardedGroups))
+	user := incoming(ctx, MetadataForwardedUser)
+	if user == "" {
+		return transport, transport, nil
+	}
+	groups := metadata.ValueFromIncomingContext(ctx, MetadataForwardedGroups) // a copy
 	return Caller{
 		Name: user, Groups: groups, Roles: pki.Roles(groups),
-		UserAgent: first(md, MetadataForwardedUserAgent),
-		RequestID: first(md, MetadataForwardedRequestID),
-		Epoch:     epoch(md, MetadataForwardedEpoch),
+		UserAgent: incoming(ctx, MetadataForwardedUserAgent),
+		RequestID: incoming(ctx, MetadataForwardedRequestID),
+		Epoch:     parseEpoch(incoming(ctx, MetadataForwardedEpoch)),
 		Forwarded: true,
 	}, transport, nil
+}
+
+// incoming is the first value of a key, without copying all the others.
+func incoming(ctx context.Context, key string) string {
+	if values := metadata.ValueFromIncomingContext(ctx, key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
 }

@@ -191,8 +191,11 @@ type peerConn struct {
 // newPeerConn makes one after its handshake. It closes itself when the peer's
 // certificate ends.
 func newPeerConn(conn *tls.Conn, state tls.ConnectionState, release func(), expires time.Time) *peerConn {
-	info := credentials.TLSInfo{State: state}
+	info := peerInfo{TLSInfo: credentials.TLSInfo{State: state}}
 	info.SecurityLevel = credentials.PrivacyAndIntegrity
+	if len(state.VerifiedChains) > 0 {
+		info.caller = CallerOf(state.VerifiedChains[0][0])
+	}
 	p := &peerConn{Conn: conn, info: info, release: release}
 	if !expires.IsZero() {
 		expiry := time.AfterFunc(time.Until(expires), func() { _ = conn.NetConn().Close() })
@@ -215,6 +218,13 @@ func trustedConn(conn net.Conn) *peerConn {
 func (p *peerConn) Close() error {
 	p.once.Do(p.release)
 	return p.Conn.Close()
+}
+
+// peerInfo holds who is at the other end, found out once per connection.
+type peerInfo struct {
+	credentials.TLSInfo
+
+	caller Caller // zero without a verified certificate; its slices are shared by all calls
 }
 
 type trustedInfo struct{ credentials.CommonAuthInfo }

@@ -35,7 +35,7 @@ func WithEpoch(ctx context.Context, e uint64) context.Context {
 // EpochFrom returns the epoch that WithEpoch put into ctx, 0 if none.
 func EpochFrom(ctx context.Context) uint64 {
 	md, _ := metadata.FromOutgoingContext(ctx)
-	return epoch(md, MetadataEpoch)
+	return parseEpoch(first(md, MetadataEpoch))
 }
 
 // WithRequestID returns a context whose calls carry id. A caller that retries a
@@ -96,9 +96,9 @@ func first(md metadata.MD, key string) string {
 	return ""
 }
 
-// epoch reads a decimal number; what is none counts as no epoch.
-func epoch(md metadata.MD, key string) uint64 {
-	e, err := strconv.ParseUint(first(md, key), 10, 64)
+// parseEpoch reads a decimal number; what is none counts as no epoch.
+func parseEpoch(text string) uint64 {
+	e, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
 		return 0
 	}
