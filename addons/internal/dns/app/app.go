@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"go.uber.org/zap"
@@ -32,6 +34,8 @@ import (
 const (
 	port       = 53
 	resolvConf = "/etc/resolv.conf"
+	// resolvConfEvery is how often it is read again.
+	resolvConfEvery = 10 * time.Second
 )
 
 // DefaultConfig is what a configuration file is read over.
@@ -99,8 +103,37 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 			}
 			own.SetServing(true)
 			return nil
+		},
+		func(ctx context.Context) error {
+			return follow(ctx, cfg.Upstream, network.address, upstream, answering, log)
 		})
 	return errors.Join(err, loopback.Remove(network.address))
+}
+
+// follow applies changes of the host's resolv.conf, which a DHCP client may rewrite.
+func follow(ctx context.Context, configured []string, self netip.Addr, current []netip.AddrPort, answering *server.Server, log *zap.Logger) error {
+	tick := time.NewTicker(resolvConfEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		found, err := server.Upstream(configured, resolvConf, self)
+		if err != nil {
+			log.Warn("upstream resolvers not read, keeping the old ones", zap.Error(err))
+			continue
+		}
+		if slices.Equal(found, current) {
+			continue
+		}
+		if err := answering.SetUpstream(found); err != nil {
+			return fmt.Errorf("upstream resolvers: %w", err)
+		}
+		current = found
+		log.Info("upstream resolvers changed", zap.Stringers("upstream", found))
+	}
 }
 
 // network holds the parsed ranges.

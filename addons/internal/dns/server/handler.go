@@ -3,8 +3,11 @@ package server
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
 
 	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/cache"
 	"github.com/coredns/coredns/plugin/pkg/nonwriter"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
@@ -20,8 +23,38 @@ type handler struct {
 	zone   *records.Zone
 	source records.Source
 	ready  func() bool
-	next   plugin.Handler // nil when there is no upstream
+	chain  atomic.Pointer[chain] // never nil; replaced when the resolvers change
 }
+
+// chain is what comes after the handler: a cache over a forwarder, or nothing when
+// there is no resolver.
+type chain struct {
+	head    plugin.Handler
+	outside *outside
+}
+
+func newChain(resolvers []netip.AddrPort) *chain {
+	if len(resolvers) == 0 {
+		return &chain{}
+	}
+	c := &chain{outside: newOutside(resolvers)}
+	// Only what comes from outside is cached: the cluster's answers are in memory
+	// anyway, and should be today's.
+	remembered := cache.New()
+	remembered.Next = c.outside
+	c.head = remembered
+	return c
+}
+
+func (c *chain) close() error {
+	if c.outside == nil {
+		return nil
+	}
+	return c.outside.close()
+}
+
+// next asks upstream, or returns nil when there is none.
+func (h *handler) next() plugin.Handler { return h.chain.Load().head }
 
 var _ plugin.Handler = (*handler)(nil)
 
@@ -43,7 +76,7 @@ func (h *handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	}
 	reply := new(dns.Msg)
 	reply.SetReply(r)
-	reply.Authoritative, reply.RecursionAvailable = true, h.next != nil
+	reply.Authoritative, reply.RecursionAvailable = true, h.next() != nil
 	answer := h.zone.Answer(h.source, name, qtype)
 	reply.Rcode = answer.Rcode
 	reply.Answer, reply.Extra = shuffle(answer.Records), answer.Extra
@@ -60,10 +93,11 @@ func (h *handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 
 // forward asks upstream. Without one, names outside are refused at once.
 func (h *handler) forward(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	if h.next == nil {
+	next := h.next()
+	if next == nil {
 		return dns.RcodeRefused, nil
 	}
-	return h.next.ServeDNS(ctx, w, r)
+	return next.ServeDNS(ctx, w, r)
 }
 
 // follow adds to reply what target resolves to: stub resolvers expect the whole
@@ -90,14 +124,15 @@ func (h *handler) follow(ctx context.Context, w dns.ResponseWriter, r, reply *dn
 }
 
 func (h *handler) followOutside(ctx context.Context, w dns.ResponseWriter, r, reply *dns.Msg, target string) {
-	if h.next == nil {
+	next := h.next()
+	if next == nil {
 		return // the alias alone is still true
 	}
 	query := new(dns.Msg)
 	query.SetQuestion(target, r.Question[0].Qtype)
 	query.SetEdns0(dns.DefaultMsgSize, false)
 	caught := nonwriter.New(w)
-	rcode, err := h.next.ServeDNS(ctx, caught, query)
+	rcode, err := next.ServeDNS(ctx, caught, query)
 	if caught.Msg == nil || err != nil {
 		reply.Rcode = dns.RcodeServerFailure
 		if err == nil && rcode != dns.RcodeSuccess {

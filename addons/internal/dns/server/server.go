@@ -13,7 +13,6 @@ import (
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
-	"github.com/coredns/coredns/plugin/cache"
 	"github.com/miekg/dns"
 	"go.uber.org/zap"
 
@@ -41,21 +40,14 @@ type Server struct {
 	dns     *dnsserver.Server
 	stream  net.Listener
 	packets net.PacketConn
-	outside *outside // nil without upstream
+	own     *handler
 }
 
 // New binds the sockets, so that a port in use is an error at once. Call Run then.
 func New(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{log: cfg.Log}
 	own := &handler{zone: cfg.Zone, source: cfg.Source, ready: cfg.Ready}
-	if len(cfg.Upstream) > 0 {
-		s.outside = newOutside(cfg.Upstream)
-		// Only what comes from outside is cached: the cluster's answers are in memory
-		// anyway, and should be today's.
-		remembered := cache.New()
-		remembered.Next = s.outside
-		own.next = remembered
-	}
+	own.chain.Store(newChain(cfg.Upstream))
+	s := &Server{log: cfg.Log, own: own}
 	var err error
 	s.dns, err = dnsserver.NewServer("dns://"+cfg.Address.String(), []*dnsserver.Config{{
 		Zone: ".",
@@ -103,6 +95,12 @@ func (s *Server) Address() netip.AddrPort {
 	return address
 }
 
+// SetUpstream replaces the resolvers. Questions under way may still be answered by
+// the old ones. It may be called while the server runs, by one caller at a time.
+func (s *Server) SetUpstream(resolvers []netip.AddrPort) error {
+	return s.own.chain.Swap(newChain(resolvers)).close()
+}
+
 // Run serves until ctx ends, then lets questions under way finish.
 func (s *Server) Run(ctx context.Context) error {
 	ended := func(task func() error) lifecycle.Task {
@@ -113,7 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	err := lifecycle.RunAll(ctx,
+	return lifecycle.RunAll(ctx,
 		ended(func() error { return s.dns.Serve(s.stream) }),
 		ended(func() error { return s.dns.ServePacket(s.packets) }),
 		func(ctx context.Context) error {
@@ -122,7 +120,6 @@ func (s *Server) Run(ctx context.Context) error {
 			// A socket whose serving had not begun yet is unknown to Stop.
 			return errors.Join(err, s.close())
 		})
-	return err
 }
 
 // close gives up sockets and upstream connections; it may follow a Stop that has
@@ -135,9 +132,7 @@ func (s *Server) close() error {
 	if s.packets != nil {
 		failures = append(failures, s.packets.Close())
 	}
-	if s.outside != nil {
-		failures = append(failures, s.outside.close())
-	}
+	failures = append(failures, s.own.chain.Load().close())
 	for i, err := range failures {
 		if errors.Is(err, net.ErrClosed) {
 			failures[i] = nil

@@ -55,6 +55,11 @@ var _ records.Source = source{}
 // start runs a server on a loopback port until the test ends.
 func start(t *testing.T, ready func() bool, upstream ...netip.AddrPort) netip.AddrPort {
 	t.Helper()
+	return startServer(t, ready, upstream...).Address()
+}
+
+func startServer(t *testing.T, ready func() bool, upstream ...netip.AddrPort) *server.Server {
+	t.Helper()
 	s, err := server.New(t.Context(), server.Config{
 		Address: netip.MustParseAddrPort("127.0.0.1:0"),
 		Zone: records.NewZone(records.Config{
@@ -73,7 +78,7 @@ func start(t *testing.T, ready func() bool, upstream ...netip.AddrPort) netip.Ad
 		t.Fatal(err)
 	}
 	run(t, s.Run)
-	return s.Address()
+	return s
 }
 
 // run runs task until the test ends, and expects that it ends well.
@@ -221,6 +226,22 @@ func TestWithoutUpstreamNamesOutsideAreRefused(t *testing.T) {
 	reply := ask(t, "udp", at, "away.shop.svc.cluster.local.", dns.TypeA)
 	if diff := cmp.Diff([]string{"db.example.com."}, data(reply.Answer)); diff != "" || reply.Rcode != dns.RcodeSuccess {
 		t.Errorf("alias: %s, rcode %s", diff, dns.RcodeToString[reply.Rcode])
+	}
+}
+
+func TestUpstreamCanChange(t *testing.T) {
+	upstream, _ := resolver(t)
+	s := startServer(t, yes)
+	for _, test := range []struct {
+		upstream []netip.AddrPort
+		rcode    int
+	}{{[]netip.AddrPort{upstream}, dns.RcodeSuccess}, {nil, dns.RcodeRefused}} {
+		if err := s.SetUpstream(test.upstream); err != nil {
+			t.Fatal(err)
+		}
+		if reply := ask(t, "udp", s.Address(), "www.example.com.", dns.TypeA); reply.Rcode != test.rcode {
+			t.Errorf("rcode %s with %v", dns.RcodeToString[reply.Rcode], test.upstream)
+		}
 	}
 }
 
