@@ -29,7 +29,7 @@ type Status struct {
 	ID uint64
 	// Leader is the leading member's id, 0 if none is known.
 	Leader uint64
-	// Learner is true while this member does not vote.
+	// Learner is true while this member does not vote, or no longer belongs to the cluster.
 	Learner bool
 	// Revision is the newest this member has applied.
 	Revision int64
@@ -40,8 +40,10 @@ type Status struct {
 // Status returns the member's state.
 func (n *Node) Status() Status {
 	s := n.etcd.Server
+	// Not the server's own IsLearner: that panics once the member has been removed.
+	self := s.Cluster().Member(s.MemberID())
 	return Status{
-		ID: uint64(s.MemberID()), Leader: s.Lead(), Learner: s.IsLearner(),
+		ID: uint64(s.MemberID()), Leader: s.Lead(), Learner: self == nil || self.IsLearner,
 		Revision: s.KV().Rev(), DatabaseBytes: s.Backend().Size(),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +73,26 @@ func dial(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return grpc.NewClient(address, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 }
 
+// cuttable is a backend whose data can be cut off.
+type cuttable struct {
+	store.Backend
+	cut atomic.Bool
+}
+
+func (c *cuttable) Read(ctx context.Context, k string) (store.Pair, int64, error) {
+	if c.cut.Load() {
+		return store.Pair{}, 0, errors.New("cut off")
+	}
+	return c.Backend.Read(ctx, k)
+}
+
+func (c *cuttable) Commit(ctx context.Context, guardKey string, guard int64, ops []store.Op) (int64, error) {
+	if c.cut.Load() {
+		return 0, store.ErrRefused
+	}
+	return c.Backend.Commit(ctx, guardKey, guard, ops)
+}
+
 // machine is a place where a master lives: its disk and addresses outlast it.
 type machine struct {
 	t         *testing.T
@@ -83,9 +104,10 @@ type machine struct {
 // master is a running apiserver's part that matters here.
 type master struct {
 	*masters.Masters
-	store *store.Store
-	etcd  *etcdnode.Node
-	kill  func()
+	store   *store.Store
+	backend *cuttable
+	etcd    *etcdnode.Node
+	kill    func()
 }
 
 // address returns a loopback address of its own: a port picked from the common range can be
@@ -152,7 +174,8 @@ func (mc *machine) start(join ...string) *master {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(store.Config{Name: mc.name, Backend: node.Backend(), Indexer: index, Log: log})
+	backend := &cuttable{Backend: node.Backend()}
+	st, err := store.New(store.Config{Name: mc.name, Backend: backend, Indexer: index, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +198,7 @@ func (mc *machine) start(join ...string) *master {
 	group.Go(func(context.Context) error { return server.Serve(listener) })
 	group.Go(st.Run)
 	group.Go(m.Run)
-	ms := &master{Masters: m, store: st, etcd: node}
+	ms := &master{Masters: m, store: st, backend: backend, etcd: node}
 	// kill is as abrupt as it gets within one process: nothing is handed over.
 	ms.kill = func() {
 		node.Abort()

@@ -22,6 +22,7 @@ func BenchmarkCommit(b *testing.B) {
 			b.ReportAllocs()
 			b.SetParallelism(max(1, writers/2)) // two processors
 			var next atomic.Int64
+			start := s.Revision()
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				k := pod(fmt.Sprintf("w%d", next.Add(1)))
@@ -35,6 +36,32 @@ func BenchmarkCommit(b *testing.B) {
 					}
 				}
 			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+			b.ReportMetric(float64(b.N)/float64(s.Revision()-start), "commits/batch")
+		})
+	}
+}
+
+// BenchmarkFloor is what etcd alone makes of the same batches.
+func BenchmarkFloor(b *testing.B) {
+	body := []byte(strings.Repeat("x", 1024))
+	for _, size := range []int{1, 32, 64, 256} {
+		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
+			backend := member(b).Backend()
+			fence, err := backend.Commit(b.Context(), "/fence", 0, []store.Op{{Key: "/fence"}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			ops := make([]store.Op, size)
+			for i := range ops {
+				ops[i] = store.Op{Key: fmt.Sprintf("/o/pods/default/w%d", i), Value: body}
+			}
+			b.ResetTimer()
+			for n := 0; n < b.N; n += size {
+				if _, err := backend.Commit(b.Context(), "/fence", fence, ops); err != nil {
+					b.Fatal(err)
+				}
+			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 		})
 	}

@@ -72,6 +72,7 @@ func (s *Store) commitAll(ctx context.Context) error {
 	b := newBatch()
 	var waiting []*pending
 	for {
+		s.queue.gather(len(b.members))
 		waiting = s.queue.take(waiting)
 		if len(waiting) == 0 {
 			select {
