@@ -217,6 +217,8 @@ func (k *kubelet) confirm(ctx context.Context) error {
 		case <-time.After(confirmEvery):
 		}
 	}
+	// A handler that is added waits for those in progress: now every pod of the list is set.
+	k.pods.OnChange(func(_, _ *corev1.Pod) {})
 	k.manager.Confirm()
 	k.sweep(ctx)
 	return waitDone(ctx)

@@ -134,7 +134,7 @@ func decideRun(v view, p *plan) {
 		return
 	}
 	if allDone(v) { // nothing will run again: leave what is there for its logs
-		p.initDone, p.ended = true, true
+		p.initDone, p.ended = initWasDone(v), initWasDone(v)
 		return
 	}
 	v.memory.toreDown = false

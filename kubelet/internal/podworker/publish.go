@@ -17,7 +17,7 @@ import (
 )
 
 // settle is how long changes that nobody waits for gather before they are written.
-const settle = 100 * time.Millisecond
+const settle = 250 * time.Millisecond
 
 // publish writes the pod's status if it changed. It returns the time until it
 // wants to be called again, 0 if it need not be.

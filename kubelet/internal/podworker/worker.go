@@ -180,7 +180,11 @@ func (w *worker) reconcile(ctx context.Context, group *lifecycle.Group) (done bo
 	plan := decide(v)
 	w.m.probe(w, v)
 	for _, action := range plan.actions {
-		w.start(ctx, group, action)
+		// In progress when this round began: it may have ended since, but what it did
+		// was not seen by this round.
+		if !v.busy[action.key] {
+			w.start(ctx, group, action)
+		}
 	}
 	if plan.finished {
 		return true, 0
