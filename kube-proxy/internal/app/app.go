@@ -99,8 +99,14 @@ func Run(ctx context.Context, cfg *configv1.KubeProxyConfiguration, log *zap.Log
 				log.Warn("service manager not told", zap.Error(err))
 			}
 			// Until the caches are complete, the rules of the process before stay.
-			if err := caches.WaitSynced(ctx); err != nil {
-				return ignoreEnd(ctx, err)
+			err := caches.WaitSynced(ctx)
+			select {
+			case <-ctx.Done():
+				return nil // asked to end while waiting
+			default:
+			}
+			if err != nil {
+				return err
 			}
 			return sync.Run(ctx)
 		},
@@ -160,11 +166,4 @@ func parseRanges(field, text string) ([]netip.Prefix, error) {
 		out = append(out, p.Masked())
 	}
 	return out, nil
-}
-
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }

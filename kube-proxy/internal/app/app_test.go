@@ -66,22 +66,16 @@ type master struct {
 type stored struct {
 	resource string
 	version  uint64
-	deleted  bool
 	object   object.Object
 }
 
-func (m *master) put(t *testing.T, resource string, obj object.Object) {
-	m.change(t, resource, obj, false)
-}
-
-func (m *master) change(t *testing.T, resource string, obj object.Object, deleted bool) {
-	t.Helper()
+func (m *master) put(resource string, obj object.Object) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.version += 1 << 20
 	obj = obj.DeepCopyObject().(object.Object)
 	obj.SetResourceVersion(object.FormatVersion(m.version))
-	m.objects[resource+"/"+obj.GetName()] = stored{resource, m.version, deleted, obj}
+	m.objects[resource+"/"+obj.GetName()] = stored{resource, m.version, obj}
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
@@ -99,7 +93,7 @@ func (m *master) Watch(req *objectv1pb.WatchRequest, out grpc.ServerStreamingSer
 		m.mu.Lock()
 		res, changed := &objectv1pb.WatchResponse{Progress: object.FormatVersion(m.version), InitialEventsEnd: initial}, m.changed
 		for _, s := range m.objects {
-			if s.resource != req.GetResource().GetResource() || s.version <= sent || initial && s.deleted {
+			if s.resource != req.GetResource().GetResource() || s.version <= sent {
 				continue
 			}
 			packed, err := object.Pack(s.object)
@@ -107,11 +101,7 @@ func (m *master) Watch(req *objectv1pb.WatchRequest, out grpc.ServerStreamingSer
 				m.mu.Unlock()
 				return err
 			}
-			event := &objectv1pb.WatchEvent{Type: objectv1pb.EventType_EVENT_TYPE_ADDED, Object: packed}
-			if s.deleted {
-				event.Type = objectv1pb.EventType_EVENT_TYPE_DELETED
-			}
-			res.Events = append(res.Events, event)
+			res.Events = append(res.Events, &objectv1pb.WatchEvent{Type: objectv1pb.EventType_EVENT_TYPE_ADDED, Object: packed})
 		}
 		sent, initial = m.version, false
 		m.mu.Unlock()
@@ -129,7 +119,7 @@ func (m *master) Watch(req *objectv1pb.WatchRequest, out grpc.ServerStreamingSer
 // start runs the test binary as kube-proxy in the world's node.
 func start(t *testing.T, w *dataplanetest.World, mode string, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asProgram+"="+mode)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	w.Node.Must(t, cmd.Start) // a child is born in the namespace of the thread that makes it
@@ -174,8 +164,8 @@ func TestProgram(t *testing.T) {
 	w := dataplanetest.NewWorld(t)
 	ca := pkitest.NewCA(t)
 	api := &master{objects: map[string]stored{}, changed: make(chan struct{})}
-	api.put(t, "services", service())
-	api.put(t, "endpointslices", endpoints(dataplanetest.PodAIP, "node"))
+	api.put("services", service())
+	api.put("endpointslices", endpoints(dataplanetest.PodAIP, "node"))
 	serverID := pkitest.Identity(t, ca, pki.ComponentAPIServer, "node")
 	server, err := rpc.NewServer(rpc.ServerConfig{Identity: serverID, Log: zaptest.NewLogger(t), GracePeriod: time.Millisecond})
 	if err != nil {
@@ -184,7 +174,7 @@ func TestProgram(t *testing.T) {
 	objectv1pb.RegisterObjectServiceServer(server, api)
 	var listener net.Listener
 	w.Node.Must(t, func() error {
-		listener, err = net.Listen("tcp4", dataplanetest.NodeIP+":6444")
+		listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", dataplanetest.NodeIP+":6444")
 		return err
 	})
 	masterCtx, killMaster := context.WithCancel(t.Context())
@@ -213,7 +203,7 @@ func TestProgram(t *testing.T) {
 
 	proxy := start(t, w, "run", "--config", file)
 	t.Logf("served %v after the start", eventually(t, "a node port answers", servedBy("pod-a")))
-	api.put(t, "endpointslices", endpoints(dataplanetest.PodCIP, "node-2"))
+	api.put("endpointslices", endpoints(dataplanetest.PodCIP, "node-2"))
 	t.Logf("changed after %v", eventually(t, "the endpoint moves", servedBy("pod-c")))
 	trace(t, w, serverID)
 

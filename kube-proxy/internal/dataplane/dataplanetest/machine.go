@@ -3,6 +3,7 @@
 package dataplanetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,8 +27,8 @@ type Machine struct {
 }
 
 // NewMachine makes a namespace with its loopback up and forwarding on.
-func NewMachine(t testing.TB, name string) *Machine {
-	t.Helper()
+func NewMachine(tb testing.TB, name string) *Machine {
+	tb.Helper()
 	m := &Machine{Name: name}
 	err := onThread(func() error {
 		ns, err := netns.New()
@@ -51,9 +52,9 @@ func NewMachine(t testing.TB, name string) *Machine {
 		return err
 	})
 	if err != nil {
-		t.Fatalf("make network namespace %s (root is needed): %v", name, err)
+		tb.Fatalf("make network namespace %s (root is needed): %v", name, err)
 	}
-	t.Cleanup(func() { _ = m.ns.Close() })
+	tb.Cleanup(func() { _ = m.ns.Close() })
 	return m
 }
 
@@ -178,7 +179,7 @@ func (m *Machine) Serve(t *testing.T, network, address string) {
 	t.Helper()
 	m.Must(t, func() error {
 		if strings.HasPrefix(network, "udp") {
-			pc, err := net.ListenPacket(network, address)
+			pc, err := (&net.ListenConfig{}).ListenPacket(t.Context(), network, address)
 			if err != nil {
 				return err
 			}
@@ -186,7 +187,7 @@ func (m *Machine) Serve(t *testing.T, network, address string) {
 			go m.answerPackets(pc)
 			return nil
 		}
-		l, err := net.Listen(network, address)
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), network, address)
 		if err != nil {
 			return err
 		}
@@ -244,9 +245,10 @@ type Answer struct {
 // second and a half to fail.
 func (m *Machine) Dial(network, address string) (net.Conn, error) {
 	var c net.Conn
+	dialer := net.Dialer{Timeout: 1500 * time.Millisecond}
 	err := m.Do(func() error {
 		var err error
-		c, err = net.DialTimeout(network, address, 1500*time.Millisecond)
+		c, err = dialer.DialContext(context.Background(), network, address)
 		return err
 	})
 	return c, err

@@ -108,7 +108,6 @@ func Full(list ...services.Frontend) dataplane.Update {
 // inside the node's network namespace; the suite runs and closes the plane.
 func Run(t *testing.T, open func(t *testing.T) dataplane.Plane) {
 	t.Helper()
-	start := func(t *testing.T, w *World) dataplane.Plane { return Start(t, w, open) }
 	for name, test := range map[string]func(*testing.T, *World, dataplane.Plane){
 		"cluster address": testClusterAddress, "node port": testNodePort, "policy local": testPolicyLocal,
 		"refusals": testRefusals, "own service address": testOwnServiceAddress, "hairpin": testHairpin,
@@ -117,7 +116,7 @@ func Run(t *testing.T, open func(t *testing.T) dataplane.Plane) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := NewWorld(t)
-			test(t, w, start(t, w))
+			test(t, w, Start(t, w, open))
 		})
 	}
 	t.Run("restart", func(t *testing.T) { testRestart(t, open) })
@@ -173,6 +172,7 @@ func wantSilence(t *testing.T, m *Machine, network, address string) {
 }
 
 func testClusterAddress(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	sync(t, p, Full(
 		Frontend("10.96.0.20:80", services.TCP, PodAIP+":8080"), Frontend("10.96.0.20:53", services.UDP, PodAIP+":8080"),
 		Frontend("10.96.0.21:80", services.TCP, PodCIP+":8080"), Frontend("10.96.0.21:53", services.UDP, PodCIP+":8080"),
@@ -193,6 +193,7 @@ func testClusterAddress(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testNodePort(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	sync(t, p, Full(
 		Frontend("0.0.0.0:30080", services.TCP, PodAIP+":8080"), Frontend("0.0.0.0:30080", services.UDP, PodAIP+":8080"),
 		Frontend("0.0.0.0:30081", services.TCP, PodCIP+":8080"), Frontend("0.0.0.0:30081", services.UDP, PodCIP+":8080"),
@@ -216,6 +217,7 @@ func testNodePort(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testPolicyLocal(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	here := Frontend("0.0.0.0:30080", services.TCP, PodAIP+":8080")
 	here.Inside, here.SplitInside = Endpoints(PodAIP+":8080", PodCIP+":8080"), true
 	away := Frontend("0.0.0.0:30081", services.TCP)
@@ -243,6 +245,7 @@ func testPolicyLocal(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testRefusals(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	// Whoever stands on the default route must not answer for services.
 	w.Node2.AddAddress(t, "lo", "10.96.7.7/32")
 	w.Node2.Serve(t, "tcp4", "10.96.7.7:80")
@@ -262,6 +265,7 @@ func testRefusals(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testOwnServiceAddress(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	w.Node.AddAddress(t, "lo", "10.96.0.10/32")
 	w.Node.Serve(t, "tcp4", "10.96.0.10:53")
 	w.Node.Serve(t, "udp4", "10.96.0.10:53")
@@ -281,6 +285,7 @@ func testOwnServiceAddress(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testHairpin(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	sync(t, p, Full(Frontend("10.96.0.20:80", services.TCP, PodAIP+":8080"), Frontend("0.0.0.0:30080", services.TCP, PodAIP+":8080")))
 	for _, address := range []string{"10.96.0.20:80", NodeIP + ":30080"} {
 		got, err := w.PodA.Ask("tcp4", address)
@@ -291,6 +296,7 @@ func testHairpin(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testSpread(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	sync(t, p, Full(Frontend("10.96.0.20:80", services.TCP, PodAIP+":8080", PodBIP+":8080", PodCIP+":8080")))
 	count := map[string]int{}
 	const rounds = 300
@@ -310,6 +316,7 @@ func testSpread(t *testing.T, w *World, p dataplane.Plane) {
 
 // testManyEndpoints puts more endpoints behind a service than have a rule of their own.
 func testManyEndpoints(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	var targets []string
 	for i := range 100 {
 		targets = append(targets, fmt.Sprintf("%s:%d", PodAIP, 9000+i))
@@ -326,6 +333,7 @@ func testManyEndpoints(t *testing.T, w *World, p dataplane.Plane) {
 }
 
 func testOneOfMany(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	u := dataplane.Update{Full: true, Services: map[types.NamespacedName][]services.Frontend{}}
 	address := func(i int) string { return fmt.Sprintf("10.96.%d.%d:80", 1+i/200, 1+i%200) }
 	for i := range 2000 {
@@ -356,6 +364,7 @@ func testOneOfMany(t *testing.T, w *World, p dataplane.Plane) {
 
 // testAffinity has clients come back.
 func testAffinity(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	front := func(affinity time.Duration, endpoints ...string) []services.Frontend {
 		var out []services.Frontend
 		for _, address := range []string{"10.96.0.20:80", "0.0.0.0:30080"} {
@@ -440,6 +449,7 @@ func testAffinity(t *testing.T, w *World, p dataplane.Plane) {
 
 // testStaleUDP keeps one flow going while its service changes below it.
 func testStaleUDP(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
 	front := func(endpoints ...string) []services.Frontend {
 		var out []services.Frontend
 		for _, address := range []string{"10.96.0.20:53", "0.0.0.0:30053"} {
@@ -494,6 +504,7 @@ func testStaleUDP(t *testing.T, w *World, p dataplane.Plane) {
 
 // testRestart replaces the plane by a new one under open and new connections.
 func testRestart(t *testing.T, open func(t *testing.T) dataplane.Plane) {
+	t.Helper()
 	w := NewWorld(t)
 	var first dataplane.Plane
 	w.Node.Must(t, func() error { first = open(t); return nil })

@@ -11,6 +11,7 @@ import (
 )
 
 func open(t *testing.T) dataplane.Plane {
+	t.Helper()
 	p, err := New(Config{
 		PodCIDR: netip.MustParsePrefix(dataplanetest.PodCIDR), ServiceCIDR: netip.MustParsePrefix(dataplanetest.ServiceCIDR),
 		Log: zaptest.NewLogger(t),
