@@ -81,10 +81,13 @@ func Run(ctx context.Context, cfg *configv1.NetworkAgentConfiguration, log *zap.
 				log.Warn("service manager not told", zap.Error(err))
 			}
 			// A plan made of half the nodes would take away routes that are in use.
-			if err := caches.WaitSynced(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
+			err := caches.WaitSynced(ctx)
+			select {
+			case <-ctx.Done():
+				return nil // asked to end while waiting
+			default:
+			}
+			if err != nil {
 				return err
 			}
 			return a.Run(ctx)

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -98,7 +99,7 @@ func (m *machine) route(t *testing.T, to, via string) {
 func (m *machine) serve(t *testing.T, address string) {
 	t.Helper()
 	var l net.Listener
-	m.do(t, func() (err error) { l, err = net.Listen("tcp4", address); return err })
+	m.do(t, func() (err error) { l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp4", address); return err })
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -115,9 +116,10 @@ func (m *machine) serve(t *testing.T, address string) {
 
 func (m *machine) ask(address string) (string, error) {
 	var c net.Conn
+	dialer := net.Dialer{Timeout: 1500 * time.Millisecond}
 	err := onThread(func() (err error) {
 		if err = netns.Set(m.ns); err == nil {
-			c, err = net.DialTimeout("tcp4", address, 1500*time.Millisecond)
+			c, err = dialer.DialContext(context.Background(), "tcp4", address)
 		}
 		return err
 	})
