@@ -126,7 +126,7 @@ func (m *Masters) Remove(ctx context.Context, name string) error {
 	if !found {
 		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
 	}
-	if err := m.checkQuorum(member); err != nil {
+	if err := m.checkQuorum(ctx, member); err != nil {
 		return err
 	}
 	if name == m.cfg.Name {
@@ -140,8 +140,9 @@ func (m *Masters) Remove(ctx context.Context, name string) error {
 	return m.expel(ctx, member)
 }
 
-// checkQuorum refuses the removal of a voter that the rest could not do without.
-func (m *Masters) checkQuorum(leaving Member) error {
+// checkQuorum refuses the removal of a voter that the rest could not do without. It asks
+// each of them now: a recent report says nothing of one that has just died.
+func (m *Masters) checkQuorum(ctx context.Context, leaving Member) error {
 	if leaving.Role != Voter {
 		return nil
 	}
@@ -151,7 +152,7 @@ func (m *Masters) checkQuorum(leaving Member) error {
 			continue
 		}
 		voters++
-		if m.alive(member.Name) {
+		if m.reach(ctx, member) {
 			alive++
 		}
 	}

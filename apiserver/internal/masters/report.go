@@ -156,6 +156,25 @@ func (m *Masters) askOnce(ctx context.Context, other Member) {
 	m.heard(answer.GetReport())
 }
 
+// reach says whether a master answers now.
+func (m *Masters) reach(ctx context.Context, other Member) bool {
+	if other.Name == m.cfg.Name {
+		return true
+	}
+	conn, err := m.conns.get(other.PeerAddress)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	answer, err := peerv1pb.NewPeerServiceClient(conn).Report(ctx, m.ownReport())
+	if err != nil {
+		return false
+	}
+	m.heard(answer.GetReport())
+	return true
+}
+
 // forgetFormer drops what is known of masters that left.
 func (m *Masters) forgetFormer() {
 	m.peers.mu.Lock()

@@ -76,7 +76,7 @@ func (m *Masters) repeat(ctx context.Context, p *probe) error {
 		}
 		began := m.cfg.Clock.Now()
 		if err := p.prove(ctx); err == nil {
-			p.passed.Store(max(began.UnixNano(), p.passed.Load()))
+			p.passed.Store(began.UnixNano())
 		} else if ctx.Err() == nil {
 			m.log.Warn("leader's probe failed", zap.String("probe", p.name), zap.Error(err))
 		}
