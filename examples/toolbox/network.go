@@ -140,6 +140,10 @@ func nslookup(ctx context.Context, args []string, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
 	lines, err := resolve(ctx, resolver, strings.ToUpper(*kind), flags.Arg(0))
+	var failure *net.DNSError
+	if errors.As(err, &failure) && *server != "" {
+		failure.Server = *server // else the error names the server of resolv.conf
+	}
 	if err != nil {
 		return err
 	}
