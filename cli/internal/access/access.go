@@ -169,47 +169,56 @@ func (a *Access) Connect(ctx context.Context) (*grpc.ClientConn, Master, error) 
 const probeTimeout = 1500 * time.Millisecond
 
 type probed struct {
-	conn *grpc.ClientConn
-	err  error
+	master Master
+	conn   *grpc.ClientConn
+	err    error
 }
 
-// any dials all masters at once and keeps the first of the list that answers.
+// any dials all masters at once and keeps the first that answers.
 func (a *Access) any(ctx context.Context, dial func(Master) (*grpc.ClientConn, error)) (*grpc.ClientConn, Master, error) {
-	results := make([]chan probed, len(a.Cluster.Masters))
+	results := make(chan probed, len(a.Cluster.Masters)) // those that come too late must not block
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	for i, master := range a.Cluster.Masters {
-		results[i] = make(chan probed, 1)
+	for _, master := range a.Cluster.Masters {
 		//nolint:forbidigo // bounded by the probe's deadline
 		go func() {
 			conn, err := dial(master)
 			if err == nil {
 				_, err = grpc_health_v1.NewHealthClient(conn).Check(probe, &grpc_health_v1.HealthCheckRequest{})
 			}
-			results[i] <- probed{conn, err}
+			if err == nil && probe.Err() != nil {
+				err = probe.Err()
+			}
+			if err != nil {
+				closeConn(conn)
+			}
+			results <- probed{master, conn, err}
 		}()
 	}
-	var chosen *grpc.ClientConn
-	var at Master
-	var reasons []string
-	for i, result := range results {
-		if chosen != nil {
-			//nolint:forbidigo // closes what answers later
-			go func() { closeConn((<-result).conn) }()
-			continue
+	reasons := map[string]string{}
+	for range a.Cluster.Masters {
+		got := <-results
+		if got.err == nil {
+			cancel()
+			go a.closeRest(results, len(a.Cluster.Masters)-len(reasons)-1) //nolint:forbidigo // ends with the probes
+			return got.conn, got.master, nil
 		}
-		got := <-result
-		if got.err != nil {
-			closeConn(got.conn)
-			reasons = append(reasons, fmt.Sprintf("%s (%s): %s", a.Cluster.Masters[i].Name, a.Cluster.Masters[i].GRPC, Brief(got.err)))
-			continue
+		reasons[got.master.Name] = fmt.Sprintf("%s (%s): %s", got.master.Name, got.master.GRPC, Brief(got.err))
+	}
+	var texts []string
+	for _, master := range a.Cluster.Masters {
+		texts = append(texts, reasons[master.Name])
+	}
+	return nil, Master{}, fmt.Errorf("no master of cluster %q answers: %s", a.Cluster.Name, strings.Join(texts, "; "))
+}
+
+// closeRest closes the connections of masters that answered as well.
+func (a *Access) closeRest(results <-chan probed, n int) {
+	for range n {
+		if late := <-results; late.err == nil {
+			closeConn(late.conn)
 		}
-		chosen, at = got.conn, a.Cluster.Masters[i]
 	}
-	if chosen == nil {
-		return nil, Master{}, fmt.Errorf("no master of cluster %q answers: %s", a.Cluster.Name, strings.Join(reasons, "; "))
-	}
-	return chosen, at, nil
 }
 
 func closeConn(conn *grpc.ClientConn) {

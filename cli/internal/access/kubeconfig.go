@@ -88,23 +88,33 @@ func (a *Access) removeFrom(config *clientcmdapi.Config) {
 	delete(config.AuthInfos, a.Cluster.Name)
 }
 
-// LivingMaster returns the first master whose REST door accepts a connection.
-func (a *Access) LivingMaster() (Master, bool) {
-	open := make([]chan bool, len(a.Cluster.Masters))
-	for i, master := range a.Cluster.Masters {
-		open[i] = make(chan bool, 1)
-		//nolint:forbidigo // bounded by the dial's timeout
-		go func() {
-			conn, err := net.DialTimeout("tcp", master.REST, 700*time.Millisecond)
-			if err == nil {
-				_ = conn.Close()
-			}
-			open[i] <- err == nil
-		}()
+// doorTimeout bounds how long a REST door may take to accept a connection. A machine
+// that is off answers nothing at all.
+const doorTimeout = 700 * time.Millisecond
+
+func open(address string) bool {
+	conn, err := net.DialTimeout("tcp", address, doorTimeout)
+	if err != nil {
+		return false
 	}
-	for i, result := range open {
-		if <-result {
-			return a.Cluster.Masters[i], true
+	_ = conn.Close()
+	return true
+}
+
+// LivingMaster returns the master whose REST door accepts a connection first.
+func (a *Access) LivingMaster() (Master, bool) {
+	type result struct {
+		master Master
+		open   bool
+	}
+	results := make(chan result, len(a.Cluster.Masters))
+	for _, master := range a.Cluster.Masters {
+		//nolint:forbidigo // bounded by the dial's timeout
+		go func() { results <- result{master, open(master.REST)} }()
+	}
+	for range a.Cluster.Masters {
+		if r := <-results; r.open {
+			return r.master, true
 		}
 	}
 	return Master{}, false
@@ -113,21 +123,16 @@ func (a *Access) LivingMaster() (Master, bool) {
 // RepairKubeconfig points the cluster's default context to a living master when its
 // present one is dead. Nothing happens while no master lives.
 func (a *Access) RepairKubeconfig(path string, owner Owner) error {
-	master, ok := a.LivingMaster()
-	if !ok {
-		return nil
-	}
 	config, err := loadKubeconfig(path)
 	if err != nil {
 		return err
 	}
 	cluster, ok := config.Clusters[a.Cluster.Name]
-	if !ok || cluster.Server == "https://"+master.REST {
+	if !ok || open(strings.TrimPrefix(cluster.Server, "https://")) {
 		return nil
 	}
-	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(cluster.Server, "https://"), 700*time.Millisecond)
-	if err == nil {
-		_ = conn.Close()
+	master, ok := a.LivingMaster()
+	if !ok {
 		return nil
 	}
 	cluster.Server = "https://" + master.REST

@@ -157,7 +157,7 @@ func collect(ctx context.Context, found *access.Access) (*Status, error) {
 	return status, nil
 }
 
-const statusTimeout = 2 * time.Second
+const statusTimeout = 1500 * time.Millisecond
 
 func askMasters(ctx context.Context, masters []access.Master, id *pki.Identity) []answer {
 	answers := make([]answer, len(masters))
@@ -377,6 +377,7 @@ func dash(text string) string {
 func componentText(all []ComponentStatus, machine string) string {
 	healthy := 0
 	var sick []string
+	reasons := map[string]bool{}
 	for _, c := range all {
 		switch {
 		case c.Machine != machine:
@@ -384,6 +385,12 @@ func componentText(all []ComponentStatus, machine string) string {
 			healthy++
 		default:
 			sick = append(sick, c.Component+": "+c.Reason)
+			reasons[c.Reason] = true
+		}
+	}
+	if healthy == 0 && len(sick) > 1 && len(reasons) == 1 {
+		for reason := range reasons {
+			return "none: " + reason
 		}
 	}
 	return strings.Join(append([]string{fmt.Sprintf("%d healthy", healthy)}, sick...), ", ")

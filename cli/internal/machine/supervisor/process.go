@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,7 +64,10 @@ func spawn(unit *Unit, group cgroup, output *os.File) (int, error) {
 	if err := group.create(); err != nil {
 		return 0, err
 	}
-	env := append([]string{defaultPath}, unit.Env...)
+	env := unit.Env
+	if !slices.ContainsFunc(env, func(entry string) bool { return strings.HasPrefix(entry, "PATH=") }) {
+		env = append([]string{defaultPath}, env...) // of two entries programs take the first
+	}
 	attr := &syscall.SysProcAttr{Setsid: true}
 	if group != "" {
 		dir, err := os.Open(string(group))

@@ -137,6 +137,18 @@ func TestRestartAfterCrash(t *testing.T) {
 	})
 }
 
+func TestEnvironment(t *testing.T) {
+	b := newBench(t, map[string]string{
+		"own":  `exec: [/usr/bin/env]` + "\nenv: [PATH=/own, A=b]\n",
+		"none": `exec: [/usr/bin/env]` + "\n",
+	})
+	b.logged("own", "A=b\n")
+	b.logged("none", defaultPath+"\n")
+	if log := b.log("own"); !strings.Contains(log, "PATH=/own\n") || strings.Contains(log, defaultPath) {
+		t.Errorf("environment: %s", log)
+	}
+}
+
 func TestBackOffGrows(t *testing.T) {
 	b := newBench(t, map[string]string{"a": "exec: [/bin/false]\n", "missing": "exec: [/does/not/exist]\n"})
 	b.eventually("restarts", func() error {
