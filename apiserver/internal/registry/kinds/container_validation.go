@@ -676,6 +676,10 @@ func isNativeResource(name corev1.ResourceName) bool {
 }
 
 func validateContainerResourceName(name corev1.ResourceName, at *field.Path) field.ErrorList {
+	switch name {
+	case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
+		return nil // what is almost always there
+	}
 	where := at.Key(string(name))
 	errs := validateResourceName(name, where)
 	if len(errs) > 0 {
@@ -683,8 +687,7 @@ func validateContainerResourceName(name corev1.ResourceName, at *field.Path) fie
 	}
 	if !strings.Contains(string(name), "/") {
 		switch {
-		case name == corev1.ResourceCPU, name == corev1.ResourceMemory, name == corev1.ResourceEphemeralStorage,
-			strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
+		case strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
 		default:
 			return field.ErrorList{field.Invalid(where, name, "must be a standard resource for containers")}
 		}

@@ -171,7 +171,7 @@ func validateNewEventUpdate(e, old *eventsv1.Event) field.ErrorList {
 	same(e.ReportingController, old.ReportingController, "reportingController")
 	same(e.ReportingInstance, old.ReportingInstance, "reportingInstance")
 	same(e.Action, old.Action, "action")
-	same(e.EventTime.UTC().Truncate(time.Microsecond), old.EventTime.UTC().Truncate(time.Microsecond), "eventTime")
+	same(e.EventTime.UnixMicro(), old.EventTime.UnixMicro(), "eventTime")
 	return errs
 }
 

@@ -111,7 +111,7 @@ func validatePodNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child(name), value, msg))
 		}
 	}
-	if spec.ServiceAccountName != "" {
+	if spec.ServiceAccountName != "" && spec.ServiceAccountName != "default" {
 		invalid("serviceAccountName", spec.ServiceAccountName, validation.ValidateServiceAccountName(spec.ServiceAccountName, false))
 	}
 	if spec.NodeName != "" {
@@ -129,7 +129,7 @@ func validatePodNames(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if spec.RuntimeClassName != nil {
 		invalid("runtimeClassName", *spec.RuntimeClassName, validation.NameIsDNSSubdomain(*spec.RuntimeClassName, false))
 	}
-	if spec.SchedulerName != "" {
+	if spec.SchedulerName != "" && spec.SchedulerName != corev1.DefaultSchedulerName {
 		invalid("schedulerName", spec.SchedulerName, utilvalidation.IsQualifiedName(spec.SchedulerName))
 	}
 	for i, ref := range spec.ImagePullSecrets {
@@ -147,9 +147,12 @@ func validatePodSecurity(spec *corev1.PodSpec, path *field.Path) field.ErrorList
 		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), *spec.ShareProcessNamespace, "ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
 	if spec.HostUsers != nil && !*spec.HostUsers {
-		for name, host := range map[string]bool{"hostNetwork": spec.HostNetwork, "hostPID": spec.HostPID, "hostIPC": spec.HostIPC} {
-			if host {
-				errs = append(errs, field.Forbidden(path.Child(name), "when `hostUsers` is false"))
+		for _, share := range []struct {
+			name string
+			host bool
+		}{{"hostNetwork", spec.HostNetwork}, {"hostPID", spec.HostPID}, {"hostIPC", spec.HostIPC}} {
+			if share.host {
+				errs = append(errs, field.Forbidden(path.Child(share.name), "when `hostUsers` is false"))
 			}
 		}
 	}
@@ -240,7 +243,11 @@ func validateSeccomp(profile *corev1.SeccompProfile, path *field.Path) field.Err
 func validateTolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range tolerations {
-		t, at := &tolerations[i], path.Index(i)
+		t := &tolerations[i]
+		if admitted(t) {
+			continue
+		}
+		at := path.Index(i)
 		if t.Key != "" {
 			errs = append(errs, metavalidation.ValidateLabelName(t.Key, at.Child("key"))...)
 		}
@@ -265,6 +272,12 @@ func validateTolerations(tolerations []corev1.Toleration, path *field.Path) fiel
 		errs = append(errs, validateTaintEffect(t.Effect, true, at.Child("effect"))...)
 	}
 	return errs
+}
+
+// admitted tells the tolerations that admission adds to every pod, which need no check.
+func admitted(t *corev1.Toleration) bool {
+	return (t.Key == taintNotReady || t.Key == taintUnreachable) && t.Value == "" &&
+		t.Operator == corev1.TolerationOpExists && t.Effect == corev1.TaintEffectNoExecute
 }
 
 func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.Path) field.ErrorList {
@@ -302,11 +315,8 @@ func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.P
 				errs = append(errs, field.Invalid(at.Child("minDomains"), *c.MinDomains, "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not "+string(c.WhenUnsatisfiable)))
 			}
 		}
-		for name, policy := range map[string]*corev1.NodeInclusionPolicy{"nodeAffinityPolicy": c.NodeAffinityPolicy, "nodeTaintsPolicy": c.NodeTaintsPolicy} {
-			if policy != nil && *policy != corev1.NodeInclusionPolicyIgnore && *policy != corev1.NodeInclusionPolicyHonor {
-				errs = append(errs, field.NotSupported(at.Child(name), *policy, []corev1.NodeInclusionPolicy{corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore}))
-			}
-		}
+		errs = append(errs, validateInclusion(c.NodeAffinityPolicy, at.Child("nodeAffinityPolicy"))...)
+		errs = append(errs, validateInclusion(c.NodeTaintsPolicy, at.Child("nodeTaintsPolicy"))...)
 		if c.LabelSelector != nil {
 			errs = append(errs, metavalidation.ValidateLabelSelector(c.LabelSelector, metavalidation.LabelSelectorValidationOptions{}, at.Child("labelSelector"))...)
 		}
@@ -315,6 +325,13 @@ func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.P
 		}
 	}
 	return errs
+}
+
+func validateInclusion(policy *corev1.NodeInclusionPolicy, path *field.Path) field.ErrorList {
+	if policy == nil || *policy == corev1.NodeInclusionPolicyIgnore || *policy == corev1.NodeInclusionPolicyHonor {
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(path, *policy, []corev1.NodeInclusionPolicy{corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore})}
 }
 
 const (
@@ -516,10 +533,8 @@ func validatePodTerms(required []corev1.PodAffinityTerm, preferred []corev1.Weig
 }
 
 func validatePodTerm(term *corev1.PodAffinityTerm, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for name, selector := range map[string]*metav1.LabelSelector{"labelSelector": term.LabelSelector, "namespaceSelector": term.NamespaceSelector} {
-		errs = append(errs, metavalidation.ValidateLabelSelector(selector, metavalidation.LabelSelectorValidationOptions{}, path.Child(name))...)
-	}
+	errs := metavalidation.ValidateLabelSelector(term.LabelSelector, metavalidation.LabelSelectorValidationOptions{}, path.Child("labelSelector"))
+	errs = append(errs, metavalidation.ValidateLabelSelector(term.NamespaceSelector, metavalidation.LabelSelectorValidationOptions{}, path.Child("namespaceSelector"))...)
 	for i, name := range term.Namespaces {
 		for _, msg := range validation.ValidateNamespaceName(name, false) {
 			errs = append(errs, field.Invalid(path.Child("namespaces").Index(i), name, msg))

@@ -252,7 +252,7 @@ func validateTrafficPolicies(spec *corev1.ServiceSpec, path *field.Path) field.E
 		}))
 	}
 	at = path.Child("internalTrafficPolicy")
-	if spec.Type != corev1.ServiceTypeExternalName {
+	if external || spec.Type == corev1.ServiceTypeClusterIP {
 		switch policy := spec.InternalTrafficPolicy; {
 		case policy == nil:
 			errs = append(errs, field.Required(at, ""))
