@@ -19,6 +19,8 @@ import (
 const (
 	// recheck is how often the machine is compared with the plan though no node changed.
 	recheck = 10 * time.Second
+	// retry is how long after a failure it is tried again.
+	retry = time.Second
 	// gather is how long further changes are waited for after one was applied.
 	gather = 20 * time.Millisecond
 )
@@ -49,7 +51,7 @@ type Config struct {
 	Machine Machine
 	// Ready is called once, when the network was first as planned.
 	Ready func()
-	Clock clock.WithTicker
+	Clock clock.Clock
 	Log   *zap.Logger
 }
 
@@ -78,32 +80,35 @@ func (a *Agent) NodeChanged(before, after *corev1.Node) {
 // Run applies the plan whenever the nodes change, and now and then, until ctx ends.
 // Call it once the nodes are complete. It leaves everything in place.
 func (a *Agent) Run(ctx context.Context) error {
-	ticker := a.cfg.Clock.NewTicker(recheck)
-	defer ticker.Stop()
 	ready := false
 	for {
 		done, err := a.once()
+		wait := recheck
 		switch {
 		case err != nil:
+			wait = retry
 			a.report("network not as planned, trying again", err.Error())
 		case done && !ready:
 			ready = true
 			a.cfg.Ready()
 		}
-		pause := a.cfg.Clock.NewTimer(gather)
-		select {
-		case <-ctx.Done():
-			pause.Stop()
+		if !a.pause(ctx, gather, nil) || !a.pause(ctx, wait, a.changed) {
 			return nil
-		case <-pause.C():
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.changed:
-		case <-ticker.C():
 		}
 	}
+}
+
+// pause waits, not beyond a token of wake, and reports whether ctx goes on.
+func (a *Agent) pause(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := a.cfg.Clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C():
+	case <-wake:
+	}
+	return true
 }
 
 // once plans and applies, and reports whether there was something to apply.

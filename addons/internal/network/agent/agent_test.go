@@ -101,6 +101,8 @@ func TestAgent(t *testing.T) {
 	next()
 	eventually("configuration and readiness", func() bool { return configured() && ready.Load() })
 
+	eventually("rest", func() bool { return len(a.changed) == 0 })
+
 	// A heartbeat is no change, a new node is.
 	beat := ranged.DeepCopy()
 	beat.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady}}
