@@ -1,8 +1,12 @@
 package etcdnode
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +15,7 @@ import (
 	"kijabi.dev/apiserver/internal/storage/etcd"
 	"kijabi.dev/apiserver/internal/storage/storagetest"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/pki"
 )
 
 // freeURL returns a loopback URL that nobody listens on.
@@ -95,5 +100,63 @@ func TestLearnerJoinsIsPromotedAndLeads(t *testing.T) {
 	}
 	if hashA, _, err := a.Hash(at); err != nil || hashA != hashB {
 		t.Errorf("hashes differ: %x and %x: %v", hashA, hashB, err)
+	}
+}
+
+// TestPeersSpeakTLS joins two members under one CA; one of another CA is not let in.
+func TestPeersSpeakTLS(t *testing.T) {
+	ca, err := pki.NewCA("peers", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	urlA, urlB := "https"+strings.TrimPrefix(freeURL(t), "http"), "https"+strings.TrimPrefix(freeURL(t), "http")
+	secure := func(name, url, initial string) *Node {
+		t.Helper()
+		dir := t.TempDir()
+		if err := ca.Save(dir, "ca"); err != nil {
+			t.Fatal(err)
+		}
+		cert, key, err := ca.Issue(pki.LeafRequest{
+			CommonName: name, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Life: time.Hour, Server: true, Client: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for file, content := range map[string][]byte{"tls.crt": cert, "tls.key": key} {
+			if err := os.WriteFile(filepath.Join(dir, file), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n, err := Start(t.Context(), Config{
+			Name: name, Dir: filepath.Join(dir, "etcd"), PeerURL: url, ClusterToken: "test", InitialCluster: initial,
+			CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), CAFile: filepath.Join(dir, "ca.crt"),
+			Log: zaptest.NewLogger(t),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(n.Close)
+		return n
+	}
+	a := secure("a", urlA, "")
+	if _, _, err := a.AddLearner(t.Context(), urlB); err != nil {
+		t.Fatal(err)
+	}
+	b := secure("b", urlB, "a="+urlA+",b="+urlB)
+	if _, err := a.Backend().Commit(t.Context(), "/fence", 0, []store.Op{{Key: "/fence", Value: []byte("a")}}); err != nil {
+		t.Fatal(err)
+	}
+	pair, _, err := b.Backend().Read(t.Context(), "/fence")
+	if err != nil || string(pair.Value) != "a" {
+		t.Errorf("b reads %q: %v", pair.Value, err)
+	}
+	stranger := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // it only knocks
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(urlA, "https://"), stranger)
+	if err == nil {
+		_, err = conn.Read(make([]byte, 1))
+		_ = conn.Close()
+	}
+	if err == nil {
+		t.Error("a stranger without a certificate was let in")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -181,7 +182,7 @@ func (mc *machine) start(join ...string) *master {
 	}
 	m, err := masters.New(masters.Config{
 		Name: mc.name, ClusterID: "c1", PeerAddress: mc.peer, EtcdPeerURL: mc.url, Dir: filepath.Join(mc.dir, "raft"),
-		Bootstrap: len(join) == 0, Etcd: node, Store: st, Dial: dial, Log: log,
+		Bootstrap: len(join) == 0 && mc.name == "m1", Etcd: node, Store: st, Dial: dial, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -423,6 +424,33 @@ func TestLeaderIsKilled(t *testing.T) {
 				t.Errorf("%s lost the acknowledged write of %s", mc.name, k)
 			}
 		}
+	}
+}
+
+// TestPowerFailure kills all masters at once and starts them together.
+func TestPowerFailure(t *testing.T) {
+	machines := form(t, 3)
+	lead := leader(t, machines)
+	first, err := put(t.Context(), lead.running.store, key(1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch := lead.running.Leadership().Epoch
+	for _, mc := range machines {
+		mc.stop()
+	}
+	var wg sync.WaitGroup
+	for _, mc := range machines {
+		wg.Go(func() { mc.start() })
+	}
+	wg.Wait()
+	lead = leader(t, machines)
+	if again := lead.running.Leadership().Epoch; again <= epoch {
+		t.Errorf("epoch %d after %d", again, epoch)
+	}
+	converge(t, machines)
+	if r, found := lead.running.store.Get(key(1)); !found || r.Version != first.Record.Version {
+		t.Error("an acknowledged write was lost")
 	}
 }
 

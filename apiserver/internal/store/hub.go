@@ -25,7 +25,8 @@ type hub struct {
 // topic is the history and the watchers of one resource.
 type topic struct {
 	history []delivery
-	events  int
+	events  int // in history
+	bytes   int // of their values
 	// since: the history holds everything after it.
 	since uint64
 
@@ -34,6 +35,9 @@ type topic struct {
 	byField     map[field]watchers
 	fields      map[string]int // field name to number of watchers that use it
 }
+
+// historyBytes bounds the values that one resource's history keeps alive.
+const historyBytes = 16 << 20
 
 type (
 	watchers map[*Watcher]struct{}
@@ -93,9 +97,11 @@ func split(events []Event, choose func(*Event) bool) (chosen, rest []Event) {
 func (t *topic) publish(d delivery, keep int) {
 	t.history = append(t.history, d)
 	t.events += len(d.events)
+	t.bytes += d.size()
 	drop := 0
-	for t.events > keep && drop < len(t.history)-1 {
+	for (t.events > keep || t.bytes > historyBytes) && drop < len(t.history)-1 {
 		t.events -= len(t.history[drop].events)
+		t.bytes -= t.history[drop].size()
 		t.since = t.history[drop].progress
 		t.history[drop] = delivery{}
 		drop++

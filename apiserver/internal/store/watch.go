@@ -33,6 +33,14 @@ type delivery struct {
 	progress uint64
 }
 
+func (d *delivery) size() int {
+	n := 0
+	for i := range d.events {
+		n += len(d.events[i].Record.Value)
+	}
+	return n
+}
+
 // push never blocks: a reader that is too far behind loses its watch instead.
 func (w *Watcher) push(d delivery) {
 	w.mu.Lock()
