@@ -35,6 +35,8 @@ type fakeRegistry struct {
 	records map[store.Key]*store.Record
 	events  []store.Event
 	kinds   []*registry.Kind
+	// open counts watches under way.
+	open int
 	// lastDelete is what the last Delete was asked.
 	lastDelete metav1.DeleteOptions
 	lastWrite  registry.WriteOptions
@@ -252,6 +254,8 @@ func (f *fakeRegistry) Watch(ctx context.Context, ref registry.Ref, opts registr
 	}
 	initial := from == 0 || opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	return func(yield func(registry.WatchBatch, error) bool) {
+		f.count(1)
+		defer f.count(-1)
 		stop := context.AfterFunc(ctx, func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -347,4 +351,16 @@ func (f *fakeRegistry) Do(ctx context.Context, caller registry.Caller, op regist
 		result.Record, err = f.Get(ctx, ref)
 	}
 	return result, err
+}
+
+func (f *fakeRegistry) count(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open += n
+}
+
+func (f *fakeRegistry) watches() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open
 }

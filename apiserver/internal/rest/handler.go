@@ -18,7 +18,8 @@ import (
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
-	w := &deadlineWriter{ResponseWriter: plain}
+	w := &deadlineWriter{ResponseWriter: plain, timeout: s.writeTimeout}
+	defer w.end()
 	defer func() {
 		cause := recover()
 		if cause == nil {

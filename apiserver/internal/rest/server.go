@@ -100,6 +100,8 @@ type Server struct {
 	discovery *discovery
 	documents *openapi.Documents
 	inFlight  chan struct{}
+	// writeTimeout of one piece of an answer.
+	writeTimeout time.Duration
 	// stopping ends watches and streams, while short requests may finish.
 	stopping context.Context //nolint:containedctx // lives as long as the server
 	stop     context.CancelFunc
@@ -126,7 +128,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds),
 		documents: newDocuments(kinds),
 		inFlight:  make(chan struct{}, maxInFlight),
-		stopping:  stopping, stop: stop,
+		stopping:  stopping, stop: stop, writeTimeout: writeTimeout,
 	}, nil
 }
 

@@ -2,12 +2,15 @@ package rest
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -167,6 +170,37 @@ func TestWatchEndsWithItsTimeAndWithTheServer(t *testing.T) {
 	h.server.Close()
 	if rest, err := io.ReadAll(endless.buf); err != nil || len(rest) != 0 {
 		t.Errorf("%q %v", rest, err)
+	}
+}
+
+func TestIdleWatchOutlivesTheWriteTimeout(t *testing.T) {
+	h := newHarness(t)
+	h.server.writeTimeout = 50 * time.Millisecond
+	for name, client := range map[string]*http.Client{"HTTP/2": h.admin, "HTTP/1.1": h.oldHTTP()} {
+		// One second of silence, then a clean end.
+		if a := h.callAs(client, "GET", "/api/v1/pods?watch=true&timeoutSeconds=1", ""); a.code != 200 || len(a.body) != 0 {
+			t.Errorf("%s: %d %q", name, a.code, a.body)
+		}
+	}
+}
+
+func TestStoppedReaderIsLeft(t *testing.T) {
+	h := newHarness(t)
+	h.server.writeTimeout = 50 * time.Millisecond
+	body := fmt.Sprintf(`{"metadata":{"name":"%%s"},"data":{"big":%q}}`, strings.Repeat("x", 1<<20))
+	for _, client := range []*http.Client{h.admin, h.oldHTTP()} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.http.URL+configMaps+"?watch=true", nil)
+		h.must(err)
+		resp, err := client.Do(r)
+		h.must(err)
+		for i := range 16 { // more than all buffers between hold
+			h.call("POST", configMaps, fmt.Sprintf(body, fmt.Sprintf("c%d", i)))
+			h.call("DELETE", configMaps+fmt.Sprintf("/c%d", i), "")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		h.must(waitFor(ctx, func() bool { return h.registry.watches() == 0 }))
+		cancel()
+		_ = resp.Body.Close()
 	}
 }
 

@@ -11,11 +11,13 @@ import (
 	"time"
 )
 
-// deadlineWriter gives each write a deadline, so that a reader that stopped does not
-// hold a request for ever. It notes whether the answer has begun.
+// deadlineWriter bounds each write, so that a reader that stopped does not hold a
+// request for ever. It notes whether the answer has begun.
 type deadlineWriter struct {
 	http.ResponseWriter
-	started bool
+	timeout  time.Duration
+	started  bool
+	hijacked bool
 }
 
 // Unwrap lets http.ResponseController through.
@@ -26,22 +28,38 @@ func (w *deadlineWriter) WriteHeader(code int) {
 	w.ResponseWriter.WriteHeader(code)
 }
 
+// bound sets the deadline of one write and returns what lifts it. It must be lifted:
+// HTTP/2 ends a stream whose deadline passes, also one that has nothing to write.
+func (w *deadlineWriter) bound() func() {
+	control := http.NewResponseController(w.ResponseWriter)
+	// Transports without deadlines (tests) go without.
+	_ = control.SetWriteDeadline(time.Now().Add(w.timeout))
+	return func() { _ = control.SetWriteDeadline(time.Time{}) }
+}
+
 func (w *deadlineWriter) Write(p []byte) (int, error) {
 	w.started = true
-	// Transports without deadlines (tests) go without.
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
+	defer w.bound()()
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush sends what is buffered.
-func (w *deadlineWriter) Flush() {
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
-	_ = http.NewResponseController(w.ResponseWriter).Flush()
+// FlushError sends what is buffered; http.ResponseController calls it.
+func (w *deadlineWriter) FlushError() error {
+	w.started = true
+	defer w.bound()()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// end bounds what net/http still writes after the handler.
+func (w *deadlineWriter) end() {
+	if !w.hijacked {
+		w.bound()
+	}
 }
 
 // Hijack takes the connection over.
 func (w *deadlineWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.started = true
+	w.started, w.hijacked = true, true
 	hijacker, ok := w.ResponseWriter.(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("the connection cannot be upgraded: use HTTP/1.1")
