@@ -9,6 +9,7 @@ import (
 	_ "embed" // k8s.binpb
 	"errors"
 	"fmt"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
@@ -36,17 +37,16 @@ func Files() (*protoregistry.Files, error) {
 }
 
 // Resolver finds the program's own messages and those of Kubernetes. It is what a
-// reflection service needs to describe the objects that travel in an Any.
-func Resolver() (protodesc.Resolver, error) {
-	files, err := Files()
-	if err != nil {
-		return nil, err
-	}
-	return resolver{protoregistry.GlobalFiles, files}, nil
+// reflection service needs to describe the objects that travel in an Any. The
+// Kubernetes ones are parsed when one is asked for first: most programs never are.
+func Resolver() protodesc.Resolver {
+	return resolver{kubernetes: sync.OnceValues(Files)}
 }
 
-// resolver asks each registry in turn.
-type resolver []*protoregistry.Files
+// resolver asks the program's own registry first.
+type resolver struct {
+	kubernetes func() (*protoregistry.Files, error)
+}
 
 // FindFileByPath implements protodesc.Resolver.
 func (r resolver) FindFileByPath(path string) (protoreflect.FileDescriptor, error) {
@@ -63,12 +63,14 @@ func (r resolver) FindDescriptorByName(name protoreflect.FullName) (protoreflect
 }
 
 func find[T any](r resolver, lookup func(*protoregistry.Files) (T, error)) (T, error) {
-	var none T
-	for _, files := range r {
-		found, err := lookup(files)
-		if err == nil || !errors.Is(err, protoregistry.NotFound) {
-			return found, err
-		}
+	found, err := lookup(protoregistry.GlobalFiles)
+	if !errors.Is(err, protoregistry.NotFound) {
+		return found, err
 	}
-	return none, protoregistry.NotFound
+	files, err := r.kubernetes()
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return lookup(files)
 }

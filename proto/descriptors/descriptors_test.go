@@ -13,10 +13,7 @@ import (
 )
 
 func TestResolverFindsBothWorlds(t *testing.T) {
-	resolver, err := descriptors.Resolver()
-	if err != nil {
-		t.Fatal(err)
-	}
+	resolver := descriptors.Resolver()
 	for _, name := range []protoreflect.FullName{
 		"k8s.io.api.core.v1.Pod", "k8s.io.api.apps.v1.Deployment", "k8s.io.api.discovery.v1.EndpointSlice",
 		"k8s.io.api.coordination.v1.Lease", "k8s.io.apimachinery.pkg.apis.meta.v1.Status",
