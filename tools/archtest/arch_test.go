@@ -90,7 +90,9 @@ func module(path string) string {
 	return name
 }
 
-func within(path, library string) bool { return path == library || strings.HasPrefix(path, library+"/") }
+func within(path, library string) bool {
+	return path == library || strings.HasPrefix(path, library+"/")
+}
 
 func TestComponentsDoNotImportEachOther(t *testing.T) {
 	for _, p := range list(t, "work") {

@@ -170,10 +170,10 @@ func (h *Hub) Local(node string) (grpc.ClientConnInterface, bool) {
 	return l.client, true
 }
 
-// Conn returns a connection to a node's KubeletService, through another master if
+// Node returns a connection to a node's KubeletService, through another master if
 // that holds the tunnel. It is the hub's: do not close it. ServiceUnavailable when no master
 // holds one.
-func (h *Hub) Conn(_ context.Context, node string) (grpc.ClientConnInterface, error) {
+func (h *Hub) Node(_ context.Context, node string) (grpc.ClientConnInterface, error) {
 	if conn, ok := h.Local(node); ok {
 		return conn, nil
 	}

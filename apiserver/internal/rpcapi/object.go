@@ -318,6 +318,22 @@ func deleteOptions(opts *objectv1pb.DeleteOptions) metav1.DeleteOptions {
 	return out
 }
 
+// write performs one operation. What was stored is sent as it was stored, not encoded anew.
+func (s *ObjectService) write(ctx context.Context, r request, op registry.Operation) (packed *anypb.Any, removed bool, err error) {
+	op.Ref = r.ref
+	result, err := s.registry.Do(ctx, r.registryCaller(), op)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case result.Record != nil:
+		return object.PackBytes(result.Kind, result.Record.Value), result.Deleted, nil
+	case result.Object != nil:
+		packed, err = object.Pack(result.Object)
+		return packed, result.Deleted, err
+	}
+	return nil, result.Deleted, nil
+}
+
 // Create stores a new object.
 func (s *ObjectService) Create(ctx context.Context, req *objectv1pb.CreateRequest) (*objectv1pb.CreateResponse, error) {
 	op, err := createOperation(req)
@@ -328,12 +344,11 @@ func (s *ObjectService) Create(ctx context.Context, req *objectv1pb.CreateReques
 	if err != nil {
 		return nil, err
 	}
-	obj, err := s.registry.Create(ctx, r.registryCaller(), r.ref, op.Object, op.Options)
+	packed, _, err := s.write(ctx, r, op)
 	if err != nil {
 		return nil, err
 	}
-	packed, err := object.Pack(obj)
-	return &objectv1pb.CreateResponse{Object: packed}, err
+	return &objectv1pb.CreateResponse{Object: packed}, nil
 }
 
 // Update replaces an object or a subresource.
@@ -346,12 +361,11 @@ func (s *ObjectService) Update(ctx context.Context, req *objectv1pb.UpdateReques
 	if err != nil {
 		return nil, err
 	}
-	obj, err := s.registry.Update(ctx, r.registryCaller(), r.ref, op.Object, op.Options)
+	packed, _, err := s.write(ctx, r, op)
 	if err != nil {
 		return nil, err
 	}
-	packed, err := object.Pack(obj)
-	return &objectv1pb.UpdateResponse{Object: packed}, err
+	return &objectv1pb.UpdateResponse{Object: packed}, nil
 }
 
 // Patch changes part of an object.
@@ -364,12 +378,11 @@ func (s *ObjectService) Patch(ctx context.Context, req *objectv1pb.PatchRequest)
 	if err != nil {
 		return nil, err
 	}
-	obj, err := s.registry.Patch(ctx, r.registryCaller(), r.ref, op.PatchType, op.Patch, op.Options)
+	packed, _, err := s.write(ctx, r, op)
 	if err != nil {
 		return nil, err
 	}
-	packed, err := object.Pack(obj)
-	return &objectv1pb.PatchResponse{Object: packed}, err
+	return &objectv1pb.PatchResponse{Object: packed}, nil
 }
 
 // Delete removes an object.
@@ -382,12 +395,11 @@ func (s *ObjectService) Delete(ctx context.Context, req *objectv1pb.DeleteReques
 	if err != nil {
 		return nil, err
 	}
-	obj, removed, err := s.registry.Delete(ctx, r.registryCaller(), r.ref, op.Delete)
+	packed, removed, err := s.write(ctx, r, op)
 	if err != nil {
 		return nil, err
 	}
-	packed, err := object.Pack(obj)
-	return &objectv1pb.DeleteResponse{Object: packed, Removed: removed}, err
+	return &objectv1pb.DeleteResponse{Object: packed, Removed: removed}, nil
 }
 
 // DeleteCollection deletes every matching object.
@@ -458,8 +470,11 @@ func transactOperation(operation *objectv1pb.Operation) (registry.Operation, err
 
 func operationResult(outcome registry.OperationResult) (*objectv1pb.OperationResult, error) {
 	if outcome.Err != nil {
-		status, err := json.Marshal(statusOf(outcome.Err))
+		status, err := json.Marshal(apiStatus(outcome.Err))
 		return &objectv1pb.OperationResult{ErrorStatus: status}, err
+	}
+	if outcome.Record != nil {
+		return &objectv1pb.OperationResult{Object: object.PackBytes(outcome.Kind, outcome.Record.Value)}, nil
 	}
 	if outcome.Object == nil {
 		return &objectv1pb.OperationResult{}, nil
@@ -468,7 +483,7 @@ func operationResult(outcome registry.OperationResult) (*objectv1pb.OperationRes
 	return &objectv1pb.OperationResult{Object: packed}, err
 }
 
-func statusOf(err error) metav1.Status {
+func apiStatus(err error) metav1.Status {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		return status.Status()

@@ -1,0 +1,129 @@
+package app
+
+import (
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kijabi.dev/apiserver/internal/authz"
+	"kijabi.dev/apiserver/internal/certificates"
+	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/rest"
+	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
+)
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// nodePods tells the authorizer what pods of a node use, from the store's memory.
+type nodePods struct{ store *store.Store }
+
+var _ authz.Pods = nodePods{}
+
+const podsResource = "pods"
+
+func (p nodePods) NodeOf(namespace, name string) string {
+	record, ok := p.store.Get(store.Key{Resource: podsResource, Namespace: namespace, Name: name})
+	if !ok {
+		return ""
+	}
+	return record.Index.Fields["spec.nodeName"]
+}
+
+func (p nodePods) UsedOn(node, resource, namespace, name string) bool {
+	kind := object.KindOf[*corev1.Pod]()
+	for _, record := range p.store.Snapshot(podsResource, namespace).Records {
+		if record.Index.Fields["spec.nodeName"] != node {
+			continue
+		}
+		obj, err := object.Decode(kind, record.Value)
+		if err != nil {
+			continue // unreadable: it grants nothing
+		}
+		if uses(&obj.(*corev1.Pod).Spec, resource, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// uses says whether a pod names a ConfigMap or Secret.
+func uses(spec *corev1.PodSpec, resource, name string) bool {
+	secrets := resource == "secrets"
+	if secrets && slices.ContainsFunc(spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool { return r.Name == name }) {
+		return true
+	}
+	for i := range spec.Volumes {
+		v := &spec.Volumes[i]
+		switch {
+		case secrets && v.Secret != nil && v.Secret.SecretName == name,
+			!secrets && v.ConfigMap != nil && v.ConfigMap.Name == name:
+			return true
+		case v.Projected != nil:
+			for _, source := range v.Projected.Sources {
+				if secrets && source.Secret != nil && source.Secret.Name == name || !secrets && source.ConfigMap != nil && source.ConfigMap.Name == name {
+					return true
+				}
+			}
+		}
+	}
+	return slices.ContainsFunc(spec.InitContainers, func(c corev1.Container) bool { return usedInEnv(&c, secrets, name) }) ||
+		slices.ContainsFunc(spec.Containers, func(c corev1.Container) bool { return usedInEnv(&c, secrets, name) })
+}
+
+func usedInEnv(c *corev1.Container, secrets bool, name string) bool {
+	for _, from := range c.EnvFrom {
+		if secrets && from.SecretRef != nil && from.SecretRef.Name == name || !secrets && from.ConfigMapRef != nil && from.ConfigMapRef.Name == name {
+			return true
+		}
+	}
+	for _, env := range c.Env {
+		if env.ValueFrom == nil {
+			continue
+		}
+		if secrets && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == name ||
+			!secrets && env.ValueFrom.ConfigMapKeyRef != nil && env.ValueFrom.ConfigMapKeyRef.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// restAuthorizer asks the authorizer in the REST door's terms.
+type restAuthorizer struct{ authorizer *authz.Authorizer }
+
+var _ rest.Authorizer = restAuthorizer{}
+
+func (a restAuthorizer) Authorize(_ context.Context, caller registry.Caller, verb string, resource schema.GroupVersionResource, subresource, namespace, name string) error {
+	return a.authorizer.Authorize(authz.Attributes{
+		User: caller.User, Groups: caller.Groups, Verb: verb, Resource: resource.GroupResource(),
+		Subresource: subresource, Namespace: namespace, Name: name,
+	})
+}
+
+// authority is the cluster's CA.
+type authority struct{ ca *pki.CA }
+
+var _ certificates.Authority = authority{}
+
+func (a authority) CA() *pki.CA    { return a.ca }
+func (a authority) Bundle() []byte { return a.ca.CertificatePEM() }
+
+// roster tells which machines are masters.
+type roster struct{ masters *masters.Masters }
+
+var _ certificates.Machines = roster{}
+
+func (r roster) IsMaster(_ context.Context, name string) (bool, error) {
+	return slices.ContainsFunc(r.masters.Members(), func(m masters.Member) bool { return m.Name == name }), nil
+}

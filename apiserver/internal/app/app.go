@@ -1,0 +1,320 @@
+// Package app wires the apiserver.
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"k8s.io/utils/clock"
+
+	"kijabi.dev/apiserver/internal/authz"
+	"kijabi.dev/apiserver/internal/certificates"
+	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/forward"
+	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/nodes"
+	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/registry/kinds"
+	"kijabi.dev/apiserver/internal/rest"
+	"kijabi.dev/apiserver/internal/rpcapi"
+	"kijabi.dev/apiserver/internal/store"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
+	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
+	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
+	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
+	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
+	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
+)
+
+// leafLife is how long the apiserver's own certificates live; it renews them itself.
+const leafLife = 24 * time.Hour
+
+// connectionsPerUser bounds connections of one user on one machine unless configured.
+const connectionsPerUser = 256
+
+// components are the programs a master that may lead has beside its apiserver.
+var components = []string{"scheduler", "controller-manager"}
+
+// DefaultConfig returns the configuration before its file is read.
+func DefaultConfig() *configv1.APIServerConfiguration {
+	return &configv1.APIServerConfiguration{Network: configv1.DefaultNetwork(), MaxConnectionsPerUser: connectionsPerUser}
+}
+
+// Run wires the component and blocks until ctx ends or a part fails.
+//
+// Parts stop in two steps: first the doors and the seat among the masters, which
+// hands leadership over; then etcd, the store and the masters' port, which the handover needs.
+func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) error {
+	s, err := build(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer s.etcd.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ground := lifecycle.NewGroup(context.WithoutCancel(ctx))
+	ground.Go(func(ctx context.Context) error {
+		err := lifecycle.RunAll(ctx, s.etcd.Run, s.store.Run, s.peerServer.Run)
+		cancel(err)
+		return err
+	})
+	err = lifecycle.RunAll(ctx, s.tasks...)
+	ground.Cancel()
+	return errors.Join(err, ground.Wait())
+}
+
+// server is a wired apiserver.
+type server struct {
+	etcd       *etcdnode.Node
+	store      *store.Store
+	peerServer *rpc.Server
+	tasks      []lifecycle.Task
+}
+
+func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) (_ *server, err error) {
+	clk := clock.RealClock{}
+	identity, err := pki.OpenIdentity(cfg.Identity)
+	if err != nil {
+		return nil, err
+	}
+	peerIdentity, err := pki.OpenIdentity(cfg.Peer)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := pki.LoadCA(filepath.Join(cfg.PKIDir, "ca.crt"), filepath.Join(cfg.PKIDir, "ca.key"))
+	if err != nil {
+		return nil, err
+	}
+	peerCA, err := pki.LoadCA(filepath.Join(cfg.PKIDir, "peer-ca.crt"), filepath.Join(cfg.PKIDir, "peer-ca.key"))
+	if err != nil {
+		return nil, err
+	}
+	dial := func(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+		return rpc.Dial(address, peerIdentity, opts...)
+	}
+
+	node, err := startEtcd(ctx, cfg, dial, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			node.Close()
+		}
+	}()
+	objects, err := store.New(store.Config{
+		Name: cfg.NodeName, Backend: node.Backend(), Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
+	})
+	if err != nil {
+		return nil, err
+	}
+	group, err := masters.New(masters.Config{
+		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
+		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: filepath.Join(cfg.DataDir, "raft"),
+		Bootstrap: cfg.Bootstrap, Etcd: node, Store: objects, Dial: dial, Components: components,
+		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
+		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
+		Clock:       clk, Log: log.Named("masters"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	engine, err := registry.New(registry.Config{
+		Store: objects, Forwarder: forward.New(group), Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	self := registry.Caller{User: identity.Leaf().Subject.CommonName, Groups: identity.Leaf().Subject.Organization}
+	terms := newTerms(objects, clk)
+	hub := nodes.New(nodes.Config{
+		Master: cfg.NodeName, Directory: group.Directory(), MemberConn: group.MemberConn,
+		Known: knownNodes(objects), LeadingSince: terms.leadingSince, Clock: clk, Log: log.Named("nodes"),
+	})
+	authorizer := authz.New(nodePods{objects})
+	issuer, err := certificates.New(certificates.Config{
+		Tokens: &tokens{registry: engine, caller: self}, Authority: authority{ca}, Machines: roster{group}, Clock: clk, Log: log.Named("certificates"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	objectService := rpcapi.NewObjectService(engine, authorizer)
+	mastersService := rpcapi.NewMastersService(group)
+
+	door, err := rpc.NewServer(rpc.ServerConfig{
+		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
+	})
+	if err != nil {
+		return nil, err
+	}
+	objectv1pb.RegisterObjectServiceServer(door, objectService)
+	mastersv1pb.RegisterMastersServiceServer(door, mastersService)
+	certificatev1pb.RegisterCertificateServiceServer(door, issuer)
+	nodev1pb.RegisterNodeServiceServer(door, hub)
+
+	peers, err := rpc.NewServer(rpc.ServerConfig{
+		Address: cfg.PeerAddress, Identity: peerIdentity, ClientAuth: tls.RequireAndVerifyClientCert,
+		Log: log.Named("peers"), Node: true, MaxConnectionsPerUser: connectionsPerUser,
+	})
+	if err != nil {
+		return nil, err
+	}
+	peerv1pb.RegisterPeerServiceServer(peers, rpcapi.NewPeerService(group))
+	mastersv1pb.RegisterMastersServiceServer(peers, mastersService)
+	objectv1pb.RegisterObjectServiceServer(peers, objectService)
+	kubeletv1pb.RegisterKubeletServiceServer(peers, nodes.NewRelay(hub))
+
+	restDoor, err := rest.New(rest.Config{
+		Registry: engine, Authorizer: restAuthorizer{authorizer}, Nodes: hub, Identity: identity,
+		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
+		Checks: []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	return &server{
+		etcd: node, store: objects, peerServer: peers,
+		tasks: []lifecycle.Task{
+			identity.Run,
+			peerIdentity.Run,
+			func(ctx context.Context) error {
+				return pki.RenewWith(ctx, cfg.Identity, pki.SignWith(ca, leafLife), log)
+			},
+			func(ctx context.Context) error {
+				return pki.RenewWith(ctx, cfg.Peer, pki.SignWith(peerCA, leafLife), log)
+			},
+			group.Run,
+			terms.run,
+			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
+			registry.NewBootstrap(registry.BootstrapConfig{
+				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
+				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
+			}).Run,
+			func(ctx context.Context) error { return serveWhenLoaded(ctx, objects, door, restDoor) },
+		},
+	}, nil
+}
+
+// serveWhenLoaded opens the doors once the memory holds the cluster.
+func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server) error {
+	select {
+	case <-objects.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, func(ctx context.Context) error {
+		if err := lifecycle.NotifyReady(ctx); err != nil {
+			return err
+		}
+		return reportHealth(ctx, objects, door)
+	})
+}
+
+// reportHealth keeps the gRPC door's health true: a master that has no proof of being
+// current sends its clients to another.
+func reportHealth(ctx context.Context, objects *store.Store, door *rpc.Server) error {
+	ticker := time.NewTicker(250 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		door.SetServing(objects.Current())
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func current(objects *store.Store) error {
+	if !objects.Current() {
+		return errors.New("this master has no proof that its memory is current: it is cut off from the others, or no quorum of masters is alive")
+	}
+	return nil
+}
+
+// startEtcd starts the embedded member. With an empty data directory it forms a
+// cluster of one, or asks a living master to let it join.
+func startEtcd(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
+	etcdConfig := etcdnode.Config{
+		Name: cfg.NodeName, Dir: filepath.Join(cfg.DataDir, "etcd"), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
+		CertFile: cfg.Peer.CertFile, KeyFile: cfg.Peer.KeyFile, CAFile: cfg.Peer.CAFile,
+		QuotaBytes: cfg.Etcd.QuotaBytes, Retention: cfg.Etcd.HistoryRetention.Duration, Log: log.Named("etcd"),
+	}
+	if !etcdnode.Exists(etcdConfig.Dir) && !cfg.Bootstrap {
+		joined, err := join(ctx, cfg, dial, log)
+		if err != nil {
+			return nil, err
+		}
+		etcdConfig.InitialCluster = joined.GetEtcdInitialCluster()
+	}
+	node, err := etcdnode.Start(ctx, etcdConfig)
+	if err != nil {
+		return nil, fmt.Errorf("etcd member %s: %w", cfg.NodeName, err)
+	}
+	return node, nil
+}
+
+// joinTimeout bounds one attempt to join through one master.
+const joinTimeout = 20 * time.Second
+
+// join asks the known masters, one after the other, until one lets this one in.
+func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*mastersv1pb.JoinResponse, error) {
+	if len(cfg.Join) == 0 {
+		return nil, fmt.Errorf("%s holds no data and the configuration names no master to join: fill in join, or set bootstrap on the first master", cfg.DataDir)
+	}
+	var failures []error
+	for _, address := range cfg.Join {
+		res, err := joinThrough(ctx, cfg, dial, address)
+		if err == nil {
+			return res, nil
+		}
+		log.Warn("join refused", zap.String("master", address), zap.Error(err))
+		failures = append(failures, fmt.Errorf("join through %s: %w", address, err))
+	}
+	return nil, errors.Join(failures...)
+}
+
+func joinThrough(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, address string) (*mastersv1pb.JoinResponse, error) {
+	conn, err := dial(address)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	return mastersv1pb.NewMastersServiceClient(conn).Join(ctx, &mastersv1pb.JoinRequest{
+		Name: cfg.NodeName, PeerAddress: cfg.PeerAddress, EtcdPeerUrl: cfg.Etcd.PeerURL,
+		GrpcAddress: cfg.ListenAddress, RestAddress: cfg.RESTAddress,
+	})
+}
+
+// sharedFiles reads the key material that every master holds.
+func sharedFiles(dir string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, base := range []string{"ca", "peer-ca", "front-proxy-ca", "service-account"} {
+		for _, ending := range []string{".crt", ".key", ".pub"} {
+			data, err := os.ReadFile(filepath.Join(dir, base+ending))
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			out[base+ending] = data
+		}
+	}
+	return out, nil
+}
