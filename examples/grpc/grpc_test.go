@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
+	reflectionv1pb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +26,7 @@ import (
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
+	"kijabi.dev/proto/descriptors"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
 
@@ -104,7 +106,7 @@ func cluster(t *testing.T) (*objects, []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := rpc.NewServer(rpc.ServerConfig{Identity: identity, Log: zaptest.NewLogger(t)})
+	server, err := rpc.NewServer(rpc.ServerConfig{Identity: identity, Log: zaptest.NewLogger(t), Descriptors: descriptors.Resolver()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +170,39 @@ func TestCreate(t *testing.T) {
 	err := run(t.Context(), append(access, "create", "taken"), &out, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "default/taken exists already") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestReflectionDescribesObjects asks the way grpcurl does, with the user's certificate.
+func TestReflectionDescribesObjects(t *testing.T) {
+	_, access := cluster(t) // --cert FILE --key FILE --ca FILE --server ADDRESS
+	identity, err := pki.OpenIdentity(configv1.Identity{CertFile: access[1], KeyFile: access[3], CAFile: access[5]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := rpc.Dial(access[7], identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	stream, err := reflectionv1pb.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, symbol := range []string{"kijabi.object.v1.ObjectService", "k8s.io.api.apps.v1.Deployment"} {
+		err := stream.Send(&reflectionv1pb.ServerReflectionRequest{
+			MessageRequest: &reflectionv1pb.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: symbol},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(answer.GetFileDescriptorResponse().GetFileDescriptorProto()) == 0 {
+			t.Errorf("%s: %s", symbol, answer.GetErrorResponse())
+		}
 	}
 }
 
