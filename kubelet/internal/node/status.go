@@ -108,6 +108,9 @@ func (r *Reporter) post(ctx context.Context, health <-chan corev1.NodeStatus) er
 		case status := <-health:
 			for {
 				err := r.write(ctx, status)
+				if apierrors.IsConflict(err) {
+					continue // somebody else wrote in between; read again
+				}
 				if err == nil || ctx.Err() != nil {
 					break
 				}
