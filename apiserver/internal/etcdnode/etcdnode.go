@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -32,6 +33,7 @@ const (
 	// maxLearners is raised from etcd's 1: several masters may join or wait as spares.
 	maxLearners = 8
 
+	corruptCheck     = time.Minute
 	defaultTick      = 30 * time.Millisecond
 	defaultElection  = 300 * time.Millisecond
 	defaultQuota     = 4 << 30
@@ -72,6 +74,7 @@ type Node struct {
 	cfg     Config
 	etcd    *embed.Etcd
 	backend *etcd.Backend
+	close   sync.Once
 }
 
 // Exists says whether dir holds a member's data.
@@ -83,7 +86,7 @@ func Exists(dir string) bool {
 // Start starts the member and returns once it serves; that needs a quorum. Its peers
 // must be reachable, else Start waits until ctx ends. Run must be called afterwards, or Close.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	ec, err := embedConfig(cfg)
+	ec, err := embedConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("etcd member %s: %w", cfg.Name, err)
 	}
@@ -109,18 +112,28 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 // Run keeps the member until ctx ends or it fails; then it is closed.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.Close()
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-n.etcd.Err():
-		return fmt.Errorf("etcd member %s: %w", n.cfg.Name, err)
-	case <-n.etcd.Server.StopNotify():
-		return fmt.Errorf("etcd member %s has stopped: has it been removed from the cluster?", n.cfg.Name)
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	var neighbours []string
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-n.etcd.Err():
+			return fmt.Errorf("etcd member %s: %w", n.cfg.Name, err)
+		case <-n.etcd.Server.StopNotify():
+			return fmt.Errorf("etcd member %s has stopped: has it been removed from the cluster?", n.cfg.Name)
+		case <-ticker.C:
+			var err error
+			if neighbours, err = n.rememberNeighbours(neighbours); err != nil {
+				return fmt.Errorf("etcd member %s: remember its neighbours: %w", n.cfg.Name, err)
+			}
+		}
 	}
 }
 
 // Close ends the member. It may be called twice.
-func (n *Node) Close() { n.etcd.Close() }
+func (n *Node) Close() { n.close.Do(n.etcd.Close) }
 
 // Abort ends the member at once, telling nobody, as when its machine loses power. Close
 // must still be called.
@@ -129,7 +142,7 @@ func (n *Node) Abort() { n.etcd.Server.HardStop() }
 // Backend is the in-process way to the data.
 func (n *Node) Backend() *etcd.Backend { return n.backend }
 
-func embedConfig(cfg Config) (*embed.Config, error) {
+func embedConfig(ctx context.Context, cfg Config) (*embed.Config, error) {
 	advertise, err := url.Parse(cfg.PeerURL)
 	if err != nil {
 		return nil, fmt.Errorf("peer URL: %w", err)
@@ -171,6 +184,9 @@ func embedConfig(cfg Config) (*embed.Config, error) {
 	ec.AutoCompactionRetention = orDefault(cfg.Retention, defaultRetention).String()
 	ec.TickMs = uint(orDefault(cfg.Tick, defaultTick).Milliseconds())
 	ec.ElectionMs = uint(orDefault(cfg.Election, defaultElection).Milliseconds())
+	// The leader compares all members' data, too: a member that started without comparison
+	// is found out within this time.
+	ec.CorruptCheckTime = corruptCheck
 	// The masters package guards membership by itself; etcd's check would make every
 	// change wait until all connections are five seconds old.
 	ec.StrictReconfigCheck = false
@@ -180,7 +196,8 @@ func embedConfig(cfg Config) (*embed.Config, error) {
 		return nil, errors.New("etcd's feature gate cannot be set")
 	}
 	if err := gate.SetFromMap(map[string]bool{
-		string(features.InitialCorruptCheck): true, string(features.CompactHashCheck): true,
+		string(features.InitialCorruptCheck): neighbourServes(ctx, cfg, ec.PeerTLSInfo),
+		string(features.CompactHashCheck):    true,
 	}); err != nil {
 		return nil, fmt.Errorf("corruption checks: %w", err)
 	}

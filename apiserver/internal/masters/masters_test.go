@@ -197,6 +197,10 @@ func (mc *machine) start(join ...string) *master {
 	mastersv1pb.RegisterMastersServiceServer(server, d)
 	group := lifecycle.NewGroup(context.Background())
 	group.Go(func(context.Context) error { return server.Serve(listener) })
+	group.Go(func(ctx context.Context) error {
+		_ = node.Run(ctx) // it fails when the test aborts it
+		return nil
+	})
 	group.Go(st.Run)
 	group.Go(m.Run)
 	ms := &master{Masters: m, store: st, backend: backend, etcd: node}

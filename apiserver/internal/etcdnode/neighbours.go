@@ -1,0 +1,72 @@
+package etcdnode
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+)
+
+// neighboursFile in the data directory lists the other members' URLs, so that a member that
+// starts again knows whom to compare its data with.
+const neighboursFile = "neighbours"
+
+// neighbourTimeout is how long a living neighbour may take to say that it serves.
+const neighbourTimeout = 300 * time.Millisecond
+
+// rememberNeighbours writes the other members' URLs if they have changed.
+func (n *Node) rememberNeighbours(written []string) ([]string, error) {
+	self := uint64(n.etcd.Server.MemberID())
+	var urls []string
+	for _, m := range n.Members() {
+		if m.ID != self {
+			urls = append(urls, m.PeerURL)
+		}
+	}
+	if slices.Equal(urls, written) {
+		return written, nil
+	}
+	file := filepath.Join(n.cfg.Dir, neighboursFile)
+	if err := os.WriteFile(file+".new", []byte(strings.Join(urls, "\n")), 0o600); err != nil {
+		return written, err
+	}
+	return urls, os.Rename(file+".new", file)
+}
+
+// neighbourServes says whether some other member serves now. When all start together, as
+// after a power failure, none does, and etcd's comparison of data at start would keep all of
+// them waiting for each other's time-outs.
+func neighbourServes(ctx context.Context, cfg Config, tls transport.TLSInfo) bool {
+	content, err := os.ReadFile(filepath.Join(cfg.Dir, neighboursFile))
+	if err != nil {
+		return false
+	}
+	client := &http.Client{Timeout: neighbourTimeout}
+	if !tls.Empty() {
+		tlsConfig, err := tls.ClientConfig()
+		if err != nil {
+			return false
+		}
+		client.Transport = &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
+	}
+	for _, url := range strings.Fields(strings.ReplaceAll(string(content), ",", "\n")) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/version", nil)
+		if err != nil {
+			continue
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return true
+		}
+	}
+	return false
+}
