@@ -181,6 +181,9 @@ func (w *worker) view(busy map[string]bool) view {
 		now: w.m.cfg.Clock.Now(), ref: w.ref, sandboxes: w.seen.sandboxes, containers: w.seen.containers,
 		busy: busy, memory: &w.memory, result: w.m.cfg.Prober.Result,
 	}
+	w.m.mu.Lock()
+	v.confirmed = w.m.confirmed
+	w.m.mu.Unlock()
 	w.mu.Lock()
 	v.pod, v.gone = w.pod, w.gone
 	w.mu.Unlock()

@@ -1,0 +1,211 @@
+package podworker_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kijabi.dev/kubelet/internal/probes"
+	"kijabi.dev/kubelet/internal/runtime"
+)
+
+func TestUpAndDown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.set(func(*corev1.Pod) {})
+		w.after(time.Millisecond) // no waiting on the way up
+		if s := w.status(); s.Phase != corev1.PodRunning || !s.ContainerStatuses[0].Ready {
+			t.Fatalf("status %+v", s)
+		}
+		w.terminate(30)
+		w.after(time.Millisecond)
+		if !w.gone() || w.manager.Has("uid") {
+			t.Fatal("still here")
+		}
+		want := []string{"run sandbox p", "create main", "start main", "stop main", "stop sandbox", "remove sandbox p"}
+		if calls := w.runtime.Calls(); !slices.Equal(calls, want) {
+			t.Fatalf("calls %q, want %q", calls, want)
+		}
+	})
+}
+
+func TestBackOffDoublesAndIsForgotten(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.runtime.Behave(func(runtime.ContainerSpec) (int32, bool) { return 1, true })
+		began := time.Now()
+		w.set(func(*corev1.Pod) {})
+		var starts []time.Duration
+		for len(starts) < 9 {
+			w.after(100 * time.Millisecond)
+			for range int(w.newest("main").Attempt) + 1 - len(starts) {
+				starts = append(starts, time.Since(began).Round(time.Second))
+			}
+		}
+		for i, wait := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
+			if got := starts[i+1] - starts[i]; got != wait*time.Second {
+				t.Fatalf("restart %d came after %v, want %v s (%v)", i+1, got, wait, starts)
+			}
+		}
+		if s := w.status().ContainerStatuses[0]; s.State.Waiting == nil || s.State.Waiting.Reason != "CrashLoopBackOff" || s.RestartCount < 8 {
+			t.Fatalf("status %+v", s)
+		}
+		w.runtime.Behave(func(runtime.ContainerSpec) (int32, bool) { return 0, false })
+		w.after(5 * time.Minute)
+		w.after(11 * time.Minute) // a long run
+		before := w.newest("main")
+		w.runtime.Exit(before.ID, 1)
+		w.after(time.Second)
+		if now := w.newest("main"); now.Attempt != before.Attempt+1 || now.State != runtime.Running {
+			t.Fatalf("not restarted at once after a long run: %+v", now)
+		}
+	})
+}
+
+func TestInitContainersComeInOrder(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		sidecarUp := false
+		w.mu.Lock()
+		w.probing = func(name string) probes.Result {
+			return probes.Result{Started: name != "sidecar" || sidecarUp, Ready: true}
+		}
+		w.mu.Unlock()
+		w.runtime.Behave(func(spec runtime.ContainerSpec) (int32, bool) {
+			return 0, strings.HasPrefix(spec.Name, "init")
+		})
+		w.set(func(pod *corev1.Pod) {
+			pod.Spec.InitContainers = []corev1.Container{
+				{Name: "init-1", Image: "image"}, {Name: "sidecar", Image: "image", RestartPolicy: &always}, {Name: "init-2", Image: "image"},
+			}
+		})
+		w.after(time.Second)
+		if s := w.status(); s.Phase != corev1.PodPending || w.newest("init-2").ID != "" {
+			t.Fatal("went on before the sidecar had started")
+		}
+		w.mu.Lock()
+		sidecarUp = true
+		w.mu.Unlock()
+		w.manager.Trigger("uid")
+		w.after(time.Second)
+		if s := w.status(); s.Phase != corev1.PodRunning {
+			t.Fatalf("phase %s", s.Phase)
+		}
+		w.terminate(30)
+		w.after(time.Second)
+		var order []string
+		for _, call := range w.runtime.Calls() {
+			if name, ok := strings.CutPrefix(call, "start "); ok {
+				order = append(order, "+"+name)
+			}
+			if name, ok := strings.CutPrefix(call, "stop "); ok && name != "sandbox" {
+				order = append(order, "-"+name)
+			}
+		}
+		if want := []string{"+init-1", "+sidecar", "+init-2", "+main", "-main", "-sidecar"}; !slices.Equal(order, want) {
+			t.Fatalf("order %q, want %q", order, want)
+		}
+	})
+}
+
+func TestMastersAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.set(func(*corev1.Pod) {})
+		w.after(time.Second)
+		w.mu.Lock()
+		w.away = true
+		w.mu.Unlock()
+		w.runtime.Exit(w.newest("main").ID, 1)
+		w.after(time.Minute)
+		if c := w.newest("main"); c.State != runtime.Running || c.Attempt != 1 {
+			t.Fatalf("a crash was not mended: %+v", c)
+		}
+		w.mu.Lock()
+		w.away = false
+		w.mu.Unlock()
+		w.after(10 * time.Second)
+		if s := w.status().ContainerStatuses[0]; s.RestartCount != 1 || !s.Ready {
+			t.Fatalf("the masters were not told: %+v", s)
+		}
+	})
+}
+
+func TestIdentityWaitsForAMaster(t *testing.T) {
+	yes := true
+	inWorld(t, func(w *world) {
+		w.set(func(pod *corev1.Pod) {
+			pod.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", Controller: &yes}}
+		})
+		w.after(time.Minute)
+		if len(w.runtime.Calls()) > 0 {
+			t.Fatalf("an identity was started from a snapshot: %q", w.runtime.Calls())
+		}
+		w.manager.Confirm()
+		w.after(time.Second)
+		if s := w.status(); s.Phase != corev1.PodRunning {
+			t.Fatalf("phase %s after %q", s.Phase, w.runtime.Calls())
+		}
+	})
+}
+
+func TestLostSandboxIsReplaced(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.set(func(*corev1.Pod) {})
+		w.after(time.Second)
+		before := w.newest("main")
+		w.runtime.LoseSandbox(before.SandboxID)
+		w.after(11 * time.Second)
+		now := w.newest("main")
+		if now.State != runtime.Running || now.SandboxID == before.SandboxID || now.Attempt != 1 {
+			t.Fatalf("container %+v", now)
+		}
+		if s := w.status(); s.Phase != corev1.PodRunning || s.ContainerStatuses[0].RestartCount != 1 {
+			t.Fatalf("status %+v", s)
+		}
+	})
+}
+
+func TestDeadline(t *testing.T) {
+	limit := int64(60)
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.set(func(pod *corev1.Pod) { pod.Spec.ActiveDeadlineSeconds = &limit })
+		w.after(50 * time.Second)
+		if s := w.status(); s.Phase != corev1.PodRunning {
+			t.Fatalf("phase %s before the deadline", s.Phase)
+		}
+		w.after(15 * time.Second)
+		if s := w.status(); s.Phase != corev1.PodFailed || s.Reason != "DeadlineExceeded" {
+			t.Fatalf("phase %s, reason %s", s.Phase, s.Reason)
+		}
+		if c := w.newest("main"); c.State != runtime.Exited {
+			t.Fatalf("container %+v", c)
+		}
+	})
+}
+
+func TestFailedLivenessRestarts(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.set(func(*corev1.Pod) {})
+		w.after(time.Second)
+		first := w.newest("main").ID
+		w.mu.Lock()
+		w.probing = func(string) probes.Result {
+			return probes.Result{Started: true, Ready: true, Failed: w.newest("main").ID == first}
+		}
+		w.mu.Unlock()
+		w.manager.Trigger("uid")
+		w.after(time.Second)
+		if c := w.newest("main"); c.ID == first || c.State != runtime.Running {
+			t.Fatalf("container %+v", c)
+		}
+	})
+}
