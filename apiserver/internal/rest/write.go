@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -196,12 +197,26 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.C
 			})
 		}
 		opts.FieldManager = fieldManager(r, opts.FieldManager)
+		if patchType != types.JSONPatchType && opts.FieldValidation == metav1.FieldValidationWarn {
+			warn(w, s.patchWarnings(data, t))
+		}
 	}
 	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbPatch, Ref: t.ref, PatchType: patchType, Patch: data, Options: opts})
 	if err != nil {
 		return err
 	}
 	return s.writeResult(w, r, f, code, t, result)
+}
+
+// patchWarnings names the fields of a merge patch that the kind does not know. The
+// registry refuses them in strict patches; it cannot warn.
+func (s *Server) patchWarnings(data []byte, t target) []string {
+	_, warnings, err := s.codec.decode(data, encodeJSON, t.gvk(), metav1.FieldValidationWarn)
+	if err != nil {
+		return nil // the registry says what is wrong with the patch
+	}
+	// Directives such as $setElementOrder are no fields.
+	return slices.DeleteFunc(warnings, func(text string) bool { return strings.Contains(text, "$") })
 }
 
 // applyCode checks an apply configuration's fields and tells whether the apply is

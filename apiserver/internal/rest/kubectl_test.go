@@ -1,0 +1,173 @@
+package rest
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// kubectl is the unmodified client, built once per test from its own module.
+type kubectl struct {
+	h    *harness
+	path string
+	env  []string
+}
+
+func newKubectl(h *harness) *kubectl {
+	h.t.Helper()
+	k := &kubectl{h: h, path: filepath.Join(h.dir, "kubectl")}
+	dir, err := filepath.Abs("../../../test/kubectl")
+	h.must(err)
+	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Minute) // a cold build compiles all of kubectl
+	defer cancel()
+	build := exec.CommandContext(ctx, "go", "build", "-o", k.path, ".") //nolint:gosec // fixed words
+	build.Dir, build.Env = dir, append(os.Environ(), "GOWORK=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		h.t.Fatalf("build kubectl: %v\n%s", err, out)
+	}
+	k.env = append(os.Environ(), "KUBECONFIG="+h.kubeconfig(), "HOME="+h.dir)
+	return k
+}
+
+// run calls kubectl and returns its whole output, and whether it succeeded.
+func (k *kubectl) run(stdin string, args ...string) (string, bool) {
+	k.h.t.Helper()
+	ctx, cancel := context.WithTimeout(k.h.t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, k.path, args...) //nolint:gosec // a test
+	var out bytes.Buffer
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = k.env, strings.NewReader(stdin), &out, &out
+	err := cmd.Run()
+	return out.String(), err == nil
+}
+
+// ok expects success and the texts.
+func (k *kubectl) ok(line string, texts ...string) {
+	k.h.t.Helper()
+	k.feed("", line, texts...)
+}
+
+func (k *kubectl) feed(stdin, line string, texts ...string) {
+	k.h.t.Helper()
+	out, good := k.run(stdin, strings.Fields(line)...)
+	if !good {
+		k.h.t.Errorf("kubectl %s failed: %s", line, out)
+	}
+	k.says(line, out, texts)
+}
+
+// fails expects failure and the texts.
+func (k *kubectl) fails(stdin, line string, texts ...string) {
+	k.h.t.Helper()
+	out, good := k.run(stdin, strings.Fields(line)...)
+	if good {
+		k.h.t.Errorf("kubectl %s should fail: %s", line, out)
+	}
+	k.says(line, out, texts)
+}
+
+func (k *kubectl) says(line, out string, texts []string) {
+	k.h.t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			k.h.t.Errorf("kubectl %s lacks %q: %s", line, text, out)
+		}
+	}
+}
+
+const webManifest = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: web}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: c, image: nginx, ports: [{containerPort: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80}]
+`
+
+func TestKubectl(t *testing.T) {
+	h := newRealHarness(t)
+	h.node()
+	k := newKubectl(h)
+
+	k.ok("api-resources", "configmaps", "deploy", "apps/v1")
+	k.ok("api-versions", "apps/v1", "discovery.k8s.io/v1")
+	k.ok("cluster-info", "control plane")
+	k.ok("auth whoami", "kubernetes-admin", "system:masters")
+	k.ok("auth can-i create pods", "yes")
+	k.ok("explain deployment.spec.strategy.type", "ENUM:", "RollingUpdate")
+	k.ok("get --raw /readyz?verbose", "readyz check passed")
+
+	k.feed(webManifest, "apply -f -", "deployment.apps/web created", "service/web created")
+	k.feed(webManifest, "apply -f -", "deployment.apps/web unchanged", "service/web unchanged")
+	changed := strings.Replace(webManifest, "replicas: 2", "replicas: 3", 1)
+	k.fails(changed, "diff -f -", "+  replicas: 3") // differences are its exit code
+	k.feed(changed, "apply -f -", "deployment.apps/web configured", "service/web unchanged")
+	changed = strings.Replace(webManifest, "replicas: 2", "replicas: 4", 1)
+	k.fails(changed, "apply --server-side -f - --field-manager=other", "conflict", "spec.replicas")
+	k.feed(changed, "apply --server-side -f - --field-manager=other --force-conflicts", "serverside-applied")
+	bad := strings.Replace(webManifest, "image: nginx", "image: nginx, bad: 1", 1)
+	k.fails(bad, "apply -f -", `unknown field "spec.template.spec.containers[0].bad"`)
+	k.feed(bad, "apply --validate=warn -f -", `Warning: unknown field "spec.template.spec.containers[0].bad"`)
+
+	k.ok("scale deployment web --replicas=5", "scaled")
+	k.ok("get deployment web -o jsonpath={.spec.replicas}", "5")
+	k.ok("label deployment web tier=front", "labeled")
+	k.ok("annotate deployment web note=x", "annotated")
+	k.ok("get deployments,services -l tier=front -o wide", "web", "0/5", "nginx", "app=web")
+	k.ok("patch deployment web --type=merge -p {\"spec\":{\"paused\":true}}", "patched")
+	k.ok("patch deployment web --type=json -p [{\"op\":\"remove\",\"path\":\"/spec/paused\"}]", "patched")
+	k.ok("set image deployment/web c=other", "image updated")
+	k.ok("rollout restart deployment/web", "restarted")
+	k.ok("describe deployment web", "RollingUpdateStrategy", "other")
+	k.env = append(k.env, "EDITOR=sed -i s/replicas:.5/replicas:6/")
+	k.fails("", "edit deployment web") // the space is gone: no valid YAML, so nothing may change
+	k.env = append(k.env, `EDITOR=sed -i s/tier:.front/tier:\ back/`)
+	k.ok("edit deployment web", "edited")
+	k.ok("get deployment web --show-labels", "tier=back")
+	out, _ := k.run("", "get", "deployment", "web", "-o", "yaml")
+	k.feed(out, "replace -f -", "replaced")
+
+	for _, name := range []string{"c1", "c2", "c3"} {
+		k.ok("create configmap "+name+" --from-literal=a=b", "created")
+	}
+	k.ok("get configmaps --chunk-size=2", "c1", "c2", "c3")
+	k.ok("get configmaps -A --field-selector=metadata.name=c2 --no-headers", "c2")
+	k.ok("wait --for=jsonpath={.data.a}=b configmap/c1 --timeout=5s", "condition met")
+	k.fails("", "wait --for=condition=Available deployment/web --timeout=1s", "timed out")
+	k.fails("", "create configmap c1", "already exists")
+	k.ok("create configmap c9 --dry-run=server", "created (server dry run)")
+	k.fails("", "get configmap c9", "NotFound")
+	k.ok("delete configmap --all", `"c1" deleted`, `"c3" deleted`)
+	k.ok("delete deployment web", "deleted")
+	k.ok("delete service web --wait=false", "deleted")
+	k.ok("get deployments", "No resources found")
+
+	k.ok("logs p", "line 0\nline 1\nline 2\n")
+	k.ok("exec p -- echo hello", "hello")
+	k.feed("to stdin", "exec -i p -- cat", "to stdin")
+	k.fails("", "exec p -- false", "exit code 1")
+	k.feed("ping\n", "attach -i p", "attached", "ping")
+	from, to := filepath.Join(h.dir, "from"), filepath.Join(h.dir, "to")
+	h.must(os.WriteFile(from, []byte("carried"), 0o600))
+	k.ok("cp " + from + " p:" + to)
+	if data, err := os.ReadFile(to); err != nil || string(data) != "carried" {
+		t.Errorf("cp: %q %v", data, err)
+	}
+	k.ok("delete pod p --force --grace-period=0", "deleted")
+}
