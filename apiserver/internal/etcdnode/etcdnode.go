@@ -196,7 +196,7 @@ func embedConfig(ctx context.Context, cfg Config) (*embed.Config, error) {
 		return nil, errors.New("etcd's feature gate cannot be set")
 	}
 	if err := gate.SetFromMap(map[string]bool{
-		string(features.InitialCorruptCheck): neighbourServes(ctx, cfg, ec.PeerTLSInfo),
+		string(features.InitialCorruptCheck): neighboursServe(ctx, cfg, ec.PeerTLSInfo),
 		string(features.CompactHashCheck):    true,
 	}); err != nil {
 		return nil, fmt.Errorf("corruption checks: %w", err)

@@ -38,10 +38,10 @@ func (n *Node) rememberNeighbours(written []string) ([]string, error) {
 	return urls, os.Rename(file+".new", file)
 }
 
-// neighbourServes says whether some other member serves now. When all start together, as
-// after a power failure, none does, and etcd's comparison of data at start would keep all of
-// them waiting for each other's time-outs.
-func neighbourServes(ctx context.Context, cfg Config, tls transport.TLSInfo) bool {
+// neighboursServe says whether all other members serve now. A single one that does not would
+// make etcd's comparison of data at start wait for a time-out of several seconds; when all start
+// together, as after a power failure, each would wait for all others.
+func neighboursServe(ctx context.Context, cfg Config, tls transport.TLSInfo) bool {
 	content, err := os.ReadFile(filepath.Join(cfg.Dir, neighboursFile))
 	if err != nil {
 		return false
@@ -54,19 +54,24 @@ func neighbourServes(ctx context.Context, cfg Config, tls transport.TLSInfo) boo
 		}
 		client.Transport = &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
 	}
-	for _, url := range strings.Fields(strings.ReplaceAll(string(content), ",", "\n")) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/version", nil)
-		if err != nil {
-			continue
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			continue
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
-			return true
+	urls := strings.FieldsFunc(string(content), func(r rune) bool { return r == '\n' || r == ',' })
+	for _, url := range urls {
+		if !serves(ctx, client, url) {
+			return false
 		}
 	}
-	return false
+	return len(urls) > 0
+}
+
+func serves(ctx context.Context, client *http.Client, url string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/version", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
