@@ -37,13 +37,13 @@ func (c *Collector) Run(ctx context.Context) error {
 	ticker := c.Clock.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
-		if err := c.Collect(ctx); err != nil && ctx.Err() == nil {
-			c.Log.Warn("image collection", zap.Error(err))
-		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C():
+		}
+		if err := c.Collect(ctx); err != nil && ctx.Err() == nil {
+			c.Log.Warn("image collection", zap.Error(err))
 		}
 	}
 }

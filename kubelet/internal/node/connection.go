@@ -27,6 +27,9 @@ const (
 	reopenLast     = 2 * time.Second
 	maxTunnelBytes = 4 << 20
 	tunnelStreams  = 250
+	// A tunnel may lie idle for as long as nobody asks for a log. gRPC counts the time
+	// until the client's first bytes as connecting, and would end it after two minutes.
+	tunnelIdle = 365 * 24 * time.Hour
 )
 
 // Connection keeps the heartbeat and the tunnel to some master open.
@@ -165,7 +168,7 @@ func (c *Connection) tunnel(ctx context.Context) error {
 	}
 	conn := tunnel.ClientConn(stream, cancel)
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxTunnelBytes), grpc.MaxConcurrentStreams(tunnelStreams),
+		grpc.ConnectionTimeout(tunnelIdle), grpc.MaxRecvMsgSize(maxTunnelBytes), grpc.MaxConcurrentStreams(tunnelStreams),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(streaming))
 	kubeletv1pb.RegisterKubeletServiceServer(server, c.Service)
 	stop := context.AfterFunc(ctx, server.Stop)

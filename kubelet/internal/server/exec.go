@@ -31,7 +31,7 @@ func (s *Service) Exec(stream kubeletv1pb.KubeletService_ExecServer) error {
 	if start == nil || len(start.GetCommand()) == 0 {
 		return apierrors.NewBadRequest("the first message must carry start with a command")
 	}
-	s.audit("exec", start.GetCaller(), start.GetTarget(), start.GetCommand())
+	s.audit("exec", start.GetCaller(), start.GetTarget())
 	container, err := s.running(ctx, start.GetTarget())
 	if err != nil {
 		return err
@@ -73,7 +73,7 @@ func (s *Service) Attach(stream kubeletv1pb.KubeletService_AttachServer) error {
 	if start == nil {
 		return apierrors.NewBadRequest("the first message must carry start")
 	}
-	s.audit("attach", start.GetCaller(), start.GetTarget(), nil)
+	s.audit("attach", start.GetCaller(), start.GetTarget())
 	container, err := s.running(ctx, start.GetTarget())
 	if err != nil {
 		return err

@@ -9,17 +9,16 @@ import (
 	"io"
 	"io/fs"
 	"slices"
-	"strings"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"go.uber.org/zap"
-
 	"kijabi.dev/kubelet/internal/logs"
 	"kijabi.dev/kubelet/internal/runtime"
+	"kijabi.dev/platform/logging"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 )
 
@@ -216,6 +215,7 @@ func (s *Service) PortForward(stream kubeletv1pb.KubeletService_PortForwardServe
 		return apierrors.NewBadRequest("the first message must carry start with a port from 1 to 65535")
 	}
 	target := start.GetTarget()
+	s.audit("portforward", start.GetCaller(), target)
 	pod := s.cfg.Pod(target.GetNamespace(), target.GetPod())
 	if pod == nil || target.GetUid() != "" && target.GetUid() != string(pod.UID) {
 		return apierrors.NewNotFound(corev1.Resource("pods"), target.GetPod())
@@ -277,9 +277,9 @@ func eof(err error) error {
 	return err
 }
 
-// audit records who reached into a container.
-func (s *Service) audit(verb string, caller *kubeletv1pb.Caller, target *kubeletv1pb.Target, command []string) {
-	s.cfg.Log.Info("audit", zap.String("verb", verb), zap.String("user", caller.GetUser()), zap.String("request_id", caller.GetRequestId()),
-		zap.String("pod", target.GetNamespace()+"/"+target.GetPod()), zap.String("container", target.GetContainer()),
-		zap.String("command", strings.Join(command, " ")))
+// audit records who reached into a container. The command stays out: its arguments
+// may hold secrets.
+func (s *Service) audit(verb string, caller *kubeletv1pb.Caller, target *kubeletv1pb.Target) {
+	s.cfg.Log.Info("audit", zap.String("verb", verb), logging.User(caller.GetUser()), logging.RequestID(caller.GetRequestId()),
+		logging.Pod(target.GetNamespace(), target.GetPod()), zap.String("container", target.GetContainer()))
 }
