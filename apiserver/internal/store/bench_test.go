@@ -3,12 +3,15 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
 
+	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/store"
 )
 
@@ -65,4 +68,23 @@ func BenchmarkFloor(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 		})
 	}
+}
+
+// member starts an etcd of one.
+func member(t testing.TB) *etcdnode.Node {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://%s", l.Addr())
+	_ = l.Close()
+	n, err := etcdnode.Start(context.Background(), etcdnode.Config{
+		Name: "a", Dir: t.TempDir(), PeerURL: url, ClusterToken: "test", Log: zaptest.NewLogger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	return n
 }

@@ -3,15 +3,12 @@ package store_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/zap/zaptest"
 
-	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/lifecycle"
 )
@@ -95,25 +92,6 @@ func eventually(t testing.TB, what string, condition func() bool) {
 			t.Fatalf("not in time: %s", what)
 		}
 	}
-}
-
-// member starts an etcd of one.
-func member(t testing.TB) *etcdnode.Node {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := fmt.Sprintf("http://%s", l.Addr())
-	_ = l.Close()
-	n, err := etcdnode.Start(context.Background(), etcdnode.Config{
-		Name: "a", Dir: t.TempDir(), PeerURL: url, ClusterToken: "test", Log: zaptest.NewLogger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(n.Close)
-	return n
 }
 
 func pod(name string) store.Key { return store.Key{Resource: "pods", Namespace: "default", Name: name} }
