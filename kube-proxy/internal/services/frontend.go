@@ -9,7 +9,6 @@ package services
 import (
 	"cmp"
 	"net/netip"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -89,7 +88,6 @@ type Frontend struct {
 	// and from this machine: policy Local restricts only traffic from outside.
 	Inside      []Endpoint
 	SplitInside bool
-	// Affinity is how long after its last connection a client still goes to the same
-	// endpoint; zero means that every connection is placed anew.
-	Affinity time.Duration
+	// Sticky sends all connections of a client to one endpoint.
+	Sticky bool
 }

@@ -3,7 +3,6 @@ package services
 import (
 	"net/netip"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,7 +18,6 @@ func Resolve(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, n
 	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == "" || svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil
 	}
-	affinity := affinityOf(svc)
 	external, balanced := externalAddresses(svc), balancerAddresses(svc)
 	var out []Frontend
 	for _, clusterIP := range clusterAddresses(svc) {
@@ -32,7 +30,8 @@ func Resolve(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, n
 			all := endpointsFor(endpointSlices, clusterIP.Is6(), port.Name, protocol, nodeName)
 			base := Frontend{
 				Front:   Front{Address: clusterIP, Protocol: protocol, Port: uint16(port.Port)},
-				Service: types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, PortName: port.Name, Affinity: affinity,
+				Service: types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, PortName: port.Name,
+				Sticky: svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
 			}
 
 			cluster := base
@@ -186,17 +185,6 @@ func balancerAddresses(svc *corev1.Service) []netip.Addr {
 		}
 	}
 	return parseAll(texts)
-}
-
-func affinityOf(svc *corev1.Service) time.Duration {
-	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
-		return 0
-	}
-	seconds := corev1.DefaultClientIPServiceAffinitySeconds
-	if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil && *c.ClientIP.TimeoutSeconds > 0 {
-		seconds = *c.ClientIP.TimeoutSeconds
-	}
-	return time.Duration(seconds) * time.Second
 }
 
 func parseAll(texts []string) []netip.Addr {

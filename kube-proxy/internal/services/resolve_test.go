@@ -87,8 +87,8 @@ func describe(list []Frontend) []string {
 			text += " inside"
 			show(f.Inside)
 		}
-		if f.Affinity > 0 {
-			text += " for " + f.Affinity.String()
+		if f.Sticky {
+			text += " sticky"
 		}
 		out = append(out, text)
 	}
@@ -173,14 +173,7 @@ func TestResolve(t *testing.T) {
 		},
 		"session affinity": {
 			service("a", "10.96.0.20", nodePort(30080), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }),
-			nil, []string{"TCP/10.96.0.20:80 for 3h0m0s", "TCP/0.0.0.0:30080 for 3h0m0s"},
-		},
-		"session affinity, own time": {
-			service("a", "10.96.0.20", func(s *corev1.Service) {
-				s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-				s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: pointer(int32(60))}}
-			}),
-			nil, []string{"TCP/10.96.0.20:80 for 1m0s"},
+			nil, []string{"TCP/10.96.0.20:80 sticky", "TCP/0.0.0.0:30080 sticky"},
 		},
 		"both families": {
 			service("a", "10.96.0.20", nodePort(30080), func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"10.96.0.20", "fd00::20"} }),

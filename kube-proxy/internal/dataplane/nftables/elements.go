@@ -23,14 +23,13 @@ const (
 	// setLocal holds address . address of the endpoints on this node. A connection
 	// whose source and destination are such a pair came back to where it began.
 	setLocal setName = "local"
-	// setMembers and setMembersInside hold address . protocol . port . endpoint address .
-	// port of frontends with affinity: a remembered endpoint must still be one.
-	setMembers       setName = "members"
-	setMembersInside setName = "members-inside"
+	// setRemote holds the addresses of endpoints that are neither on this node nor in the
+	// range of pods.
+	setRemote setName = "remote"
 )
 
 func allSets() []setName {
-	return []setName{setTargets, setFronts, setFrontsInside, setRejected, setDropped, setLocal, setMembers, setMembersInside}
+	return []setName{setTargets, setFronts, setFrontsInside, setRejected, setDropped, setLocal, setRemote}
 }
 
 // element is an entry of a set; value is empty except in maps.
@@ -51,58 +50,74 @@ const (
 type kind struct {
 	// slots is how many slots its endpoints use.
 	slots int
-	// sticky numbers the affinity times in use; 0 means no affinity.
-	sticky uint32
+	// sticky takes the slot from the client's address instead of drawing one.
+	sticky bool
 }
-
-// maxSticky is the greatest number of different affinity times, by the bits for it.
-const maxSticky = 1<<8 - 1
 
 // slotOffset is added to the number of a slot. It keeps views and kinds apart, so that
 // a rule for one kind never finds a slot meant for another.
-func slotOffset(v view, k kind) uint32 { return uint32(v)<<31 | k.sticky<<23 | slotClass(k.slots)<<16 }
+func slotOffset(v view, k kind) uint32 {
+	offset := uint32(v)<<31 | slotClass(k.slots)<<16
+	if k.sticky {
+		offset |= 1 << 30
+	}
+	return offset
+}
 
 // placed is what the kernel holds for one frontend.
 type placed struct {
 	slots     [2][]netip.AddrPort // by view
 	split     bool
 	otherwise services.Fallback
-	sticky    uint32
-	local     []netip.Addr
+	sticky    bool
+	addresses []listed
+}
+
+// listed is an address in one of the sets that all frontends share.
+type listed struct {
+	set     setName
+	address netip.Addr
+}
+
+// element of the set.
+func (l listed) element() element {
+	key := string(l.address.AsSlice())
+	if l.set == setLocal {
+		key += key
+	}
+	return element{set: l.set, key: key}
 }
 
 // kind of what serves one view.
 func (p *placed) kind(v view) kind { return kind{slots: len(p.slots[v]), sticky: p.sticky} }
 
-// members are the endpoints a client may be remembered to have.
-func (p *placed) members(v view) map[netip.AddrPort]struct{} {
-	if p == nil || p.sticky == 0 {
-		return nil
-	}
-	out := map[netip.AddrPort]struct{}{}
-	for _, target := range p.slots[v] {
-		out[target] = struct{}{}
-	}
-	return out
-}
-
 // place lays out a frontend, changing as little as possible against before, which
 // may be nil.
-func place(f *services.Frontend, sticky uint32, before *placed) *placed {
+func place(f *services.Frontend, pods netip.Prefix, before *placed) *placed {
 	if before == nil {
 		before = &placed{}
 	}
-	p := &placed{split: f.SplitInside, otherwise: f.Otherwise, sticky: sticky}
-	p.slots[outside] = assignSlots(before.slots[outside], f.Endpoints)
-	if f.SplitInside {
-		p.slots[inside] = assignSlots(before.slots[inside], f.Inside)
+	p := &placed{split: f.SplitInside, otherwise: f.Otherwise, sticky: f.Sticky}
+	assign := assignSlots
+	if f.Sticky {
+		assign = stickySlots
 	}
-	seen := map[netip.Addr]struct{}{}
+	p.slots[outside] = assign(before.slots[outside], f.Endpoints)
+	if f.SplitInside {
+		p.slots[inside] = assign(before.slots[inside], f.Inside)
+	}
+	seen := map[listed]struct{}{}
 	for _, list := range [][]services.Endpoint{f.Endpoints, f.Inside} {
 		for _, ep := range list {
-			if _, twice := seen[ep.Target.Addr()]; ep.Local && !twice {
-				seen[ep.Target.Addr()] = struct{}{}
-				p.local = append(p.local, ep.Target.Addr())
+			l := listed{set: setLocal, address: ep.Target.Addr()}
+			if !ep.Local {
+				if l.set = setRemote; pods.Contains(l.address) {
+					continue
+				}
+			}
+			if _, twice := seen[l]; !twice {
+				seen[l] = struct{}{}
+				p.addresses = append(p.addresses, l)
 			}
 		}
 	}
@@ -129,18 +144,6 @@ func (c *change) diff(front services.Front, before, after *placed) {
 	}
 	for v := outside; v <= inside; v++ {
 		c.diffSlots(frontKey, v, before, after)
-		set := [2]setName{setMembers, setMembersInside}[v]
-		had, has := before.members(v), after.members(v)
-		for target := range had {
-			if _, stays := has[target]; !stays {
-				c.remove = append(c.remove, element{set: set, key: frontKey + targetValue(target)})
-			}
-		}
-		for target := range has {
-			if _, stayed := had[target]; !stayed {
-				c.add = append(c.add, element{set: set, key: frontKey + targetValue(target)})
-			}
-		}
 	}
 }
 
@@ -214,9 +217,4 @@ func targetValue(t netip.AddrPort) string {
 	out := t.Addr().AsSlice()
 	out = binary.BigEndian.AppendUint16(out, t.Port())
 	return string(append(out, 0, 0))
-}
-
-func localKey(a netip.Addr) string {
-	b := a.AsSlice()
-	return string(b) + string(b)
 }

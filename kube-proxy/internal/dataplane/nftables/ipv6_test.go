@@ -41,7 +41,7 @@ func TestIPv6(t *testing.T) {
 		return f
 	}
 	sticky := front("[fd96::22]:80", services.TCP, "[fd44::2]:8080")
-	sticky.Affinity = time.Hour
+	sticky.Sticky = true
 	if err := p.Sync(dataplanetest.Full(sticky,
 		front("[fd96::20]:80", services.TCP, "[fd44::2]:8080"), front("[fd96::20]:53", services.UDP, "[fd44::2]:8080"),
 		front("[::]:30080", services.TCP, "[fd44::2]:8080"), front("[fd96::21]:80", services.TCP),

@@ -67,8 +67,7 @@ type Plane struct {
 	byService map[types.NamespacedName][]services.Frontend // the latest update; what have should follow
 	kinds     map[kind]int                                 // kind → frontends, both views
 	ruled     []kind                                       // kinds that have rules
-	times     map[uint32]time.Duration                     // affinity times by number, from 1
-	local     map[netip.Addr]int                           // local endpoint → frontends
+	addresses map[listed]int                               // address → frontends
 	goneUDP   map[services.Front]struct{}                  // removed, flows not yet cleaned
 	synced    bool                                         // a full update came
 	broken    bool                                         // the kernel is not as have says
@@ -101,8 +100,7 @@ func New(cfg Config) (*Plane, error) {
 
 func (p *Plane) reset() {
 	p.rules = newRuleset(familyOf(p.ipv6), p.cfg.PodCIDR, p.cfg.ServiceCIDR)
-	p.have, p.kinds, p.local = map[services.Front]*placed{}, map[kind]int{}, map[netip.Addr]int{}
-	p.times = map[uint32]time.Duration{}
+	p.have, p.kinds, p.addresses = map[services.Front]*placed{}, map[kind]int{}, map[listed]int{}
 	p.ruled = nil
 	if p.byService == nil {
 		p.byService = map[types.NamespacedName][]services.Frontend{}
@@ -190,7 +188,7 @@ func (p *Plane) Sync(u dataplane.Update) error {
 func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend) error {
 	var c change
 	udp := false
-	affected := map[netip.Addr]bool{} // local endpoints and whether they counted before
+	affected := map[listed]bool{} // and whether they were there before
 	move := func(front services.Front, after *placed) {
 		before := p.have[front]
 		n := len(c.remove) + len(c.add)
@@ -213,15 +211,15 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 		}
 	}
 	for _, f := range now {
-		move(f.Front, place(f, p.sticky(f), p.have[f.Front]))
+		move(f.Front, place(f, p.cfg.PodCIDR, p.have[f.Front]))
 	}
-	for address, had := range affected {
-		has := p.local[address] > 0
+	for l, had := range affected {
+		has := p.addresses[l] > 0
 		if had && !has {
-			c.remove = append(c.remove, element{set: setLocal, key: localKey(address)})
+			c.remove = append(c.remove, l.element())
 		}
 		if has && !had {
-			c.add = append(c.add, element{set: setLocal, key: localKey(address)})
+			c.add = append(c.add, l.element())
 		}
 	}
 	if len(c.remove) == 0 && len(c.add) == 0 {
@@ -232,13 +230,8 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 	}
 	newRules := p.unruled()
 	if newRules {
-		for _, d := range p.times {
-			if err := p.rules.addAffinity(p.conn, d, nil); err != nil {
-				return fmt.Errorf("build map %s: %w", affinityName(d), err)
-			}
-		}
 		p.ruled = p.neededKinds()
-		p.rules.replaceSelection(p.conn, p.ruled, p.times)
+		p.rules.replaceSelection(p.conn, p.ruled)
 	}
 	if err := p.commit(newRules); err != nil {
 		return err
@@ -250,7 +243,7 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 }
 
 // count keeps what depends on all frontends together.
-func (p *Plane) count(x *placed, by int, affected map[netip.Addr]bool) {
+func (p *Plane) count(x *placed, by int, affected map[listed]bool) {
 	if x == nil {
 		return
 	}
@@ -263,35 +256,14 @@ func (p *Plane) count(x *placed, by int, affected map[netip.Addr]bool) {
 			delete(p.kinds, k)
 		}
 	}
-	for _, address := range x.local {
-		if _, known := affected[address]; !known && affected != nil {
-			affected[address] = p.local[address] > 0
+	for _, l := range x.addresses {
+		if _, known := affected[l]; !known && affected != nil {
+			affected[l] = p.addresses[l] > 0
 		}
-		if p.local[address] += by; p.local[address] == 0 {
-			delete(p.local, address)
-		}
-	}
-}
-
-// sticky numbers the affinity time of a frontend. Beyond maxSticky different times
-// a frontend has none.
-func (p *Plane) sticky(f *services.Frontend) uint32 {
-	if f.Affinity == 0 {
-		return 0
-	}
-	for id, d := range p.times {
-		if d == f.Affinity {
-			return id
+		if p.addresses[l] += by; p.addresses[l] == 0 {
+			delete(p.addresses, l)
 		}
 	}
-	if len(p.times) == maxSticky {
-		p.cfg.Log.Warn("too many different affinity times, this one is ignored",
-			zap.Stringer("service", f.Service), zap.Duration("time", f.Affinity))
-		return 0
-	}
-	id := uint32(len(p.times)) + 1
-	p.times[id] = f.Affinity
-	return id
 }
 
 // unruled reports whether a kind is in use that no rule serves. Rules for kinds that
@@ -314,7 +286,7 @@ func (p *Plane) neededKinds() []kind {
 		out = append(out, k)
 	}
 	slices.SortFunc(out, func(a, b kind) int {
-		return cmp.Or(p.kinds[b]-p.kinds[a], a.slots-b.slots, cmp.Compare(a.sticky, b.sticky))
+		return cmp.Or(p.kinds[b]-p.kinds[a], cmp.Compare(slotOffset(0, a), slotOffset(0, b)))
 	})
 	return out
 }
@@ -333,25 +305,20 @@ func (p *Plane) rebuild() error {
 			if list[i].Address.Is6() != p.ipv6 {
 				continue
 			}
-			x := place(&list[i], p.sticky(&list[i]), nil)
+			x := place(&list[i], p.cfg.PodCIDR, nil)
 			p.have[list[i].Front] = x
 			p.count(x, +1, nil)
 			c.diff(list[i].Front, nil, x)
 		}
 	}
-	for address := range p.local {
-		c.add = append(c.add, element{set: setLocal, key: localKey(address)})
+	for l := range p.addresses {
+		c.add = append(c.add, l.element())
 	}
 	if err := p.rules.create(p.conn); err != nil {
 		return fmt.Errorf("build table %s: %w", TableName, err)
 	}
-	for _, d := range p.times {
-		if err := p.rules.addAffinity(p.conn, d, p.remembered(d)); err != nil {
-			return fmt.Errorf("build map %s: %w", affinityName(d), err)
-		}
-	}
 	p.ruled = p.neededKinds()
-	p.rules.addSelection(p.conn, p.ruled, p.times)
+	p.rules.addSelection(p.conn, p.ruled)
 	if err := p.queue(c); err != nil {
 		return err
 	}
@@ -361,26 +328,6 @@ func (p *Plane) rebuild() error {
 	p.broken = false
 	p.wantUDP()
 	return nil
-}
-
-// remembered reads which endpoints clients had in the table that is to be replaced,
-// perhaps by a process before this one. What cannot be read is forgotten.
-func (p *Plane) remembered(d time.Duration) []nft.SetElement {
-	c, err := nft.New(nft.WithNetNSFd(int(p.ns))) // a socket of its own: ours holds a transaction
-	if err != nil {
-		return nil
-	}
-	list, err := c.GetSetElements(&nft.Set{Table: p.rules.table, Name: affinityName(d)})
-	if err != nil {
-		return nil
-	}
-	out := make([]nft.SetElement, 0, len(list))
-	for _, e := range list {
-		if e.Expires > 0 && len(e.Val) > 0 {
-			out = append(out, nft.SetElement{Key: e.Key, Val: e.Val, Timeout: e.Expires})
-		}
-	}
-	return out
 }
 
 // queue adds a change to the open transaction: removals first, so that a key can get

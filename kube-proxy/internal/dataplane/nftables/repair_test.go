@@ -116,7 +116,7 @@ func TestAffinitySurvivesRestart(t *testing.T) {
 	w := dataplanetest.NewWorld(t)
 	const address = "10.96.0.20:80"
 	front := dataplanetest.Frontend(address, services.TCP, dataplanetest.PodAIP+":8080", dataplanetest.PodBIP+":8080", dataplanetest.PodCIP+":8080")
-	front.Affinity = time.Hour
+	front.Sticky = true
 	seen := map[string]int{}
 	for range 6 {
 		var p *Plane

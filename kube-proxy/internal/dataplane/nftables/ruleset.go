@@ -2,10 +2,7 @@ package nftables
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
-	"slices"
-	"time"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -16,7 +13,6 @@ import (
 const TableName = "kijabi-proxy"
 
 // Registers of four bytes each: a key begins at regKey, what a map yields at regData.
-// A front just before regData makes, with an endpoint there, one key.
 const (
 	regKey  = unix.NFT_REG32_00
 	regData = unix.NFT_REG32_11
@@ -62,18 +58,14 @@ type ruleset struct {
 	table  *nft.Table
 	sets   map[setName]*nft.Set
 	chains map[string]*nft.Chain
-	// affinity remembers the clients of frontends with affinity, a map for each time:
-	// address . protocol . port . client → endpoint address . port. The kernel fills them.
-	affinity map[time.Duration]*nft.Set
 }
 
 func newRuleset(f family, pods, svcs netip.Prefix) *ruleset {
-	r := &ruleset{family: f, pods: pods, svcs: svcs, sets: map[setName]*nft.Set{}, chains: map[string]*nft.Chain{}, affinity: map[time.Duration]*nft.Set{}}
+	r := &ruleset{family: f, pods: pods, svcs: svcs, sets: map[setName]*nft.Set{}, chains: map[string]*nft.Chain{}}
 	r.table = &nft.Table{Name: TableName, Family: f.table}
 	front := nft.MustConcatSetType(f.addrType, nft.TypeInetProto, nft.TypeInetService)
 	slot := nft.MustConcatSetType(f.addrType, nft.TypeInetProto, nft.TypeInetService, nft.TypeMark)
 	target := nft.MustConcatSetType(f.addrType, nft.TypeInetService)
-	member := nft.MustConcatSetType(f.addrType, nft.TypeInetProto, nft.TypeInetService, f.addrType, nft.TypeInetService)
 	pair := nft.MustConcatSetType(f.addrType, f.addrType)
 	for _, name := range allSets() {
 		s := &nft.Set{Table: r.table, Name: string(name), KeyType: front, Concatenation: true}
@@ -82,8 +74,8 @@ func newRuleset(f family, pods, svcs netip.Prefix) *ruleset {
 			s.KeyType, s.DataType, s.IsMap = slot, target, true
 		case setLocal:
 			s.KeyType = pair
-		case setMembers, setMembersInside:
-			s.KeyType = member
+		case setRemote:
+			s.KeyType, s.Concatenation = f.addrType, false
 		}
 		r.sets[name] = s
 	}
@@ -174,96 +166,43 @@ func (r *ruleset) addTranslation(c *nft.Conn) {
 	}
 }
 
-// maxClients bounds how many clients each affinity map remembers; more are served, but
-// placed anew each time.
-const maxClients = 1 << 18
+// stickySeed must be the same on all nodes.
+const stickySeed = 0x6b696a62
 
-// affinityName of the map for one time.
-func affinityName(d time.Duration) string { return fmt.Sprintf("affinity-%d", int(d.Seconds())) }
-
-// addAffinity queues the map for one time, unless it is there, with these elements.
-func (r *ruleset) addAffinity(c *nft.Conn, d time.Duration, known []nft.SetElement) error {
-	if r.affinity[d] != nil {
-		return nil
-	}
-	s := &nft.Set{
-		Table: r.table, Name: affinityName(d), IsMap: true, Dynamic: true, HasTimeout: true, Timeout: d, Concatenation: true, Size: maxClients,
-		KeyType:  nft.MustConcatSetType(r.addrType, nft.TypeInetProto, nft.TypeInetService, r.addrType),
-		DataType: nft.MustConcatSetType(r.addrType, nft.TypeInetService),
-	}
-	r.affinity[d] = s
-	if err := c.AddSet(s, nil); err != nil {
-		return err
-	}
-	for part := range slices.Chunk(known, chunk) {
-		if err := c.SetAddElements(s, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// addSelection queues the rules that choose an endpoint, for these kinds; times are
-// what the kinds' affinity numbers stand for. First come the clients that are
-// remembered.
-func (r *ruleset) addSelection(c *nft.Conn, kinds []kind, times map[uint32]time.Duration) {
-	afterFront := regKey + r.words() + 2
-	translate := []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: r.nfproto, RegAddrMin: regData, RegProtoMin: regData + r.words()}}
+// addSelection queues the rules that choose an endpoint, for these kinds.
+//
+// What a map yields is used for the translation only and never as part of another
+// key: the kernel would take that, but listing it makes some versions of the nft
+// program crash. That is why affinity works by hashing and remembers nobody.
+func (r *ruleset) addSelection(c *nft.Conn, kinds []kind) {
+	slot := regKey + r.words() + 2
 	for _, s := range r.selectors() {
-		client := concat(r.loadFront(s.nodePort), []expr.Any{r.load(r.saddr, afterFront)})
-		members := [2]setName{setMembers, setMembersInside}[s.view]
-		for _, set := range r.affinityInUse(kinds, times) {
-			r.rule(c, s.chain, client,
-				[]expr.Any{&expr.Lookup{SourceRegister: regKey, DestRegister: regData, IsDestRegSet: true, SetName: set.Name, SetID: set.ID}},
-				r.loadFrontAt(regData-r.words()-2, s.nodePort),
-				[]expr.Any{&expr.Lookup{SourceRegister: regData - r.words() - 2, SetName: string(members), SetID: r.sets[members].ID}},
-				client, remember(set, unix.NFT_DYNSET_OP_UPDATE), translate)
-		}
 		for _, k := range kinds {
-			choose := concat(r.loadFront(s.nodePort), []expr.Any{
-				&expr.Numgen{Register: afterFront, Modulus: uint32(k.slots), Type: unix.NFT_NG_RANDOM, Offset: slotOffset(s.view, k)},
-				&expr.Lookup{SourceRegister: regKey, DestRegister: regData, IsDestRegSet: true, SetName: string(setTargets), SetID: r.sets[setTargets].ID},
-			})
-			if set := r.affinity[times[k.sticky]]; k.sticky != 0 && set != nil {
-				// The old memory, if any, is of an endpoint that is gone. When the map is full
-				// this rule ends here and the next one serves.
-				r.rule(c, s.chain, choose, []expr.Any{r.load(r.saddr, afterFront)},
-					remember(set, dynsetDelete), remember(set, unix.NFT_DYNSET_OP_ADD), translate)
+			offset := slotOffset(s.view, k)
+			choose := []expr.Any{&expr.Numgen{Register: slot, Modulus: uint32(k.slots), Type: unix.NFT_NG_RANDOM, Offset: offset}}
+			if k.sticky {
+				choose = []expr.Any{
+					r.load(r.saddr, regData),
+					&expr.Hash{
+						SourceRegister: regData, DestRegister: slot, Length: r.addrLen, Modulus: uint32(k.slots),
+						Seed: stickySeed, Offset: offset, Type: expr.HashTypeJenkins,
+					},
+				}
 			}
-			r.rule(c, s.chain, choose, translate)
+			r.rule(c, s.chain, r.loadFront(s.nodePort), choose, []expr.Any{
+				&expr.Lookup{SourceRegister: regKey, DestRegister: regData, IsDestRegSet: true, SetName: string(setTargets), SetID: r.sets[setTargets].ID},
+				&expr.NAT{Type: expr.NATTypeDestNAT, Family: r.nfproto, RegAddrMin: regData, RegProtoMin: regData + r.words()},
+			})
 		}
 	}
-}
-
-// dynsetDelete is NFT_DYNSET_OP_DELETE, which the unix package lacks.
-const dynsetDelete = 2
-
-func remember(set *nft.Set, operation uint32) []expr.Any {
-	return []expr.Any{&expr.Dynset{SrcRegKey: regKey, SrcRegData: regData, SetName: set.Name, SetID: set.ID, Operation: operation}}
-}
-
-// affinityInUse lists the maps of the kinds, each once, in a fixed order.
-func (r *ruleset) affinityInUse(kinds []kind, times map[uint32]time.Duration) []*nft.Set {
-	var ids []uint32
-	for _, k := range kinds {
-		if k.sticky != 0 && !slices.Contains(ids, k.sticky) && r.affinity[times[k.sticky]] != nil {
-			ids = append(ids, k.sticky)
-		}
-	}
-	slices.Sort(ids)
-	out := make([]*nft.Set, len(ids))
-	for i, id := range ids {
-		out[i] = r.affinity[times[id]]
-	}
-	return out
 }
 
 // replaceSelection empties the selecting chains and fills them anew.
-func (r *ruleset) replaceSelection(c *nft.Conn, kinds []kind, times map[uint32]time.Duration) {
+func (r *ruleset) replaceSelection(c *nft.Conn, kinds []kind) {
 	for _, s := range r.selectors() {
 		c.FlushChain(r.chains[s.chain])
 	}
-	r.addSelection(c, kinds, times)
+	r.addSelection(c, kinds)
 }
 
 // addMasquerade hides the client where the answer would else not come back this way:
@@ -284,12 +223,11 @@ func (r *ruleset) addMasquerade(c *nft.Conn) {
 	r.rule(c, chain, []expr.Any{r.load(r.saddr, regKey), r.load(r.daddr, regKey+r.words())}, r.in(setLocal), translated, masquerade)
 	r.rule(c, chain, r.addressIn(r.saddr, r.pods, expr.CmpOpEq), verdict(expr.VerdictReturn, ""))
 	r.rule(c, chain, []expr.Any{r.load(r.daddr, regKey), r.load(r.daddr, regKey+r.words())}, r.in(setLocal), verdict(expr.VerdictReturn, ""))
-	// Only what this table translated: others translate, too, and want the client's address.
-	for _, set := range []setName{setFronts, setFrontsInside} {
-		for _, nodePort := range []bool{false, true} {
-			r.rule(c, chain, translated, r.loadOriginal(nodePort), r.in(set), masquerade)
-		}
-	}
+	// Only endpoints: others translate, too, to their own containers perhaps, and want the
+	// client's address. (What the client had asked for would tell as well, but listing a
+	// rule that looks it up in a set makes some versions of the nft program crash.)
+	r.rule(c, chain, translated, r.addressIn(r.daddr, r.pods, expr.CmpOpEq), masquerade)
+	r.rule(c, chain, translated, []expr.Any{r.load(r.daddr, regKey)}, r.in(setRemote), masquerade)
 }
 
 // addFilter turns away what has no endpoint. It sees destinations after translation,
@@ -330,30 +268,15 @@ func (r *ruleset) load(offset, reg uint32) expr.Any {
 }
 
 // loadFront makes the key address . protocol . port of the packet.
-func (r *ruleset) loadFront(nodePort bool) []expr.Any { return r.loadFrontAt(regKey, nodePort) }
-
-func (r *ruleset) loadFrontAt(reg uint32, nodePort bool) []expr.Any {
-	address := r.load(r.daddr, reg)
-	if nodePort {
-		address = &expr.Immediate{Register: reg, Data: r.any.AsSlice()}
-	}
-	return []expr.Any{
-		address,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg + r.words()},
-		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2, DestRegister: reg + r.words() + 1},
-	}
-}
-
-// loadOriginal makes the key of what the client had asked for.
-func (r *ruleset) loadOriginal(nodePort bool) []expr.Any {
-	var address expr.Any = &expr.Ct{Key: expr.CtKeyDST, Direction: 0, Register: regKey}
+func (r *ruleset) loadFront(nodePort bool) []expr.Any {
+	address := r.load(r.daddr, regKey)
 	if nodePort {
 		address = &expr.Immediate{Register: regKey, Data: r.any.AsSlice()}
 	}
 	return []expr.Any{
 		address,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regKey + r.words()},
-		&expr.Ct{Key: expr.CtKeyPROTODST, Direction: 0, Register: regKey + r.words() + 1},
+		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2, DestRegister: regKey + r.words() + 1},
 	}
 }
 

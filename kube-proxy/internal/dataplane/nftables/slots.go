@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"hash/fnv"
 	"math/bits"
 	"net/netip"
 
@@ -85,4 +86,44 @@ func assignSlots(old []netip.AddrPort, endpoints []services.Endpoint) []netip.Ad
 		used[endpoints[next].Target]++
 	}
 	return out
+}
+
+// stickyLeast is the least number of slots of a frontend with affinity.
+const stickyLeast = 1024
+
+// stickySlots gives each slot, which stands for a part of all clients, the endpoint
+// that likes it most. What an endpoint likes depends on nothing but itself, so every
+// node, and every process after this one, sends a client to the same endpoint; and when
+// endpoints come or go, only clients of those that went, and the share of those that
+// came, move. Shares are even only roughly.
+func stickySlots(_ []netip.AddrPort, endpoints []services.Endpoint) []netip.AddrPort {
+	n := min(len(endpoints), maxSlots)
+	if n == 0 {
+		return nil
+	}
+	names := make([]uint64, n)
+	for i, ep := range endpoints[:n] {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(targetValue(ep.Target)))
+		names[i] = h.Sum64()
+	}
+	out := make([]netip.AddrPort, max(slotCount(n), stickyLeast))
+	for slot := range out {
+		best, most := 0, uint64(0)
+		for i, name := range names {
+			if liking := scramble(name ^ scramble(uint64(slot))); liking >= most {
+				best, most = i, liking
+			}
+		}
+		out[slot] = endpoints[best].Target
+	}
+	return out
+}
+
+// scramble is the finishing step of the splitmix64 generator.
+func scramble(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }

@@ -71,3 +71,34 @@ func TestAssignSlots(t *testing.T) {
 		t.Errorf("one endpoint of 1000 replaced: %d of %d slots changed", moved, len(before))
 	}
 }
+
+func TestStickySlots(t *testing.T) {
+	if got := stickySlots(nil, nil); len(got) != 0 {
+		t.Errorf("without endpoints: %d slots", len(got))
+	}
+	for _, n := range []int{1, 2, 3, 10, 64, 65} {
+		slots := stickySlots(nil, endpoints(0, n))
+		share := map[netip.AddrPort]int{}
+		for _, s := range slots {
+			share[s]++
+		}
+		even := len(slots) / n
+		for target, have := range share {
+			if have < even/3 || have > 3*even {
+				t.Errorf("%d endpoints: %s has %d slots, even would be %d", n, target, have, even)
+			}
+		}
+		if len(share) != n {
+			t.Errorf("%d endpoints: %d have slots", n, len(share))
+		}
+	}
+	// The second of eleven goes: nobody else's clients move.
+	all := endpoints(0, 11)
+	left := append(append([]services.Endpoint{}, all[0]), all[2:]...)
+	before, after := stickySlots(nil, all), stickySlots(nil, left)
+	for i := range before {
+		if before[i] != all[1].Target && after[i] != before[i] {
+			t.Fatalf("slot %d moves from %s, which stays, to %s", i, before[i], after[i])
+		}
+	}
+}

@@ -62,8 +62,7 @@ func (p *Plane) check() error {
 	return p.rebuild()
 }
 
-// verifyElements compares the kernel's sets with what they should hold, except for the
-// memory of clients, which the kernel keeps.
+// verifyElements compares the kernel's sets with what they should hold.
 func (p *Plane) verifyElements() (bool, error) {
 	want := map[setName]tally{}
 	var c change
@@ -74,8 +73,9 @@ func (p *Plane) verifyElements() (bool, error) {
 			want[e.set] = want[e.set].plus(e.key, e.value)
 		}
 	}
-	for address := range p.local {
-		want[setLocal] = want[setLocal].plus(localKey(address), "")
+	for l := range p.addresses {
+		e := l.element()
+		want[e.set] = want[e.set].plus(e.key, e.value)
 	}
 	for _, name := range allSets() {
 		got, err := readTally(p.raw, p.rules.family, name)
