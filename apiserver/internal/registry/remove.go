@@ -32,7 +32,7 @@ func (e *Engine) planDelete(kind *Kind, ref Ref, opts metav1.DeleteOptions) (*pl
 	if ref.Resource.Group == "" && kind.GVR.Resource == "namespaces" && protectedNamespace(ref.Name) {
 		return nil, forbidden(kind, ref.Name, "this namespace may not be deleted")
 	}
-	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
+	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name), removal: true}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)

@@ -28,6 +28,9 @@ type plan struct {
 	// alone, so that it can be called again when the object has changed meanwhile.
 	compute func(current *store.Record) (outcome, error)
 
+	// removal is true for deletions.
+	removal bool
+
 	prepared    bool
 	preparedFor *store.Record
 	ready       outcome
@@ -69,10 +72,11 @@ func (p *plan) result(r store.Result) OperationResult {
 	if r.Repeated {
 		// The writer did not ask again; what was prepared for this attempt says what was meant.
 		p.done = p.ready
+		p.done.change.Delete = p.removal && (p.preparedFor == nil || p.ready.change.Delete)
 	}
 	if r.Record == nil {
 		if p.done.change.Delete {
-			return OperationResult{Kind: p.kind.Kind, Deleted: true, Object: p.done.obj}
+			return OperationResult{Kind: p.kind.Kind, Deleted: true, Object: p.placeholder()}
 		}
 		// Only a repeated request can end here: it was done, and undone by somebody since.
 		return OperationResult{Kind: p.kind.Kind, Err: conflict(p.kind, p.key.Name, "the request was performed before, but the object has been deleted since")}
@@ -92,6 +96,15 @@ func (p *plan) result(r store.Result) OperationResult {
 		out.Record, out.Err = served(p.kind, r.Record)
 	}
 	return out
+}
+
+// placeholder names an object of which nothing is known any more.
+func (p *plan) placeholder() object.Object {
+	obj := p.kind.New()
+	obj.GetObjectKind().SetGroupVersionKind(p.kind.GVK)
+	obj.SetNamespace(p.key.Namespace)
+	obj.SetName(p.key.Name)
+	return obj
 }
 
 // objectOf returns the result as an object of the caller's own.
