@@ -68,7 +68,7 @@ address = %q
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // outlives t.Context for the cleanup
+	ctx, cancel := context.WithCancel(context.Background()) // t.Context ends before the cleanup
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "containerd"), "--config", config)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

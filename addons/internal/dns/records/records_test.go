@@ -281,7 +281,7 @@ func TestOthersNamesAreNotOwned(t *testing.T) {
 // FuzzAnswer sees that no name makes the zone panic or answer without authority.
 func FuzzAnswer(f *testing.F) {
 	for _, name := range []string{"web.shop.svc.cluster.local.", "_a._tcp.db.shop.svc.cluster.local.", "1-2-3-4.x.pod.cluster.local.", "4.3.96.10.in-addr.arpa."} {
-		f.Add(name, uint16(dns.TypeA))
+		f.Add(name, dns.TypeA)
 	}
 	f.Fuzz(func(t *testing.T, name string, qtype uint16) {
 		name = dns.Fqdn(name)
