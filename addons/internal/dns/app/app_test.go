@@ -1,7 +1,3 @@
-//go:build root
-
-// Run with `go test -tags root` as root: the test makes a network namespace.
-
 package app_test
 
 import (
@@ -80,7 +76,7 @@ func (a apiserver) Watch(req *objectv1pb.WatchRequest, out grpc.ServerStreamingS
 
 // TestProgram runs the program in a network namespace of its own: it answers from an
 // apiserver, from memory when that is gone, from its snapshot after a kill -9, and
-// takes its address away when it ends.
+// takes its address away when it ends. Making a namespace needs root.
 func TestProgram(t *testing.T) {
 	// Sockets and children of this thread live in the new namespace. The thread is
 	// never unlocked, so that it ends with the test.
