@@ -120,9 +120,10 @@ type Masters struct {
 	changes   atomic.Int64 // leader changes seen
 
 	change sync.Mutex // one change of membership at a time
-	// stepDown ends the present reign for a hand-over; see reign.
+
 	reigning sync.Mutex
-	reign    *reign
+	reign    *reign      // the present one; guarded by reigning
+	again    atomic.Bool // begin another reign after the present one
 }
 
 // New opens raft's data and joins the group in the background: the peer port must be

@@ -31,6 +31,8 @@ var errCannotLead = errors.New("cannot write and cannot hand leadership over")
 
 // reign is one time as raft's leader.
 type reign struct {
+	// end ends the reign, though raft still calls this master its leader.
+	end func()
 	// stopWriting ends the store's term after the batch in flight; stopped is closed then.
 	stopWriting context.CancelFunc
 	stopped     chan struct{}
@@ -47,18 +49,23 @@ func (m *Masters) reignWhenElected(ctx context.Context) error {
 				continue
 			}
 		}
-		if err := m.rule(ctx); err != nil {
-			return err
+		for again := true; again; again = m.again.Swap(false) {
+			if err := m.rule(ctx); err != nil {
+				return err
+			}
 		}
 	}
 }
 
 // rule leads until raft takes the leadership away or ctx ends.
 func (m *Masters) rule(ctx context.Context) error {
+	if m.raft.State() != raft.Leader {
+		return nil // lost already; raft has said so, too
+	}
 	group := lifecycle.NewGroup(ctx)
 	writing, stopWriting := context.WithCancel(group.Context())
 	defer stopWriting()
-	r := &reign{stopWriting: stopWriting, stopped: make(chan struct{})}
+	r := &reign{end: group.Cancel, stopWriting: stopWriting, stopped: make(chan struct{})}
 	m.setReign(r)
 	defer m.setReign(nil)
 
@@ -235,25 +242,17 @@ func (m *Masters) handOver(ctx context.Context, to string) error {
 	m.log.Info("handing leadership over", zap.String("to", heir.Name))
 	future := m.raft.LeadershipTransferToServer(raft.ServerID(heir.Name), raft.ServerAddress(heir.PeerAddress))
 	if err := future.Error(); err != nil {
-		m.resume()
+		m.resume(r)
 		return fmt.Errorf("hand leadership to %s: %w", heir.Name, err)
 	}
 	return nil
 }
 
-// resume lets a master that failed to hand over and still leads write again: its reign
-// is begun anew.
-func (m *Masters) resume() {
-	if m.raft.State() == raft.Leader {
-		select {
-		case m.elected <- false:
-		default:
-		}
-		select {
-		case m.elected <- true:
-		default:
-		}
-	}
+// resume lets a master that failed to hand over write again: its reign begins anew if it
+// still leads.
+func (m *Masters) resume(r *reign) {
+	m.again.Store(true)
+	r.end()
 }
 
 // successor chooses a living voter: the named one, else one with all components,

@@ -11,6 +11,9 @@ var (
 	ErrCompacted = errors.New("revision is compacted")
 	// ErrRefused means that a transaction was refused and certainly did not happen.
 	ErrRefused = errors.New("transaction refused")
+	// ErrNoSpace means that the database has reached its quota. The transaction has either
+	// happened or will never happen; reading tells.
+	ErrNoSpace = errors.New("the database has reached its quota")
 )
 
 // Pair is one stored key with its value. Both are read-only.
@@ -52,7 +55,7 @@ type Backend interface {
 	Read(ctx context.Context, key string) (Pair, int64, error)
 	// Commit performs ops in one transaction if the guard key was last written by
 	// revision guard, and returns the transaction's revision. ErrFenced when it was not;
-	// ErrRefused when nothing happened; any other error leaves the outcome unknown. No key
+	// ErrRefused when nothing happened; ErrNoSpace; any other error leaves the outcome unknown. No key
 	// occurs twice.
 	Commit(ctx context.Context, guardKey string, guard int64, ops []Op) (int64, error)
 }

@@ -193,6 +193,9 @@ func (s *Store) resolve(cause error) (int64, error) {
 		if err == nil && m.epoch == s.epoch && m.batch == s.batchNumber {
 			return pair.Revision, nil
 		}
+		if errors.Is(cause, ErrNoSpace) {
+			return 0, fmt.Errorf("%w: %w", ErrRefused, cause)
+		}
 		// The transaction may still lie in some queue. Only a new claim rules that out, so
 		// the term ends here.
 		break

@@ -213,6 +213,30 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
+func TestFullDatabaseRefusesWithoutEndingTheTerm(t *testing.T) {
+	b := memory.New()
+	var full atomic.Bool
+	b.Fault = func([]store.Op) (bool, error) {
+		if full.Load() {
+			return false, store.ErrNoSpace
+		}
+		return true, nil
+	}
+	a := run(t, "a", b)
+	a.lead()
+	epoch := a.Term().Epoch
+	full.Store(true)
+	_, err := a.Commit(t.Context(), store.Group{Writes: []store.Write{set(pod("x"), "v=1")}})
+	if !errors.Is(err, store.ErrRefused) || !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("got %v, want ErrRefused for lack of space", err)
+	}
+	full.Store(false)
+	commit(t, a, set(pod("x"), "v=2"))
+	if a.Term().Epoch != epoch {
+		t.Error("the term ended")
+	}
+}
+
 func TestRequestsAreRecognisedAcrossLeaders(t *testing.T) {
 	b := memory.New()
 	a, f := run(t, "a", b), run(t, "f", b)

@@ -145,6 +145,9 @@ func translate(err error) error {
 		errors.Is(err, rpctypes.ErrEmptyKey):
 		return fmt.Errorf("%w: %w", store.ErrRefused, err)
 	}
+	if errors.Is(err, rpctypes.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", store.ErrNoSpace, err)
+	}
 	return fmt.Errorf("etcd: %w", err)
 }
 
