@@ -260,41 +260,35 @@ func (a *addresses) allocatePorts(kind *Kind, key store.Key, service *corev1.Ser
 	if len(errs) > 0 {
 		return invalid(kind, service.Name, errs)
 	}
-	var lacking []*int32
 	if kinds.NeedsNodePorts(service) {
 		for i := range ports {
-			if ports[i].NodePort != 0 {
-				continue
-			}
 			// The same port over another protocol shares its node port.
 			for j := range i {
-				if ports[j].Port == ports[i].Port && ports[j].Protocol != ports[i].Protocol {
+				if ports[i].NodePort == 0 && ports[j].Port == ports[i].Port && ports[j].Protocol != ports[i].Protocol {
 					ports[i].NodePort = ports[j].NodePort
 				}
 			}
-			if ports[i].NodePort == 0 {
-				lacking = append(lacking, &ports[i].NodePort)
-				if err := a.fill(kind, key, service, mine, lacking); err != nil {
-					return err
-				}
-				lacking = nil
+			if err := a.fill(key, &ports[i].NodePort, mine); err != nil {
+				return err
 			}
 		}
 	}
-	if health && service.Spec.HealthCheckNodePort == 0 {
-		return a.fill(kind, key, service, mine, []*int32{&service.Spec.HealthCheckNodePort})
+	if health {
+		return a.fill(key, &service.Spec.HealthCheckNodePort, mine)
 	}
 	return nil
 }
 
-func (a *addresses) fill(kind *Kind, key store.Key, service *corev1.Service, mine map[int32]bool, lacking []*int32) error {
-	for _, at := range lacking {
-		port, ok := a.freePort(mine, key)
-		if !ok {
-			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort for %s %s/%s: range %d-%d is full", kind.GVK.Kind, service.Namespace, service.Name, a.first, a.last))
-		}
-		a.newPort[port], mine[port], *at = key, true, port
+// fill gives a port that is 0 a free number.
+func (a *addresses) fill(key store.Key, port *int32, mine map[int32]bool) error {
+	if *port != 0 {
+		return nil
 	}
+	free, ok := a.freePort(mine, key)
+	if !ok {
+		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort for %s: range %d-%d is full", key, a.first, a.last))
+	}
+	a.newPort[free], mine[free], *port = key, true, free
 	return nil
 }
 

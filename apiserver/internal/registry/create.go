@@ -126,7 +126,9 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current != nil {
 			if current.Index.Deleting {
-				return outcome{}, apierrors.NewConflict(kind.GVR.GroupResource(), p.key.Name, fmt.Errorf("object is being deleted: %w", alreadyExists(kind, p.key.Name)))
+				err := alreadyExists(kind, p.key.Name)
+				err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
+				return outcome{}, err
 			}
 			return outcome{}, alreadyExists(kind, p.key.Name)
 		}
@@ -150,7 +152,7 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 	return p, nil
 }
 
-func alreadyExists(kind *Kind, name string) error {
+func alreadyExists(kind *Kind, name string) *apierrors.StatusError {
 	return apierrors.NewAlreadyExists(kind.GVR.GroupResource(), name)
 }
 

@@ -120,6 +120,9 @@ func objectOf(r OperationResult) (object.Object, error) {
 // of them has an answer. Both are repeated under one request id, by which the store
 // recognizes what it has done before.
 func (e *Engine) write(ctx context.Context, caller Caller, local, remote func(ctx context.Context, caller Caller) error) error {
+	if caller.RequestID == "" {
+		caller.RequestID = newRequestID()
+	}
 	if e.store.Term().Leading { // the usual case
 		if err := local(ctx, caller); !errors.Is(err, store.ErrNotLeading) && !errors.Is(err, store.ErrUnknownOutcome) {
 			return statusError(err)
@@ -127,9 +130,6 @@ func (e *Engine) write(ctx context.Context, caller Caller, local, remote func(ct
 	}
 	if caller.Forwarded {
 		return apierrors.NewServiceUnavailable(store.ErrNotLeading.Error())
-	}
-	if caller.RequestID == "" {
-		caller.RequestID = newRequestID()
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.WriteTimeout)
 	defer cancel()

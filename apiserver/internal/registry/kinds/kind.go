@@ -82,8 +82,7 @@ type Kind struct {
 	GracePeriod func(obj object.Object, wish *int64) int64
 	// DefaultPropagation is used when a deletion names none; empty means background.
 	DefaultPropagation metav1.DeletionPropagation
-	// GetScale and SetScale serve the scale subresource; nil for kinds without one.
-	// ReplicasPath is where the replicas live, such as "spec.replicas", for managedFields.
+	// Scale serves the scale subresource; nil for kinds without one.
 	Scale *ScaleAccess
 }
 
