@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/pki"
@@ -43,7 +44,8 @@ network: {podCIDR: 10.244.0.0/16, serviceCIDR: 10.96.0.0/16, dnsAddress: ` + ser
 `
 )
 
-// apiserver is an ObjectService that knows one Service and its EndpointSlice.
+// apiserver is an ObjectService that knows a Service with an address, and a headless
+// one with an endpoint.
 type apiserver struct {
 	objectv1pb.UnimplementedObjectServiceServer
 
@@ -51,23 +53,31 @@ type apiserver struct {
 }
 
 func (a apiserver) Watch(req *objectv1pb.WatchRequest, out grpc.ServerStreamingServer[objectv1pb.WatchResponse]) error {
-	meta := metav1.ObjectMeta{
-		Namespace: "shop", Name: "web", UID: "1", ResourceVersion: "4",
-		Labels: map[string]string{discoveryv1.LabelServiceName: "web"},
+	meta := func(name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{
+			Namespace: "shop", Name: name, UID: types.UID(name), ResourceVersion: "4",
+			Labels: map[string]string{discoveryv1.LabelServiceName: name},
+		}
 	}
-	var obj object.Object = &discoveryv1.EndpointSlice{ObjectMeta: meta, AddressType: discoveryv1.AddressTypeIPv4}
+	objects := []object.Object{&discoveryv1.EndpointSlice{
+		ObjectMeta: meta("db"), AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.9"}}},
+	}}
 	if req.GetResource().GetResource() == "services" {
-		obj = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: "10.96.1.2", ClusterIPs: []string{"10.96.1.2"}}}
+		objects = []object.Object{
+			&corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{ClusterIP: "10.96.1.2", ClusterIPs: []string{"10.96.1.2"}}},
+			&corev1.Service{ObjectMeta: meta("db"), Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}},
+		}
 	}
-	packed, err := object.Pack(obj)
-	if err != nil {
-		a.t.Error(err)
+	message := &objectv1pb.WatchResponse{Progress: "5", InitialEventsEnd: true}
+	for _, obj := range objects {
+		packed, err := object.Pack(obj)
+		if err != nil {
+			a.t.Error(err)
+		}
+		message.Events = append(message.Events, &objectv1pb.WatchEvent{Type: objectv1pb.EventType_EVENT_TYPE_ADDED, Object: packed})
 	}
-	err = out.Send(&objectv1pb.WatchResponse{
-		Events:   []*objectv1pb.WatchEvent{{Type: objectv1pb.EventType_EVENT_TYPE_ADDED, Object: packed}},
-		Progress: "5", InitialEventsEnd: true,
-	})
-	if err != nil {
+	if err := out.Send(message); err != nil {
 		return err
 	}
 	<-out.Context().Done()
@@ -105,7 +115,7 @@ func TestProgram(t *testing.T) {
 	for _, name := range []string{"services.snapshot", "endpointslices.snapshot"} {
 		waitFor(t, name, func() bool { _, err := os.Stat(filepath.Join(dir, "data", name)); return err == nil })
 	}
-	if got := ask("example.com."); got == nil || got.Rcode != dns.RcodeRefused {
+	if got := ask("example.com.", dns.TypeA); got == nil || got.Rcode != dns.RcodeRefused {
 		t.Errorf("a name outside, with itself as the only resolver: %v", got)
 	}
 
@@ -208,18 +218,33 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // ask returns the answer, or nil when there is none.
-func ask(name string) *dns.Msg {
+func ask(name string, qtype uint16) *dns.Msg {
 	client := &dns.Client{Timeout: time.Second}
-	reply, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), net.JoinHostPort(server, "53"))
+	reply, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, qtype), net.JoinHostPort(server, "53"))
 	if err != nil {
 		return nil
 	}
 	return reply
 }
 
+// answers says whether all that the apiserver knows is answered.
 func answers() bool {
-	reply := ask("web.shop.svc.cluster.local.")
-	return reply != nil && len(reply.Answer) == 1 && dns.Field(reply.Answer[0], 1) == "10.96.1.2"
+	for _, test := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		{"web.shop.svc.cluster.local.", dns.TypeA, "10.96.1.2"},
+		{"2.1.96.10.in-addr.arpa.", dns.TypePTR, "web.shop.svc.cluster.local."},
+		{"db.shop.svc.cluster.local.", dns.TypeA, "10.244.1.9"},
+		{"9.1.244.10.in-addr.arpa.", dns.TypePTR, "10-244-1-9.db.shop.svc.cluster.local."},
+	} {
+		reply := ask(test.name, test.qtype)
+		if reply == nil || len(reply.Answer) != 1 || dns.Field(reply.Answer[0], 1) != test.want {
+			return false
+		}
+	}
+	return true
 }
 
 func hasAddress(t *testing.T, link netlink.Link) bool {
