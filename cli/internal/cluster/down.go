@@ -15,14 +15,11 @@ import (
 // Up that was cut off at any point. KeepData leaves the machines' disks and the user's
 // access, for a later Up.
 func Down(ctx context.Context, name string, o Options, keepData bool) error {
-	unlock, err := machine.Lock(o.Root)
+	unlock, err := machine.Lock(o.Root, name)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		unlock()
-		_ = os.Remove(o.Root) // if empty
-	}()
+	defer unlock()
 	fleet, err := machine.Open(o.Root, name)
 	if errors.Is(err, machine.ErrNotFound) {
 		// Whatever an interrupted run may have left goes, too.

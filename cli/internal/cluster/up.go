@@ -52,7 +52,7 @@ func Up(ctx context.Context, plan Plan, o Options) (*access.Access, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 5 * time.Minute
 	}
-	unlock, err := machine.Lock(o.Root)
+	unlock, err := machine.Lock(o.Root, plan.Name)
 	if err != nil {
 		return nil, err
 	}

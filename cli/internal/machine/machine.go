@@ -141,21 +141,33 @@ func (f *Fleet) Save() error {
 	return os.Rename(temporary, f.statePath())
 }
 
-// Lock keeps other processes from changing fleets below root until the returned
-// function is called. It reports who to wait for when the lock is taken.
-func Lock(root string) (func(), error) {
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+// Lock keeps other processes from changing the fleet called name until the returned
+// function is called. Directories that are empty by then are removed.
+func Lock(root, name string) (func(), error) {
+	path := filepath.Join(root, name)
+	for {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+		dir, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			_ = dir.Close()
+			return nil, fmt.Errorf("cluster %q is being changed by another `kijabi` command: wait for it and try again", name)
+		}
+		held, heldErr := dir.Stat()
+		now, nowErr := os.Stat(path)
+		if heldErr == nil && nowErr == nil && os.SameFile(held, now) {
+			return func() {
+				_ = os.Remove(path)
+				_ = os.Remove(root)
+				_ = dir.Close()
+			}, nil
+		}
+		_ = dir.Close() // removed by the last holder just now
 	}
-	dir, err := os.Open(root)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = dir.Close()
-		return nil, fmt.Errorf("clusters in %s are being changed by another `kijabi` command: wait for it and try again", root)
-	}
-	return func() { _ = dir.Close() }, nil
 }
 
 // Machine returns the machine called name.

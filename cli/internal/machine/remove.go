@@ -70,7 +70,6 @@ func (f *Fleet) Destroy(ctx context.Context, keepData bool) error {
 	if err := os.RemoveAll(f.Dir); err != nil {
 		return fmt.Errorf("state of cluster %q: %w", f.State.Name, err)
 	}
-	_ = os.Remove(filepath.Dir(f.Dir)) // unless another cluster is in it
 	removeMountPoints()
 	return nil
 }
