@@ -36,7 +36,7 @@ func (m *master) Tunnel(stream nodev1pb.NodeService_TunnelServer) error {
 // pair opens a tunnel over a real gRPC connection and returns both ends.
 func pair(t *testing.T) (node, atMaster *tunnel.Conn) {
 	t.Helper()
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	socket, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,9 +141,8 @@ func (s *sink) line(raw []byte) error {
 		return nil
 	}
 	if !s.options.Since.IsZero() {
-		when, err := time.Parse(time.RFC3339Nano, string(stamp))
-		if err != nil || when.Before(s.options.Since) {
-			return nil
+		if when, err := time.Parse(time.RFC3339Nano, string(stamp)); err != nil || when.Before(s.options.Since) {
+			return nil //nolint:nilerr // a line without a time is not after any
 		}
 	}
 	var buffer []byte

@@ -62,7 +62,7 @@ func (service) Logs(*kubeletv1pb.LogsRequest, kubeletv1pb.KubeletService_LogsSer
 }
 
 func TestConnection(t *testing.T) {
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	socket, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

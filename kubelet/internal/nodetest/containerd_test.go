@@ -107,7 +107,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
 		return nil, err
 	}
 	for _, image := range []string{filepath.Join(programs, "images", "pause.tar"), archive} {
-		importer := exec.Command(filepath.Join(programs, "ctr"), "--address", directory+"/c.sock", "--namespace", "k8s.io", "images", "import", "--local", image)
+		importer := exec.CommandContext(testContext(), filepath.Join(programs, "ctr"), "--address", directory+"/c.sock", "--namespace", "k8s.io", "images", "import", "--local", image)
 		if output, err := importer.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("import %s: %w: %s", image, err, output)
 		}
@@ -121,7 +121,7 @@ func (d *daemon) start(programs string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	d.command = exec.Command(filepath.Join(programs, "containerd"), "--config", filepath.Join(d.directory, "config.toml"))
+	d.command = exec.CommandContext(testContext(), filepath.Join(programs, "containerd"), "--config", filepath.Join(d.directory, "config.toml"))
 	d.command.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"))
 	d.command.Stdout, d.command.Stderr = log, log
 	if err := d.command.Start(); err != nil {
@@ -147,7 +147,7 @@ func (d *daemon) start(programs string) error {
 // buildImage compiles the workload and packs it as an OCI archive.
 func buildImage(directory string) (string, error) {
 	program := filepath.Join(directory, "workload")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "kijabi.dev/kubelet/internal/nodetest/workload")
+	build := exec.CommandContext(testContext(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "kijabi.dev/kubelet/internal/nodetest/workload")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build workload: %w: %s", err, output)

@@ -325,7 +325,7 @@ func begin(t *testing.T) (*cluster, *kubelet) {
 
 func dataDirectory(t *testing.T) string {
 	t.Helper()
-	directory, err := os.MkdirTemp(containerd(t).directory, "k")
+	directory, err := os.MkdirTemp(containerd(t).directory, "k") //nolint:usetesting // not in memory, and removed with the rest
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ func outside() int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(place) }()
-	inner := exec.Command(os.Args[0], os.Args[1:]...)
+	inner := exec.CommandContext(testContext(), os.Args[0], os.Args[1:]...)
 	inner.Stdout, inner.Stderr = os.Stdout, os.Stderr
 	inner.Env = append(os.Environ(), insideVariable+"=1", cgroupVariable+"="+cgroup, placeVariable+"="+place)
 	inner.SysProcAttr = &syscall.SysProcAttr{

@@ -17,7 +17,7 @@ import (
 
 func dial(t *testing.T, k *kubelet) kubeletv1pb.KubeletServiceClient {
 	t.Helper()
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	socket, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

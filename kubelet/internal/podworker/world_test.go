@@ -42,6 +42,7 @@ type world struct {
 
 // inWorld runs a test beside a manager.
 func inWorld(t *testing.T, test func(w *world)) {
+	t.Helper()
 	directory := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, runtime: runtimetest.NewFake("image"), probing: func(string) probes.Result {

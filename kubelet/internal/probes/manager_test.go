@@ -34,6 +34,7 @@ func probe(name string, period, failures int32) *corev1.Probe {
 }
 
 func run(t *testing.T, target Target, ok func(time.Duration, *corev1.Probe) bool, check func(m *Manager, s *script)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{start: time.Now(), ok: ok}
 		m := New(Config{Executor: s, Clock: clock.RealClock{}, Changed: func(types.UID, string, Result) {}})

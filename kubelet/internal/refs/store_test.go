@@ -98,7 +98,7 @@ func (m *master) Watch(request *objectv1pb.WatchRequest, out grpc.ServerStreamin
 // run starts a store against m; stop ends it.
 func run(t *testing.T, m *master, file string) (s *Store, changed chan types.UID, stop func()) {
 	t.Helper()
-	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	socket, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -213,8 +213,8 @@ func removeTree(directory string) error {
 // inheritCPUSet fills in cpuset files of v1, which start empty and then admit no process.
 func inheritCPUSet(mount, path string) error {
 	base := filepath.Join(mount, "cpuset")
-	if _, err := os.Stat(base); err != nil {
-		return nil
+	if _, err := os.Stat(base); errors.Is(err, fs.ErrNotExist) {
+		return nil // no such controller here
 	}
 	directory := base
 	for _, level := range strings.Split(strings.Trim(path, "/"), "/") {

@@ -72,14 +72,14 @@ func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass
 	}
-	any, guaranteed := false, true
+	some, guaranteed := false, true
 	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 		for i := range list {
 			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 				limit, hasLimit := list[i].Resources.Limits[name]
 				request, hasRequest := list[i].Resources.Requests[name]
 				if (hasLimit && !limit.IsZero()) || (hasRequest && !request.IsZero()) {
-					any = true
+					some = true
 				}
 				if !hasLimit || limit.IsZero() || (hasRequest && request.Cmp(limit) != 0) {
 					guaranteed = false
@@ -88,7 +88,7 @@ func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
 		}
 	}
 	switch {
-	case !any:
+	case !some:
 		return corev1.PodQOSBestEffort
 	case guaranteed:
 		return corev1.PodQOSGuaranteed

@@ -224,7 +224,7 @@ func containerPath(path string) string {
 // may not leave source; missing directories are made the same way.
 func bindBeneath(source, sub, target string) error {
 	if filepath.IsAbs(sub) || !filepath.IsLocal(sub) {
-		return errors.New("must be a relative path without ..")
+		return errors.New("must be relative and stay within the volume")
 	}
 	root, err := os.OpenRoot(source)
 	if err != nil {
@@ -291,8 +291,12 @@ func (v *Volumes) Teardown(uid string) error {
 			return fmt.Errorf("unmount %s: %w", mount, err)
 		}
 	}
-	if left, err := mountsBelow(directory); err != nil || len(left) > 0 {
-		return fmt.Errorf("pod directory %s still has mounts (%v)", directory, errors.Join(err, errors.New(strings.Join(left, " "))))
+	left, err := mountsBelow(directory)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("pod directory %s still has mounts: %s", directory, strings.Join(left, " "))
 	}
 	if err := os.RemoveAll(directory); err != nil {
 		return fmt.Errorf("remove volumes: %w", err)
