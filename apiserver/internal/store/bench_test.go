@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/store"
 )
 
@@ -87,4 +88,66 @@ func member(t testing.TB) *etcdnode.Node {
 	}
 	t.Cleanup(n.Close)
 	return n
+}
+
+// BenchmarkSnapshot lists 50,000 objects, unchanged since the last list and changed.
+func BenchmarkSnapshot(b *testing.B) {
+	s := run(b, "a", memory.New(), func(c *store.Config) { c.Log = zap.NewNop() })
+	s.lead()
+	for i := 0; i < 50_000; i += 1000 {
+		var writes []store.Write
+		for j := range 1000 {
+			writes = append(writes, set(pod(fmt.Sprintf("p%06d", i+j)), "node=a"))
+		}
+		commit(b, s, writes...)
+	}
+	b.Run("unchanged", func(b *testing.B) {
+		for b.Loop() {
+			if len(s.Snapshot("pods", "").Records) != 50_000 {
+				b.Fatal("objects are missing")
+			}
+		}
+	})
+	b.Run("changed", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			commit(b, s, set(pod("p000001"), "node=b"))
+			b.StartTimer()
+			if len(s.Snapshot("pods", "").Records) != 50_000 {
+				b.Fatal("objects are missing")
+			}
+		}
+	})
+}
+
+// BenchmarkFanOut has one writer and 100 watchers that each take every event.
+func BenchmarkFanOut(b *testing.B) {
+	const watchers = 100
+	s := run(b, "a", memory.New(), func(c *store.Config) { c.Log = zap.NewNop() })
+	s.lead()
+	seen := make(chan int, watchers)
+	for range watchers {
+		w := watch(b, s, store.WatchOptions{Resource: "pods", After: s.Version(), Buffer: 1 << 30})
+		go func() {
+			n := 0
+			for n < b.N {
+				batch, err := w.Next(b.Context())
+				if err != nil {
+					break
+				}
+				n += len(batch.Events)
+			}
+			seen <- n
+		}()
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		commit(b, s, set(pod("x"), fmt.Sprintf("v=%d", i)))
+	}
+	for range watchers {
+		if n := <-seen; n != b.N {
+			b.Errorf("a watcher saw %d of %d events", n, b.N)
+		}
+	}
+	b.ReportMetric(float64(b.N)*watchers/b.Elapsed().Seconds(), "events/s")
 }

@@ -161,7 +161,7 @@ func (s *Store) commit(b *batch) error {
 func (s *Store) answerUnchanged(b *batch) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.CommitTimeout)
 	defer cancel()
-	pair, _, err := s.cfg.Backend.Read(ctx, fenceKey)
+	pair, _, err := s.read(ctx, fenceKey)
 	if err != nil {
 		return s.fail(b, fmt.Errorf("%w: check the fence: %w", ErrNotLeading, err))
 	}
@@ -183,12 +183,7 @@ func (s *Store) resolve(cause error) (int64, error) {
 	s.log.Warn("batch has an unknown outcome, reading its manifest", zap.Error(cause))
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.CommitTimeout)
 	defer cancel()
-	for ctx.Err() == nil {
-		pair, _, err := s.cfg.Backend.Read(ctx, manifestKey)
-		if err != nil {
-			s.settle(ctx, 50*time.Millisecond)
-			continue
-		}
+	if pair, _, err := s.read(ctx, manifestKey); err == nil {
 		m, err := decodeManifest(pair.Value)
 		if err == nil && m.epoch == s.epoch && m.batch == s.batchNumber {
 			return pair.Revision, nil
@@ -198,7 +193,6 @@ func (s *Store) resolve(cause error) (int64, error) {
 		}
 		// The transaction may still lie in some queue. Only a new claim rules that out, so
 		// the term ends here.
-		break
 	}
 	return 0, fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
 }

@@ -101,7 +101,7 @@ func (s *Store) Current() bool {
 // lasts; on a follower memory must reach what etcd had when asked.
 func (s *Store) prove(ctx context.Context) error {
 	term := s.terms.now()
-	pair, revision, err := s.cfg.Backend.Read(ctx, fenceKey)
+	pair, revision, err := s.read(ctx, fenceKey)
 	if err != nil {
 		return fmt.Errorf("read proof: %w", err)
 	}
@@ -110,6 +110,18 @@ func (s *Store) prove(ctx context.Context) error {
 	}
 	// A follower; or a leader that is no longer, whose memory will follow.
 	return s.waitRevision(ctx, revision)
+}
+
+// read is the backend's Read, repeated until ctx ends: while etcd elects a leader it fails, and
+// a moment later it does not.
+func (s *Store) read(ctx context.Context, key string) (Pair, int64, error) {
+	for {
+		pair, revision, err := s.cfg.Backend.Read(ctx, key)
+		if err == nil || ctx.Err() != nil {
+			return pair, revision, err
+		}
+		s.settle(ctx, 10*time.Millisecond)
+	}
 }
 
 // barrier collects callers of Fresh into rounds.
