@@ -1,7 +1,6 @@
 package replicaset
 
 import (
-	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/rand"
 
 	"kijabi.dev/controller-manager/internal/podstate"
 	"kijabi.dev/platform/kube/object"
@@ -100,9 +98,17 @@ func names(set *appsv1.ReplicaSet, seen string, n int, taken map[string]bool) []
 	return out
 }
 
-// suffix makes five characters of Kubernetes' alphabet for generated names.
+// suffixAlphabet is Kubernetes' for generated names; without vowels there are no words.
+const suffixAlphabet = "bcdfghjklmnpqrstvwxz2456789"
+
+// suffix makes five characters of the alphabet from all of sum.
 func suffix(sum uint64) string {
-	return rand.SafeEncodeString(string(binary.BigEndian.AppendUint64(nil, sum)))[:5]
+	out := make([]byte, 5)
+	for i := range out {
+		out[i] = suffixAlphabet[sum%uint64(len(suffixAlphabet))]
+		sum /= uint64(len(suffixAlphabet))
+	}
+	return string(out)
 }
 
 // removalOrder sorts the pods that cost least to lose first: unbound, pending, not

@@ -1,0 +1,79 @@
+package nodelifecycle
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+var now = metav1.NewTime(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+
+func node(readiness corev1.ConditionStatus, taints ...corev1.Taint) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: corev1.NodeSpec{Taints: taints},
+		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: readiness}}},
+	}
+}
+
+func TestTaintsFollowReadiness(t *testing.T) {
+	earlier := metav1.NewTime(now.Add(-time.Minute))
+	own := corev1.Taint{Key: "mine", Effect: corev1.TaintEffectNoSchedule}
+	old := corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TimeAdded: &earlier}
+	tests := map[string]struct {
+		node        *corev1.Node
+		unreachable bool
+		want        map[string]bool // key/effect
+	}{
+		"ready: only foreign taints stay": {node(corev1.ConditionTrue, own, old), false, map[string]bool{"mine/NoSchedule": true}},
+		"not ready":                       {node(corev1.ConditionFalse), false, map[string]bool{"node.kubernetes.io/not-ready/NoSchedule": true, "node.kubernetes.io/not-ready/NoExecute": true}},
+		"unreachable":                     {node(corev1.ConditionUnknown, own), true, map[string]bool{"mine/NoSchedule": true, "node.kubernetes.io/unreachable/NoSchedule": true, "node.kubernetes.io/unreachable/NoExecute": true}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := taintsFor(test.node, test.unreachable, now)
+			if len(got) != len(test.want) {
+				t.Errorf("taints %v", got)
+			}
+			for _, taint := range got {
+				if !test.want[taint.Key+"/"+string(taint.Effect)] {
+					t.Errorf("unexpected taint %v", taint)
+				}
+			}
+		})
+	}
+	for _, taint := range taintsFor(node(corev1.ConditionUnknown, old), true, now) {
+		if taint.Effect == corev1.TaintEffectNoExecute && !taint.TimeAdded.Equal(&earlier) {
+			t.Errorf("a taint that stays lost its time: %v", taint.TimeAdded)
+		}
+	}
+}
+
+func TestEvictionTime(t *testing.T) {
+	taint := corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TimeAdded: &now}
+	tolerate := func(key string, seconds *int64) corev1.Toleration {
+		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds}
+	}
+	tests := map[string]struct {
+		tolerations []corev1.Toleration
+		evict       bool
+		after       time.Duration
+	}{
+		"without toleration at once":    {nil, true, 0},
+		"after its toleration":          {[]corev1.Toleration{tolerate(taint.Key, ptr.To[int64](30))}, true, 30 * time.Second},
+		"after the shortest of several": {[]corev1.Toleration{tolerate(taint.Key, ptr.To[int64](30)), tolerate("", ptr.To[int64](5))}, true, 5 * time.Second},
+		"never if tolerated for ever":   {[]corev1.Toleration{tolerate(taint.Key, nil)}, false, 0},
+		"other keys do not help":        {[]corev1.Toleration{tolerate("other", nil)}, true, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{Spec: corev1.PodSpec{Tolerations: test.tolerations}}
+			due, evict := evictionTime(pod, node(corev1.ConditionUnknown, taint))
+			if evict != test.evict || evict && due.Sub(now.Time) != test.after {
+				t.Errorf("evict %v after %s", evict, due.Sub(now.Time))
+			}
+		})
+	}
+}
