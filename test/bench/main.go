@@ -1,0 +1,92 @@
+// Command bench measures a real cluster and prints one table, each figure beside
+// the floor measured in the same run. It needs root and the programs in bin/.
+//
+//	make bench                     everything
+//	go run ./bench -only creates   one part: up creates watch pods failover idle
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// part is one measurement.
+type part struct {
+	name string
+	run  func(ctx context.Context, b *bench) error
+}
+
+// parts in the order in which they run; each starts the cluster it needs.
+var parts = []part{
+	{"up", measureUp},
+	{"creates", measureCreates},
+	{"watch", measureWatch},
+	{"pods", measurePods},
+	{"idle", measureIdle},
+	{"failover", measureFailover},
+}
+
+// bench is what the parts share.
+type bench struct {
+	bin    string // directory of the programs
+	source string // root of the repository
+	home   string // kept apart from the user's
+	table  table
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "cri-floor" { // run inside a machine, see pods.go
+		if err := criFloor(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	only := flag.String("only", "", "comma-separated parts to run; all if empty")
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		return errors.New("the benchmarks start machines and need root: run them by `make bench`")
+	}
+	bin := os.Getenv("KIJABI_BIN")
+	if bin == "" {
+		return errors.New("KIJABI_BIN is not set: run the benchmarks by `make bench`")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	home, err := os.MkdirTemp("", "kijabi-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(home) }()
+	b := &bench{bin: bin, source: filepath.Dir(filepath.Clean(bin)), home: home}
+	chosen := strings.Split(*only, ",")
+	for _, p := range parts {
+		if *only != "" && !slices.Contains(chosen, p.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s\n", p.name)
+		began := time.Now()
+		if err := p.run(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s took %s\n", p.name, time.Since(began).Round(time.Second))
+	}
+	b.table.print(os.Stdout)
+	return nil
+}
