@@ -20,18 +20,34 @@ type kubectl struct {
 
 func newKubectl(h *harness) *kubectl {
 	h.t.Helper()
-	k := &kubectl{h: h, path: filepath.Join(h.dir, "kubectl")}
-	dir, err := filepath.Abs("../../../test/kubectl")
-	h.must(err)
-	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Minute) // a cold build compiles all of kubectl
-	defer cancel()
-	build := exec.CommandContext(ctx, "go", "build", "-o", k.path, ".") //nolint:gosec // fixed words
-	build.Dir, build.Env = dir, append(os.Environ(), "GOWORK=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		h.t.Fatalf("build kubectl: %v\n%s", err, out)
-	}
+	k := &kubectl{h: h, path: h.build("../../../test/kubectl")}
 	k.env = append(os.Environ(), "KUBECONFIG="+h.kubeconfig(), "HOME="+h.dir)
 	return k
+}
+
+// build builds a program of another module and returns its path.
+func (h *harness) build(relative string) string {
+	h.t.Helper()
+	dir, err := filepath.Abs(relative)
+	h.must(err)
+	path := filepath.Join(h.dir, filepath.Base(relative))
+	ctx, cancel := context.WithTimeout(h.t.Context(), 15*time.Minute) // a cold build compiles much
+	defer cancel()
+	build := exec.CommandContext(ctx, "go", "build", "-o", path, ".") //nolint:gosec // fixed words
+	build.Dir, build.Env = dir, append(os.Environ(), "GOWORK=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		h.t.Fatalf("build %s: %v\n%s", relative, err, out)
+	}
+	return path
+}
+
+// TestClientGo runs typed clients and informers of client-go against the door.
+func TestClientGo(t *testing.T) {
+	h := newRealHarness(t)
+	out, err := exec.CommandContext(t.Context(), h.build("../../../test/rest"), "-kubeconfig", h.kubeconfig()).CombinedOutput() //nolint:gosec // a test
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 }
 
 // run calls kubectl and returns its whole output, and whether it succeeded.
