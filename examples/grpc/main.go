@@ -160,11 +160,14 @@ func (o options) complete() (options, error) {
 	if o.identity.CertFile != "" && o.identity.KeyFile != "" && o.identity.CAFile != "" && o.server != "" {
 		return o, nil
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return o, fmt.Errorf("give --cert, --key, --ca and --server: %w", err)
+	dir := os.Getenv("KIJABI_ACCESS") // of a cluster with another name
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return o, fmt.Errorf("give --cert, --key, --ca and --server: %w", err)
+		}
+		dir = filepath.Join(home, ".kijabi", "kijabi")
 	}
-	dir := filepath.Join(home, ".kijabi", "kijabi")
 	for path, field := range map[string]*string{
 		"user.crt": &o.identity.CertFile, "user.key": &o.identity.KeyFile, "ca.crt": &o.identity.CAFile,
 	} {
