@@ -211,6 +211,9 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 		out.Record = current
 		out.Object.SetResourceVersion(object.FormatVersion(current.Version))
 	default:
+		if current != nil { // what is not changed keeps its version
+			done.obj.SetResourceVersion(object.FormatVersion(current.Version))
+		}
 		value, err := done.obj.Marshal()
 		if err != nil {
 			return out, err
