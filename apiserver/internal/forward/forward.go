@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -217,6 +218,7 @@ func operationOf(op registry.Operation) (*objectv1pb.Operation, error) {
 		return &objectv1pb.Operation{Operation: &objectv1pb.Operation_Patch{Patch: &objectv1pb.PatchRequest{
 			Reference: referenceOf(op.Ref), Subresource: op.Ref.Subresource, Type: patchTypeOf(op.PatchType), Patch: op.Patch,
 			Force: op.Options.Force, DryRun: op.Options.DryRun, FieldManager: op.Options.FieldManager,
+			FieldValidation: cmp.Or(op.Options.FieldValidation, metav1.FieldValidationWarn),
 		}}}, nil
 	case registry.VerbDelete:
 		return &objectv1pb.Operation{Operation: &objectv1pb.Operation_Delete{Delete: &objectv1pb.DeleteRequest{

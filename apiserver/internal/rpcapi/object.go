@@ -3,6 +3,7 @@
 package rpcapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -271,7 +272,7 @@ func patchOperation(req *objectv1pb.PatchRequest) (registry.Operation, error) {
 		Verb: registry.VerbPatch, Ref: ref, PatchType: patchType, Patch: req.GetPatch(),
 		Options: registry.WriteOptions{
 			DryRun: req.GetDryRun(), FieldManager: req.GetFieldManager(), Force: req.GetForce(),
-			FieldValidation: metav1.FieldValidationStrict,
+			FieldValidation: cmp.Or(req.GetFieldValidation(), metav1.FieldValidationStrict),
 		},
 	}, nil
 }

@@ -1121,9 +1121,12 @@ type PatchRequest struct {
 	// Validate and admit without storing.
 	DryRun bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Who owns the fields; required for apply.
-	FieldManager  string `protobuf:"bytes,7,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FieldManager string `protobuf:"bytes,7,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
+	// What becomes of unknown or repeated fields: "Strict" (default) refuses them,
+	// "Warn" and "Ignore" drop them.
+	FieldValidation string `protobuf:"bytes,8,opt,name=field_validation,json=fieldValidation,proto3" json:"field_validation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PatchRequest) Reset() {
@@ -1201,6 +1204,13 @@ func (x *PatchRequest) GetDryRun() bool {
 func (x *PatchRequest) GetFieldManager() string {
 	if x != nil {
 		return x.FieldManager
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetFieldValidation() string {
+	if x != nil {
+		return x.FieldValidation
 	}
 	return ""
 }
@@ -1912,7 +1922,7 @@ const file_kijabi_object_v1_object_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12#\n" +
 	"\rfield_manager\x18\x05 \x01(\tR\ffieldManager\">\n" +
 	"\x0eUpdateResponse\x12,\n" +
-	"\x06object\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x06object\"\x86\x02\n" +
+	"\x06object\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x06object\"\xb1\x02\n" +
 	"\fPatchRequest\x129\n" +
 	"\treference\x18\x01 \x01(\v2\x1b.kijabi.object.v1.ReferenceR\treference\x12 \n" +
 	"\vsubresource\x18\x02 \x01(\tR\vsubresource\x12/\n" +
@@ -1920,7 +1930,8 @@ const file_kijabi_object_v1_object_proto_rawDesc = "" +
 	"\x05patch\x18\x04 \x01(\fR\x05patch\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05force\x12\x17\n" +
 	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12#\n" +
-	"\rfield_manager\x18\a \x01(\tR\ffieldManager\"=\n" +
+	"\rfield_manager\x18\a \x01(\tR\ffieldManager\x12)\n" +
+	"\x10field_validation\x18\b \x01(\tR\x0ffieldValidation\"=\n" +
 	"\rPatchResponse\x12,\n" +
 	"\x06object\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x06object\"\xf6\x01\n" +
 	"\rDeleteOptions\x125\n" +
