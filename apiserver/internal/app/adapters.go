@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
 )
 
 func ignoreNotFound(err error) error {
@@ -126,4 +128,25 @@ var _ certificates.Machines = roster{}
 
 func (r roster) IsMaster(_ context.Context, name string) (bool, error) {
 	return slices.ContainsFunc(r.masters.Members(), func(m masters.Member) bool { return m.Name == name }), nil
+}
+
+// renewable lets a machine's programs renew their certificates only for as long as
+// the machine belongs to the cluster: on the roster if a master, else with a Node.
+func renewable(objects *store.Store, group *masters.Masters) func(context.Context, rpc.Caller) error {
+	return func(ctx context.Context, identity rpc.Caller) error {
+		if identity.Machine == "" {
+			return nil // a user
+		}
+		if master, err := (roster{group}).IsMaster(ctx, identity.Machine); err != nil || master {
+			return err
+		}
+		if err := objects.Fresh(ctx); err != nil {
+			return err
+		}
+		if _, ok := objects.Get(store.Key{Resource: "nodes", Name: identity.Machine}); ok {
+			return nil
+		}
+		return apierrors.NewForbidden(schema.GroupResource{Resource: "certificates"}, identity.Name,
+			fmt.Errorf("machine %s no longer belongs to the cluster: run 'kijabi reset' on it and join it again", identity.Machine))
+	}
 }

@@ -29,6 +29,7 @@ import (
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
+	"kijabi.dev/proto/descriptors"
 	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
@@ -146,6 +147,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	authorizer := authz.New(nodePods{objects})
 	issuer, err := certificates.New(certificates.Config{
 		Tokens: &tokens{registry: engine, caller: self}, Authority: authority{ca}, Machines: roster{group}, Clock: clk, Log: log.Named("certificates"),
+		Renewable: renewable(objects, group),
 	})
 	if err != nil {
 		return nil, err
@@ -155,6 +157,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
+		Descriptors: descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})
 	if err != nil {
 		return nil, err
