@@ -180,7 +180,7 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 	})
 	k.reporter = node.NewReporter(node.Config{
 		Kubelet: cfg, Facts: facts, Client: api, Runtime: containers, Ready: func() { k.manager.TriggerAll() },
-		Version: lifecycle.Version(), Clock: clk, Log: log,
+		Version: lifecycle.KubernetesVersion, Clock: clk, Log: log,
 	})
 	k.rotator = &logs.Rotator{Runtime: containers, Clock: clk, Log: log}
 	k.images = &images.Collector{Runtime: containers, Clock: clk, Log: log}

@@ -165,7 +165,8 @@ func (r *Reporter) write(ctx context.Context, status corev1.NodeStatus) error {
 
 // register returns the object that a machine joins with.
 func (r *Reporter) register(status corev1.NodeStatus) *corev1.Node {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Kubelet.NodeName}, Status: status}
+	complete := mergeStatus(&corev1.NodeStatus{}, &status, r.cfg.Clock.Now().Truncate(time.Second))
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Kubelet.NodeName}, Status: *complete}
 	r.label(node)
 	for _, taint := range r.cfg.Kubelet.Taints {
 		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: taint.Key, Value: taint.Value, Effect: corev1.TaintEffect(taint.Effect)})
@@ -179,7 +180,8 @@ func (r *Reporter) label(node *corev1.Node) (changed bool) {
 		node.Labels = map[string]string{}
 	}
 	set := func(key, value string) {
-		if node.Labels[key] != value {
+		// A label may be there for its key alone, with an empty value.
+		if present, known := node.Labels[key]; !known || present != value {
 			node.Labels[key], changed = value, true
 		}
 	}

@@ -128,6 +128,12 @@ func (w *worker) setupVolumes(ctx context.Context, pod *corev1.Pod) error {
 }
 
 func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, number uint32) error {
+	select {
+	case w.m.starts <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-w.m.starts }()
 	node := w.m.cfg.Node
 	spec, err := podspec.Sandbox(pod, node, w.m.cfg.Cgroups.Parent(pod), number)
 	if err != nil {

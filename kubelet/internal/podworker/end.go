@@ -24,12 +24,16 @@ func decideEnd(v view, p *plan) {
 		return
 	}
 	p.ended = true
+	// A sandbox that is not ready may still hold its network: what counts is that
+	// stopping it has succeeded.
+	stopped := true
 	for i := range v.sandboxes {
-		if v.sandboxes[i].Ready {
-			p.do(action{key: keyStop + v.sandboxes[i].ID, id: v.sandboxes[i].ID})
+		if s := &v.sandboxes[i]; s.Ready || !v.memory.stopped[s.ID] {
+			stopped = false
+			p.do(action{key: keyStop + s.ID, id: s.ID})
 		}
 	}
-	if v.ready() != nil || anyReady(v) {
+	if !stopped {
 		return
 	}
 	if !v.memory.toreDown {
@@ -68,15 +72,6 @@ func decideEnd(v view, p *plan) {
 			}
 		}
 	}
-}
-
-func anyReady(v view) bool {
-	for i := range v.sandboxes {
-		if v.sandboxes[i].Ready {
-			return true
-		}
-	}
-	return false
 }
 
 // decideKills stops containers, sidecars after the others, and reports whether any still runs.

@@ -6,6 +6,7 @@ package podworker
 import (
 	"context"
 	"errors"
+	goruntime "runtime"
 	"sync"
 	"time"
 
@@ -96,6 +97,7 @@ type Manager struct {
 	cfg     Config
 	started time.Time
 	pulls   chan struct{} // tickets for image pulls
+	starts  chan struct{} // tickets for sandboxes being made
 
 	mu        sync.Mutex
 	workers   map[types.UID]*worker
@@ -104,13 +106,19 @@ type Manager struct {
 	confirmed bool             // the list of pods is a master's, not only a snapshot's
 }
 
-// maxPulls bounds image pulls at the same time.
-const maxPulls = 4
+// What is done at the same time, over all pods. More sandboxes at once would not be
+// ready sooner, only all of them later.
+const (
+	maxPulls         = 4
+	minStarts        = 8
+	startsPerProcess = 4
+)
 
 // New returns a manager that works once it runs.
 func New(cfg Config) *Manager {
 	return &Manager{
 		cfg: cfg, started: cfg.Clock.Now(), workers: map[types.UID]*worker{}, pulls: make(chan struct{}, maxPulls),
+		starts: make(chan struct{}, max(minStarts, startsPerProcess*goruntime.GOMAXPROCS(0))),
 	}
 }
 

@@ -119,24 +119,24 @@ type imageAttempt struct {
 // memory is what a worker knows beyond API and runtime. Losing it, by a restart,
 // must cost no more than a retry.
 type memory struct {
-	volumes    attempt
-	sandbox    attempt
-	sandboxes  uint32 // attempts that were used up
-	images     map[string]*imageAttempt
-	creates    map[string]*attempt // creating the next instance
-	crashes    map[string]crash
-	hooked     map[string]error // by container id: the postStart hook failed
-	stopped    map[string]bool  // sandboxes that were stopped
-	messages   map[string]string
-	ending     time.Time // when termination began
-	endGrace   int64     // seconds it was given
-	toreDown   bool      // volumes and cgroup are gone
-	teardown   attempt
-	deletion   attempt
-	statusTry  attempt
-	statusDue  time.Time
-	failure    status.Waiting
-	backoffFor map[string]time.Time // last back-off event by container
+	volumes   attempt
+	sandbox   attempt
+	sandboxes uint32 // attempts that were used up
+	images    map[string]*imageAttempt
+	creates   map[string]*attempt // creating the next instance
+	crashes   map[string]crash
+	hooked    map[string]error // by container id: the postStart hook failed
+	stopped   map[string]bool  // sandboxes that were stopped
+	messages  map[string]string
+	ending    time.Time // when termination began
+	endGrace  int64     // seconds it was given
+	toreDown  bool      // volumes and cgroup are gone
+	teardown  attempt
+	deletion  attempt
+	statusTry attempt
+	tries     map[string]*attempt // failures of operations that have no other place for them
+	statusDue time.Time
+	failure   status.Waiting
 }
 
 // crash counts restarts in quick succession.
@@ -149,12 +149,13 @@ func newMemory() memory {
 	return memory{
 		images: map[string]*imageAttempt{}, creates: map[string]*attempt{}, crashes: map[string]crash{},
 		hooked: map[string]error{}, stopped: map[string]bool{}, messages: map[string]string{},
-		backoffFor: map[string]time.Time{},
+		tries: map[string]*attempt{},
 	}
 }
 
 func (m *memory) forgetFailures() {
 	m.volumes.next, m.sandbox.next = time.Time{}, time.Time{}
+	clear(m.tries)
 	for _, create := range m.creates {
 		create.next = time.Time{}
 	}

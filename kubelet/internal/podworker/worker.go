@@ -182,9 +182,14 @@ func (w *worker) reconcile(ctx context.Context, group *lifecycle.Group) (done bo
 	for _, action := range plan.actions {
 		// In progress when this round began: it may have ended since, but what it did
 		// was not seen by this round.
-		if !v.busy[action.key] {
-			w.start(ctx, group, action)
+		if v.busy[action.key] {
+			continue
 		}
+		if try := w.memory.tries[action.key]; try != nil && v.now.Before(try.next) {
+			plan.wakeAt(v, try.next)
+			continue
+		}
+		w.start(ctx, group, action)
 	}
 	if plan.finished {
 		return true, 0
@@ -232,7 +237,21 @@ func (w *worker) start(ctx context.Context, group *lifecycle.Group, a action) {
 		return // publish does it, since it writes the status first
 	}
 	run, apply := w.operation(a)
-	w.launch(ctx, group, a.key, run, apply)
+	w.launch(ctx, group, a.key, run, func(err error) {
+		if apply != nil {
+			apply(err)
+		}
+		if err == nil || errors.Is(err, context.Canceled) {
+			delete(w.memory.tries, a.key)
+			return
+		}
+		try := w.memory.tries[a.key]
+		if try == nil {
+			try = &attempt{}
+			w.memory.tries[a.key] = try
+		}
+		try.fail(err, w.m.cfg.Clock.Now(), writeRetry, writeRetryMax)
+	})
 }
 
 // launch runs an operation beside the loop unless one of its key is in progress.
