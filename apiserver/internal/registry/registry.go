@@ -149,8 +149,7 @@ type Operation struct {
 type OperationResult struct {
 	// Object in the kind's Go type; nil when Record holds it already (Do only).
 	Object object.Object
-	// Record is the stored object; nil when another master stored it or when the result
-	// is the body of a subresource.
+	// Record is the stored object; nil when the result is the body of a subresource.
 	Record *store.Record
 	// Kind of the result.
 	Kind object.Kind
