@@ -113,6 +113,9 @@ func (i *issuer) explain(err error) error {
 	case access.Brief(err) != err.Error():
 		return fmt.Errorf("join through %s: %s: is it a master's address, and does it run?", i.at, access.Brief(err))
 	}
+	if strings.Contains(text, "kijabi token create") {
+		return fmt.Errorf("join through %s: %s", i.at, text)
+	}
 	role := "node"
 	if i.token.Master {
 		role = "master"

@@ -293,6 +293,24 @@ func TestFleet(t *testing.T) {
 		}
 	})
 
+	t.Run("unit restart", func(t *testing.T) {
+		for range 3 {
+			before, err := fleet.Units(ctx, "two")
+			if err != nil {
+				t.Fatal(err)
+			}
+			request := supervisor.Request{Command: supervisor.Restart, Unit: "echo"}
+			after, err := supervisor.Call(ctx, fleet.Socket("two"), request)
+			if err != nil || after[0].PID == before[0].PID {
+				t.Fatalf("restart: %+v, %v", after, err)
+			}
+			eventually(t, "unit after its restart", func() error { return answers(fleet.State.Machines[1].Address, "two") })
+		}
+		if units, err := fleet.Units(ctx, "two"); err != nil || units[0].Restarts != 0 {
+			t.Errorf("unit ended by itself: %+v, %v", units, err)
+		}
+	})
+
 	t.Run("orphans are reaped", func(t *testing.T) {
 		run("one", "sh", "-c", "(sleep 0.05 &) ; (sleep 0.05 &)")
 		eventually(t, "zombies", func() error {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,27 +36,41 @@ func (c cgroup) create() error {
 	return nil
 }
 
-// kill ends every process in the cgroup and below it.
+// kill ends every process in the cgroup and below it. The kernel's cgroup.kill is not
+// used: kernels exist in which it also kills what is started into the cgroup later.
 func (c cgroup) kill() {
+	const rounds = 50 // processes that fork meanwhile are met in the next round
+	for range rounds {
+		members := c.members()
+		if len(members) == 0 {
+			return
+		}
+		for _, pid := range members {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// members lists the processes in the cgroup and below it.
+func (c cgroup) members() []int {
 	if c == "" {
-		return
+		return nil
 	}
-	if os.WriteFile(filepath.Join(string(c), "cgroup.kill"), []byte("1"), 0) == nil {
-		return
-	}
-	// Kernels before 5.14.
+	var pids []int
 	_ = filepath.WalkDir(string(c), func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || entry.Name() != "cgroup.procs" {
-			return nil //nolint:nilerr // a cgroup that vanished needs no kill
+			return nil //nolint:nilerr // a cgroup that vanished has no members
 		}
 		content, _ := os.ReadFile(path)
 		for _, field := range strings.Fields(string(content)) {
 			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
-				_ = unix.Kill(pid, unix.SIGKILL)
+				pids = append(pids, pid)
 			}
 		}
 		return nil
 	})
+	return pids
 }
 
 // spawn starts the unit's program in its cgroup and in a session of its own, and
