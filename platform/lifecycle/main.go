@@ -120,6 +120,10 @@ func configuredLevel(cfg any) string {
 	return field.String()
 }
 
+// KubernetesVersion is what nodes and apiservers tell Kubernetes clients: the release
+// whose API is served, and Kijabi's own.
+const KubernetesVersion = "v1.37.2+kijabi.0.1"
+
 // Version is the version the program was built from: the module's or the
 // revision of its sources, "devel" when neither is known.
 func Version() string {

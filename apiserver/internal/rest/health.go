@@ -8,16 +8,14 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
-)
 
-// GitVersion is what /version reports: the Kubernetes release whose API is served,
-// and Kijabi's own.
-const GitVersion = "v1.37.2+kijabi.0.1"
+	"kijabi.dev/platform/lifecycle"
+)
 
 func (s *Server) version() version.Info {
 	return version.Info{
 		Major: "1", Minor: "37", EmulationMajor: "1", EmulationMinor: "37", MinCompatibilityMajor: "1", MinCompatibilityMinor: "36",
-		GitVersion: GitVersion, GitTreeState: "clean",
+		GitVersion: lifecycle.KubernetesVersion, GitTreeState: "clean",
 		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
 }

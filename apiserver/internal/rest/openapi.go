@@ -11,6 +11,7 @@ import (
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/lifecycle"
 )
 
 func structType(obj runtime.Object) reflect.Type { return reflect.TypeOf(obj).Elem() }
@@ -42,7 +43,7 @@ func newDocuments(served []*registry.Kind) *openapi.Documents {
 		})
 	}
 	return openapi.New(openapi.Config{
-		Version: GitVersion, Resources: resources,
+		Version: lifecycle.KubernetesVersion, Resources: resources,
 		Extra: []reflect.Type{reflect.TypeFor[metav1.Status](), reflect.TypeFor[metav1.DeleteOptions]()},
 	})
 }
