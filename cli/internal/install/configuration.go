@@ -11,6 +11,9 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 )
 
+// controlPlane marks a master's node, as label and as taint.
+const controlPlane = "node-role.kubernetes.io/control-plane"
+
 // settings decide the content of every configuration file.
 type settings struct {
 	layout    Layout
@@ -131,8 +134,7 @@ func (s settings) kubelet(c component, data string) any {
 		Labels: map[string]string{"kubernetes.io/hostname": s.name},
 	}
 	if s.master {
-		value.Labels["node-role.kubernetes.io/control-plane"] = ""
-		value.Taints = []configv1.Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: "NoSchedule"}}
+		value.Taints = []configv1.Taint{{Key: controlPlane, Effect: "NoSchedule"}}
 	}
 	return value
 }

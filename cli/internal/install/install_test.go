@@ -113,6 +113,11 @@ func (a *apiserverStandIn) Get(_ context.Context, in *objectv1pb.GetRequest) (*o
 	return &objectv1pb.GetResponse{Object: packed}, err
 }
 
+func (a *apiserverStandIn) Patch(_ context.Context, in *objectv1pb.PatchRequest) (*objectv1pb.PatchResponse, error) {
+	packed, err := object.Pack(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: in.GetReference().GetName()}})
+	return &objectv1pb.PatchResponse{Object: packed}, err
+}
+
 // standInServices is a service manager whose programs are servers in this process. A
 // program starts from nothing but its configuration and certificate on disk, so that
 // both are checked.

@@ -198,6 +198,9 @@ func (o *Options) startMaster(ctx context.Context, s settings, f *files) (err er
 	if err := o.awaitNode(ctx, s, id); err != nil {
 		return err
 	}
+	if err := o.labelMaster(ctx, s, id); err != nil {
+		return err
+	}
 	return o.writeMember(s)
 }
 

@@ -124,6 +124,24 @@ func (o *Options) awaitNode(ctx context.Context, s settings, id *pki.Identity) e
 	})
 }
 
+// labelMaster marks the machine's node as a master's. A kubelet may not give itself a
+// role, so the administrator does.
+func (o *Options) labelMaster(ctx context.Context, s settings, id *pki.Identity) error {
+	conn, err := rpc.Dial(s.apiServers()[0], id)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: s.name}}
+	patch := []byte(`{"metadata":{"labels":{"` + controlPlane + `":""}}}`)
+	if _, err := client.New(conn).Patch(ctx, node, types.MergePatchType, patch, ""); err != nil {
+		return fmt.Errorf("label node %s: %w", s.name, err)
+	}
+	return nil
+}
+
 // NodeReady returns why a node is not Ready.
 func NodeReady(node *corev1.Node) error {
 	for _, condition := range node.Status.Conditions {
