@@ -186,9 +186,12 @@ func TestIdleWatchOutlivesTheWriteTimeout(t *testing.T) {
 
 func TestStoppedReaderIsLeft(t *testing.T) {
 	h := newHarness(t)
-	h.server.writeTimeout = 50 * time.Millisecond
+	h.server.writeTimeout = 500 * time.Millisecond
 	body := fmt.Sprintf(`{"metadata":{"name":"%%s"},"data":{"big":%q}}`, strings.Repeat("x", 1<<20))
-	for _, client := range []*http.Client{h.admin, h.oldHTTP()} {
+	// A connection of its own: a stopped HTTP/2 stream takes the window of its neighbours.
+	other := &http.Client{Transport: &http.Transport{TLSClientConfig: h.tls.Clone(), ForceAttemptHTTP2: true}}
+	t.Cleanup(other.CloseIdleConnections)
+	for _, client := range []*http.Client{other, h.oldHTTP()} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.http.URL+configMaps+"?watch=true", nil)
 		h.must(err)
 		resp, err := client.Do(r)
