@@ -11,6 +11,8 @@ import (
 
 	"google.golang.org/grpc/health/grpc_health_v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
