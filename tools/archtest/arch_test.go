@@ -37,7 +37,7 @@ var onlyIn = []struct{ library, place, reason string }{
 	{"github.com/hashicorp/raft", "apiserver/internal/masters", "everybody else follows the stream with platform/election"},
 	{"go.etcd.io/etcd/server/v3", "apiserver/internal/etcdnode", "one place starts the member"},
 	{"go.etcd.io/etcd/client/v3", "apiserver/internal/storage/etcd", "the store is etcd's only client"},
-	{"k8s.io/cri-api", "kubelet/internal/runtime/cri", "the rest of the kubelet speaks its own Runtime interface"},
+	{"k8s.io/cri-api", "kubelet/internal/runtime/cri test/bench", "the rest of the kubelet speaks its own Runtime interface"},
 	{"github.com/google/nftables", "kube-proxy/internal/dataplane/nftables addons/internal/network", "rules are made where their model is"},
 	{"k8s.io/kubectl", "cli", "kubectl is embedded once"},
 	{"k8s.io/client-go/kubernetes", "test", "our programs use platform/kube/client"},

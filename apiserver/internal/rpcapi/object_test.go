@@ -3,6 +3,7 @@ package rpcapi_test
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -47,7 +48,7 @@ type door struct {
 	stop    func()
 }
 
-func background(t *testing.T, tasks ...lifecycle.Task) *lifecycle.Group {
+func background(t testing.TB, tasks ...lifecycle.Task) *lifecycle.Group {
 	t.Helper()
 	group := lifecycle.NewGroup(context.Background())
 	for _, task := range tasks {
@@ -62,9 +63,14 @@ func background(t *testing.T, tasks ...lifecycle.Task) *lifecycle.Group {
 	return group
 }
 
-func open(t *testing.T) *door {
+func open(t testing.TB) *door {
 	t.Helper()
-	s, err := store.New(store.Config{Name: "m1", Backend: memory.New(), Indexer: registry.NewIndexer(nil), Log: zap.NewNop(), Progress: 20 * time.Millisecond})
+	return openOn(t, memory.New())
+}
+
+func openOn(t testing.TB, backend store.Backend) *door {
+	t.Helper()
+	s, err := store.New(store.Config{Name: "m1", Backend: backend, Indexer: registry.NewIndexer(nil), Log: zap.NewNop(), Progress: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +90,7 @@ func open(t *testing.T) *door {
 }
 
 // serve opens the door at an address; stop closes it, cutting every connection.
-func (d *door) serve(t *testing.T, address string) {
+func (d *door) serve(t testing.TB, address string) {
 	t.Helper()
 	server, err := rpc.NewServer(rpc.ServerConfig{
 		Identity: pkitest.Identity(t, d.ca, "apiserver", "m1"), Log: zap.NewNop(), MaxConnectionsPerUser: 100, GracePeriod: time.Millisecond,
@@ -107,7 +113,7 @@ func (d *door) serve(t *testing.T, address string) {
 	}
 }
 
-func (d *door) dial(t *testing.T, component string) *grpc.ClientConn {
+func (d *door) dial(t testing.TB, component string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := rpc.Dial(d.address, pkitest.Identity(t, d.ca, component, "m1"))
 	if err != nil {
@@ -117,7 +123,7 @@ func (d *door) dial(t *testing.T, component string) *grpc.ClientConn {
 	return conn
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
 	for !condition() {
@@ -282,6 +288,20 @@ func TestInformerSurvivesTheDoor(t *testing.T) {
 	if wrong.Load() > 0 {
 		t.Errorf("%d changes were reported twice or out of order", wrong.Load())
 	}
+}
+
+// Nothing is knowledge, too: an informer whose collection is empty and whose program
+// was killed must start from its snapshot.
+func TestEmptySnapshotIsWrittenAtOnce(t *testing.T) {
+	d := open(t)
+	file := filepath.Join(t.TempDir(), "secrets")
+	set := informer.NewSet(client.New(d.dial(t, "admin")), zap.NewNop())
+	informer.Of[*corev1.Secret](set, informer.SnapshotFile(file))
+	background(t, set.Run)
+	eventually(t, "the file is there", func() bool {
+		_, err := os.Stat(file)
+		return err == nil
+	})
 }
 
 func TestInformerStartsFromItsSnapshot(t *testing.T) {

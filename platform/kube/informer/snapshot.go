@@ -80,7 +80,8 @@ func (inf *Informer[T]) restore(objects []object.Object) {
 	inf.syncedOnce.Do(func() { close(inf.synced) })
 }
 
-// keepSnapshot writes the file some time after each change, and when ctx ends.
+// keepSnapshot writes the file once the collection is there, some time after each
+// change, and when ctx ends.
 func (inf *Informer[T]) keepSnapshot(ctx context.Context) error {
 	var written uint64
 	dirty := make(chan struct{}, 1)
@@ -90,8 +91,11 @@ func (inf *Informer[T]) keepSnapshot(ctx context.Context) error {
 		default:
 		}
 	})
+	var synced <-chan struct{} = inf.synced
 	for {
 		select {
+		case <-synced: // also when the collection is empty: that, too, is knowledge
+			synced = nil
 		case <-dirty:
 			select {
 			case <-time.After(snapshotDelay):
