@@ -454,7 +454,7 @@ func TestJoinRefused(t *testing.T) {
 			}
 		}, want: []string{"runc", "make build"}},
 		{name: "sick program", token: founded.NodeToken, change: func(o *Options) {
-			w.broken, o.Timeout = "dns", 300*time.Millisecond
+			w.broken, o.Timeout = "dns", 2*time.Second
 		}, want: []string{"dns", "not_serving", "dns.log"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -497,7 +497,7 @@ func TestMasterThatFailsLeavesTheRoster(t *testing.T) {
 		t.Fatal(err)
 	}
 	second, services := machineOf(t, w, "vm2", 22)
-	w.broken, second.Timeout = "scheduler", 300*time.Millisecond
+	w.broken, second.Timeout = "scheduler", 2*time.Second
 	if err := JoinMaster(ctx, Invitation{founded.Address, founded.MasterToken}, second); err == nil {
 		t.Fatal("joined")
 	}

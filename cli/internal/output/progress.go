@@ -64,12 +64,18 @@ const (
 // newest reason every few seconds. When ctx ends it returns the last reason.
 func (p *Progress) Wait(ctx context.Context, done string, check func(ctx context.Context) error) error {
 	began, said := time.Now(), time.Now()
+	var reason error
 	for {
 		err := check(ctx)
 		if err == nil {
 			p.Say("%s", done)
 			return nil
 		}
+		// What a check says that was cut off is of no use.
+		if ctx.Err() != nil && reason != nil {
+			err = reason
+		}
+		reason = err
 		if time.Since(said) > sayEvery {
 			said = time.Now()
 			p.Say("waiting: %v", err)
