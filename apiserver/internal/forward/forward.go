@@ -247,7 +247,7 @@ func deleteOptionsOf(opts metav1.DeleteOptions) *objectv1pb.DeleteOptions {
 		case metav1.DeletePropagationOrphan:
 			out.Propagation = objectv1pb.Propagation_PROPAGATION_ORPHAN
 		}
-	} else if opts.OrphanDependents != nil && *opts.OrphanDependents {
+	} else if opts.OrphanDependents != nil && *opts.OrphanDependents { //nolint:staticcheck // old clients still send it
 		out.Propagation = objectv1pb.Propagation_PROPAGATION_ORPHAN
 	}
 	return out

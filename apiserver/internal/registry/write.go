@@ -134,7 +134,7 @@ func (e *Engine) write(ctx context.Context, caller Caller, local, remote func(ct
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.WriteTimeout)
 	defer cancel()
 	for {
-		err := error(store.ErrNotLeading)
+		err := store.ErrNotLeading
 		switch {
 		case e.store.Term().Leading:
 			if err = local(ctx, caller); !errors.Is(err, store.ErrNotLeading) && !errors.Is(err, store.ErrUnknownOutcome) {
