@@ -100,14 +100,22 @@ func Open(root, name string) (*Fleet, error) {
 
 // New returns a fleet that Save creates on disk.
 func New(root string, state State) (*Fleet, error) {
-	if state.Name == "" || len(state.Name) > 32 || strings.Trim(state.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return nil, fmt.Errorf("cluster name %q: use up to 32 small letters, digits and dashes", state.Name)
+	if err := checkName(state.Name); err != nil {
+		return nil, err
 	}
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("path of this program: %w", err)
 	}
 	return &Fleet{Dir: filepath.Join(root, state.Name), State: state, Program: program}, nil
+}
+
+// checkName refuses names that are no plain directory and cgroup name.
+func checkName(name string) error {
+	if name == "" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return fmt.Errorf("cluster name %q: use up to 32 small letters, digits and dashes", name)
+	}
+	return nil
 }
 
 // List returns the names of the fleets below root.
@@ -144,6 +152,9 @@ func (f *Fleet) Save() error {
 // Lock keeps other processes from changing the fleet called name until the returned
 // function is called. Directories that are empty by then are removed.
 func Lock(root, name string) (func(), error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(root, name)
 	for {
 		if err := os.MkdirAll(path, 0o755); err != nil {
