@@ -118,19 +118,6 @@ func checkName(name string) error {
 	return nil
 }
 
-// List returns the names of the fleets below root.
-func List(root string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(root, "*", "state.json"))
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(paths))
-	for _, path := range paths {
-		names = append(names, filepath.Base(filepath.Dir(path)))
-	}
-	return names, nil
-}
-
 func (f *Fleet) statePath() string { return filepath.Join(f.Dir, "state.json") }
 
 // Save writes the state.

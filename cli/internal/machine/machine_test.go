@@ -141,15 +141,16 @@ func answers(address netip.Addr, want string) error {
 }
 
 // footprint is everything of ours that the host could be left with.
-func footprint(t *testing.T, name string) []string {
+func footprint(t *testing.T, fleet *Fleet) []string {
 	t.Helper()
+	name := fleet.State.Name
 	var found []string
 	links, err := netlink.LinkList()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, link := range links {
-		if strings.HasPrefix(link.Attrs().Name, "kj") || strings.HasPrefix(link.Attrs().Name, "m0a") {
+		if link.Attrs().Name == fleet.hostLink() {
 			found = append(found, "link "+link.Attrs().Name)
 		}
 	}
@@ -183,8 +184,8 @@ func footprint(t *testing.T, name string) []string {
 
 func TestFleet(t *testing.T) {
 	fleet := testFleet(t)
-	name := fleet.State.Name
-	before := footprint(t, name)
+	name := fleet.State.Name // as it shows up in cgroups
+	before := footprint(t, fleet)
 	ctx := t.Context()
 	if err := fleet.CheckSubnet(); err != nil {
 		t.Fatal(err)
@@ -325,7 +326,7 @@ func TestFleet(t *testing.T) {
 	if err := fleet.Destroy(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	if after := footprint(t, name); !cmp.Equal(before, after) {
+	if after := footprint(t, fleet); !cmp.Equal(before, after) {
 		t.Errorf("left behind: %s", cmp.Diff(before, after))
 	}
 	if _, err := os.Stat(fleet.Dir); !os.IsNotExist(err) {
@@ -335,7 +336,7 @@ func TestFleet(t *testing.T) {
 
 func TestStartFailureLeavesNothing(t *testing.T) {
 	fleet := testFleet(t)
-	before := footprint(t, fleet.State.Name)
+	before := footprint(t, fleet)
 	if err := fleet.EnsureNetwork(); err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +351,7 @@ func TestStartFailureLeavesNothing(t *testing.T) {
 	if err := fleet.Destroy(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
-	if after := footprint(t, fleet.State.Name); !slices.Equal(before, after) {
+	if after := footprint(t, fleet); !slices.Equal(before, after) {
 		t.Errorf("left behind: %v", after)
 	}
 }
