@@ -181,6 +181,8 @@ func (m *Masters) open() error {
 	rc.LocalID = raft.ServerID(m.cfg.Name)
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = m.cfg.Heartbeat, m.cfg.Election, m.cfg.LeaderLease
 	rc.SnapshotThreshold, rc.TrailingLogs = 256, 256 // the log is a few entries a day
+	// Followers learn of a committed roster change within this; an idle group talks less.
+	rc.CommitTimeout = 150 * time.Millisecond
 	rc.NotifyCh = m.elected
 	rc.LogLevel, rc.LogOutput = "WARN", output
 	rc.NoLegacyTelemetry = true
