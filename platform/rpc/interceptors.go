@@ -23,6 +23,7 @@ var errStopping = apierrors.NewServiceUnavailable("the server is shutting down; 
 // unary identifies, admits and bounds one call, and turns what its handler
 // returns into a gRPC status.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	growStack(0)
 	started := time.Now()
 	ctx, caller, err := s.enter(ctx, info.FullMethod)
 	if err == nil {
