@@ -6,11 +6,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -74,7 +76,11 @@ func run() error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(home) }()
-	b := &bench{bin: bin, source: filepath.Dir(filepath.Clean(bin)), home: home}
+	workspace, err := exec.CommandContext(ctx, "go", "env", "GOWORK").Output()
+	if err != nil {
+		return fmt.Errorf("find the repository: %w", err)
+	}
+	b := &bench{bin: bin, source: filepath.Dir(string(bytes.TrimSpace(workspace))), home: home}
 	chosen := strings.Split(*only, ",")
 	for _, p := range parts {
 		if *only != "" && !slices.Contains(chosen, p.name) {
