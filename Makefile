@@ -98,12 +98,12 @@ fix-format:
 .PHONY: verify-tidy
 verify-tidy:
 	@echo "verify: tidy"
-	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy -diff >/dev/null || { echo "$$m/go.mod is not tidy, run 'make fix-tidy'"; exit 1; }); done
+	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy -diff || { echo "$$m/go.mod is not tidy, run 'make fix-tidy'"; exit 1; }); done
 
 .PHONY: fix-tidy
 fix-tidy:
 	@set -e; for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy); done
-	@go work sync
+	@sh tools/versions.sh --fix $(MODULES)
 
 .PHONY: verify-deps
 verify-deps:
@@ -119,14 +119,13 @@ verify-build:
 verify-generate:
 	@echo "verify: generated code"
 	@sh proto/generate.sh
-	@sh proto/descriptors/generate.sh
 	@git diff --exit-code --stat -- proto || { echo "generated code differs, run 'make generate' and commit"; exit 1; }
 	@[ -z "$$(git ls-files --others --exclude-standard proto)" ] || { echo "generated files are not committed:"; git ls-files --others --exclude-standard proto; exit 1; }
 
 .PHONY: verify-arch
 verify-arch:
 	@echo "verify: import directions"
-	@cd tools && go test ./archtest
+	@cd tools && go test -count=1 ./archtest # it reads other modules, which the cache does not see
 
 .PHONY: verify-lint
 verify-lint: $(TOOLS)/golangci-lint
@@ -137,9 +136,8 @@ verify-lint: $(TOOLS)/golangci-lint
 lint: verify-lint ## lint every module
 
 .PHONY: generate
-generate: ## regenerate Go and descriptors from the protos
+generate: ## regenerate Go and descriptor sets from the protos
 	@sh proto/generate.sh
-	@sh proto/descriptors/generate.sh
 
 $(TOOLS)/golangci-lint: tools/golangci/go.mod
 	@mkdir -p $(TOOLS)
