@@ -72,7 +72,8 @@ type Store struct {
 	manifestGroups []manifestGroup
 	manifestWrites []manifestWrite
 
-	loaded chan struct{} // closed after the first load
+	loaded  chan struct{} // closed after the first load
+	leading chan struct{} // holds a token while Lead is under way
 
 	handover sync.Mutex
 	// request is the reign that waits to begin; guarded by handover.
@@ -109,7 +110,7 @@ func New(cfg Config) (*Store, error) {
 	cfg.CommitTimeout = orDefault(cfg.CommitTimeout, 2*time.Second)
 	s := &Store{
 		cfg: cfg, log: cfg.Log, memory: newMemory(), requests: newRequests(), queue: newQueue(),
-		observers: cfg.Observers, barrier: newBarrier(), versions: newVersionWaiters(), terms: newTerms(), loaded: make(chan struct{}),
+		observers: cfg.Observers, barrier: newBarrier(), versions: newVersionWaiters(), terms: newTerms(), loaded: make(chan struct{}), leading: make(chan struct{}, 1),
 	}
 	s.hub = newHub(cfg.History, s.restamp)
 	return s, nil

@@ -81,7 +81,7 @@ type reign struct {
 // Lead claims the epoch, waits until memory has reached the claim, opens for writes
 // and blocks until ctx ends (then it returns nil after the batch in flight) or the term
 // is lost: ErrFenced when another master claimed, ErrUnknownOutcome when a batch's
-// outcome could not be learned. One call at a time.
+// outcome could not be learned. A second call waits for the first to end.
 //
 // When ctx ends, new writes are refused at once.
 func (s *Store) Lead(ctx context.Context) error {
@@ -90,6 +90,12 @@ func (s *Store) Lead(ctx context.Context) error {
 		return nil
 	case <-s.loaded:
 	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case s.leading <- struct{}{}:
+	}
+	defer func() { <-s.leading }()
 	epoch, err := s.claim(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
