@@ -270,38 +270,21 @@ func startEtcd(ctx context.Context, cfg *configv1.APIServerConfiguration, dial m
 	return node, nil
 }
 
-// joinTimeout bounds one attempt to join through one master.
-const joinTimeout = 20 * time.Second
+// joinTimeout bounds how long this master asks to be let in; after it the program
+// ends with the reason, and is started again.
+const joinTimeout = 2 * time.Minute
 
-// join asks the known masters, one after the other, until one lets this one in.
+// join asks the known masters until one lets this one in.
 func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*mastersv1pb.JoinResponse, error) {
 	if len(cfg.Join) == 0 {
 		return nil, fmt.Errorf("%s holds no data and the configuration names no master to join: fill in join, or set bootstrap on the first master", cfg.DataDir)
 	}
-	var failures []error
-	for _, address := range cfg.Join {
-		res, err := joinThrough(ctx, cfg, dial, address)
-		if err == nil {
-			return res, nil
-		}
-		log.Warn("join refused", zap.String("master", address), zap.Error(err))
-		failures = append(failures, fmt.Errorf("join through %s: %w", address, err))
-	}
-	return nil, errors.Join(failures...)
-}
-
-func joinThrough(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, address string) (*mastersv1pb.JoinResponse, error) {
-	conn, err := dial(address)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	return mastersv1pb.NewMastersServiceClient(conn).Join(ctx, &mastersv1pb.JoinRequest{
+	return masters.AskToJoin(ctx, cfg.Join, dial, &mastersv1pb.JoinRequest{
 		Name: cfg.NodeName, PeerAddress: cfg.PeerAddress, EtcdPeerUrl: cfg.Etcd.PeerURL,
 		GrpcAddress: cfg.ListenAddress, RestAddress: cfg.RESTAddress,
-	})
+	}, log)
 }
 
 // sharedFiles reads the key material that every master holds.

@@ -39,7 +39,7 @@ func statusError(err error) error {
 		return apierrors.NewRequestEntityTooLargeError(err.Error())
 	case errors.Is(err, store.ErrUnknownOutcome):
 		return apierrors.NewTimeoutError("the outcome of the write is unknown: read the object before trying again", 1)
-	case errors.Is(err, store.ErrNotLeading), errors.Is(err, store.ErrStale), errors.Is(err, store.ErrStopped):
+	case errors.Is(err, store.ErrNotLeading), errors.Is(err, store.ErrStale), errors.Is(err, store.ErrStopped), errors.Is(err, store.ErrRefused):
 		return apierrors.NewServiceUnavailable(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return apierrors.NewTimeoutError(err.Error(), 1)
