@@ -184,7 +184,6 @@ func (s *Server) options(streams uint32, alive keepalive.ServerParameters) []grp
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(streams),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(alive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinTime, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.unary),
