@@ -24,17 +24,14 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
 	configv1 "kijabi.dev/platform/config/v1"
-	"kijabi.dev/platform/election"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/kube/standby"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
-	"kijabi.dev/platform/rpc"
-	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
 	controllermanagerv1pb "kijabi.dev/proto/gen/kijabi/controllermanager/v1"
-	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
@@ -49,10 +46,6 @@ func DefaultConfig() *configv1.ControllerManagerConfiguration {
 
 // Run wires the component and blocks until ctx ends or a part fails.
 func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log *zap.Logger) error {
-	identity, err := pki.OpenIdentity(cfg.Identity)
-	if err != nil {
-		return err
-	}
 	bundle, err := os.ReadFile(cfg.ClusterCAFile)
 	if err != nil {
 		return fmt.Errorf("cluster CA: %w", err)
@@ -61,44 +54,25 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	if err != nil {
 		return fmt.Errorf("network.podCIDR: %w", err)
 	}
-	conn, err := rpc.Dial(cfg.APIServer, identity)
+	program, err := standby.New(standby.Config{Component: pki.ComponentControllerManager, Common: cfg.Common, APIServer: cfg.APIServer, Log: log})
 	if err != nil {
-		return fmt.Errorf("dial apiserver %s: %w", cfg.APIServer, err)
+		return err
 	}
-	defer func() { _ = conn.Close() }()
+	defer func() { _ = program.Close() }()
 
-	api, clk := client.New(conn), clock.RealClock{}
-	caches := informer.NewSet(api, log)
-	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(conn), clk, log)
+	clk := clock.RealClock{}
+	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
 	loops, err := controller.NewRuntime(controller.RuntimeConfig{
-		Client: api, Clock: clk, Log: log,
-		Controllers: controllers(cfg, api, caches, liveness, podRange, string(bundle), clk),
+		Client: program.API, Clock: clk, Log: log,
+		Controllers: controllers(cfg, program.API, program.Caches, liveness, podRange, string(bundle), clk),
 	})
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
-	elector := election.New(election.Config{Masters: mastersv1pb.NewMastersServiceClient(conn), Component: "controller-manager", Log: log})
-	server, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
-	if err != nil {
-		return err
-	}
-	controllermanagerv1pb.RegisterControllerManagerServiceServer(server, &service{loops: loops, elector: elector})
-
-	return lifecycle.RunAll(ctx,
-		identity.Run,
-		func(ctx context.Context) error {
-			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(conn), log)
-		},
-		server.Run,
-		caches.Run,
-		elector.Run,
-		elector.WhileLeader(func(ctx context.Context) error {
-			if err := caches.WaitSynced(ctx); err != nil {
-				return nil //nolint:nilerr // leadership ended before the caches were there
-			}
-			return lifecycle.RunAll(ctx, liveness.Run, loops.Run)
-		}),
-	)
+	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{loops: loops, elector: program.Elector})
+	return program.Run(ctx, func(ctx context.Context) error {
+		return lifecycle.RunAll(ctx, liveness.Run, loops.Run)
+	})
 }
 
 // byNamespace indexes objects by their namespace.

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"kijabi.dev/platform/kube/toleration"
 )
 
 // Verdict is one node's answer for a pod.
@@ -118,7 +120,7 @@ func score(p *prepared, n *node, owner string) float64 {
 	}
 	avoided := 0
 	for i := range n.object.Spec.Taints {
-		if taint := &n.object.Spec.Taints[i]; taint.Effect == corev1.TaintEffectPreferNoSchedule && !tolerated(p.pod, taint) {
+		if taint := &n.object.Spec.Taints[i]; taint.Effect == corev1.TaintEffectPreferNoSchedule && !toleration.Tolerates(p.pod, taint) {
 			avoided++
 		}
 	}

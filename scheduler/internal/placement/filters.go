@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"kijabi.dev/platform/kube/toleration"
 )
 
 // filter returns why a node cannot take a pod, nothing if it can. Reasons are
@@ -35,7 +37,7 @@ func nodeName(p *prepared, n *node) []string {
 
 func schedulable(p *prepared, n *node) []string {
 	taint := corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
-	if n.object.Spec.Unschedulable && !tolerated(p.pod, &taint) {
+	if n.object.Spec.Unschedulable && !toleration.Tolerates(p.pod, &taint) {
 		return []string{"node(s) were unschedulable"}
 	}
 	return nil
@@ -44,27 +46,11 @@ func schedulable(p *prepared, n *node) []string {
 func taints(p *prepared, n *node) []string {
 	for i := range n.object.Spec.Taints {
 		taint := &n.object.Spec.Taints[i]
-		if taint.Effect != corev1.TaintEffectPreferNoSchedule && !tolerated(p.pod, taint) {
+		if taint.Effect != corev1.TaintEffectPreferNoSchedule && !toleration.Tolerates(p.pod, taint) {
 			return []string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}
 		}
 	}
 	return nil
-}
-
-// tolerated says whether one of the pod's tolerations covers a taint.
-func tolerated(pod *corev1.Pod, taint *corev1.Taint) bool {
-	return slices.ContainsFunc(pod.Spec.Tolerations, func(t corev1.Toleration) bool {
-		if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
-			return false
-		}
-		switch t.Operator {
-		case corev1.TolerationOpExists:
-			return true
-		case "", corev1.TolerationOpEqual:
-			return t.Key != "" && t.Value == taint.Value
-		}
-		return false
-	})
 }
 
 func affinity(p *prepared, n *node) []string {

@@ -15,6 +15,7 @@ import (
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/kube/toleration"
 )
 
 // orphanGrace is how long a pod may name a node that does not exist before it is removed.
@@ -147,7 +148,7 @@ func evictionTime(pod *corev1.Pod, node *corev1.Node) (time.Time, bool) {
 		if taint.TimeAdded != nil {
 			added = taint.TimeAdded.Time
 		}
-		seconds, tolerated := toleration(pod, taint)
+		seconds, tolerated := toleration.Seconds(pod, taint)
 		if tolerated && seconds == nil {
 			continue // for ever
 		}
@@ -160,35 +161,4 @@ func evictionTime(pod *corev1.Pod, node *corev1.Node) (time.Time, bool) {
 		}
 	}
 	return earliest, evict
-}
-
-// toleration returns for how long a pod tolerates a taint (nil: for ever), by the
-// toleration that ends first, and whether it does at all.
-func toleration(pod *corev1.Pod, taint *corev1.Taint) (*int64, bool) {
-	var shortest *int64
-	tolerated := false
-	for i := range pod.Spec.Tolerations {
-		t := &pod.Spec.Tolerations[i]
-		if !tolerates(t, taint) {
-			continue
-		}
-		tolerated = true
-		if t.TolerationSeconds != nil && (shortest == nil || *t.TolerationSeconds < *shortest) {
-			shortest = t.TolerationSeconds
-		}
-	}
-	return shortest, tolerated
-}
-
-func tolerates(t *corev1.Toleration, taint *corev1.Taint) bool {
-	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
-		return false
-	}
-	switch t.Operator {
-	case corev1.TolerationOpExists:
-		return true
-	case "", corev1.TolerationOpEqual:
-		return t.Key != "" && t.Value == taint.Value
-	}
-	return false
 }

@@ -102,14 +102,14 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 		return 0, fmt.Errorf("decide replicaset %s: %w", key, err)
 	}
 	log.Debug("decided", zap.Int("create", len(p.create)), zap.Int("delete", len(p.remove)))
-	return p.requeueAfter, apply(ctx, w, set, p)
+	return p.requeueAfter, c.apply(ctx, w, set, p)
 }
 
 // batch bounds the pods written in one transaction.
 const batch = 250
 
 // apply writes a plan. Failures of single pods do not keep the status from being written.
-func apply(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, p plan) error {
+func (c *Controller) apply(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, p plan) error {
 	ops := make([]client.Op, 0, len(p.create)+len(p.remove)+len(p.adopt)+len(p.release))
 	for _, pod := range p.adopt {
 		ops = append(ops, ownerPatch(pod, metav1.NewControllerRef(set, object.KindOf[*appsv1.ReplicaSet]().GVK)))
@@ -125,7 +125,7 @@ func apply(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, p plan)
 	}
 	failure := writeAll(ctx, w, ops)
 
-	setFailureCondition(&p.status, failure)
+	setFailureCondition(&p.status, failure, metav1.NewTime(c.cfg.Clock.Now()))
 	if !equality.Semantic.DeepEqual(p.status, set.Status) {
 		updated := set.DeepCopy()
 		updated.Status = p.status
@@ -180,7 +180,7 @@ func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference) client.Op {
 	return client.PatchOp(pod, types.MergePatchType, patch, "")
 }
 
-func setFailureCondition(status *appsv1.ReplicaSetStatus, failure error) {
+func setFailureCondition(status *appsv1.ReplicaSetStatus, failure error, now metav1.Time) {
 	kept := status.Conditions[:0:0]
 	for _, c := range status.Conditions {
 		if c.Type != appsv1.ReplicaSetReplicaFailure {
@@ -192,7 +192,7 @@ func setFailureCondition(status *appsv1.ReplicaSetStatus, failure error) {
 	if failure != nil {
 		kept = append(kept, appsv1.ReplicaSetCondition{
 			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate",
-			Message: failure.Error(), LastTransitionTime: metav1.Now(),
+			Message: failure.Error(), LastTransitionTime: now,
 		})
 	}
 	status.Conditions = kept
