@@ -3,6 +3,7 @@ package nodetest
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -30,11 +31,13 @@ type daemon struct {
 	command   *exec.Cmd
 }
 
-// bin is where the bundle was built.
+// bin is where the bundle was built: $KIJABI_BIN, by default bin/.
 func bin(t *testing.T) string {
 	t.Helper()
-	_, file, _, _ := runtime.Caller(0)
-	directory := filepath.Join(filepath.Dir(file), "../../../bin")
+	directory, err := filepath.Abs(cmp.Or(os.Getenv("KIJABI_BIN"), "../../../bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(filepath.Join(directory, "containerd")); err != nil {
 		t.Fatalf("the node bundle is not built (deploy/bundle/build.sh): %v", err)
 	}
