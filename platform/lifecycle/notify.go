@@ -12,14 +12,9 @@ const notifySocket = "NOTIFY_SOCKET"
 
 // NotifyReady tells the service manager that the program is ready to serve, for
 // units of Type=notify. Without a service manager that listens it does nothing.
-func NotifyReady(ctx context.Context) error { return notify(ctx, "READY=1") }
-
-// NotifyStopping tells the service manager that the program is on its way out.
-func NotifyStopping(ctx context.Context) error { return notify(ctx, "STOPPING=1") }
-
-// notify sends one datagram. An address that begins with @ is in the abstract
-// namespace, which the net package writes the same way.
-func notify(ctx context.Context, state string) error {
+func NotifyReady(ctx context.Context) error {
+	// An address that begins with @ is in the abstract namespace, which the net package
+	// writes the same way.
 	path := os.Getenv(notifySocket)
 	if path == "" {
 		return nil
@@ -29,7 +24,7 @@ func notify(ctx context.Context, state string) error {
 		return fmt.Errorf("notify the service manager at %s: %w", path, err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := conn.Write([]byte(state)); err != nil {
+	if _, err := conn.Write([]byte("READY=1")); err != nil {
 		return fmt.Errorf("notify the service manager at %s: %w", path, err)
 	}
 	return nil

@@ -60,11 +60,8 @@ func Key(k fmt.Stringer) zap.Field { return zap.Stringer("key", k) }
 // Kind names a kind of object.
 func Kind(kind string) zap.Field { return zap.String("kind", kind) }
 
-// Epoch is the leadership epoch, DESIGN.md D6.
+// Epoch is the leadership epoch, the etcd revision of the leader's claim.
 func Epoch(e uint64) zap.Field { return zap.Uint64("epoch", e) }
-
-// Revision is an object's or the store's version.
-func Revision(r uint64) zap.Field { return zap.Uint64("revision", r) }
 
 // Address is host:port of a peer.
 func Address(a string) zap.Field { return zap.String("address", a) }

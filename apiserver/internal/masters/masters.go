@@ -4,7 +4,7 @@
 // A raft group over the masters' own port decides who leads and holds the roster. The
 // leader claims the store's epoch, makes the local etcd member etcd's leader, grows
 // and shrinks both groups in step, and gives leadership up when it cannot prove that it
-// can write (DESIGN.md D5, D6; reliability.md section 3).
+// can write (docs/decisions/leadership-is-fenced.md).
 package masters
 
 import (

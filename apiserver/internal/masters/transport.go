@@ -33,7 +33,8 @@ const (
 )
 
 // transport carries raft over PeerService. Pipelining is off: it can wedge a follower
-// (reliability.md section 3). Heartbeats run beside disk writes, each call being its own stream.
+// for good (hashicorp/raft issue 612). Heartbeats run beside disk writes, each call being
+// its own stream.
 type transport struct {
 	local    raft.ServerAddress
 	peer     func(address string) (peerv1pb.PeerServiceClient, error)

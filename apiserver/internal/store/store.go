@@ -2,9 +2,9 @@
 // clients receive, and makes this master's leader term the single writer of them.
 //
 // A write joins the current batch; a batch is one etcd transaction guarded by the
-// leader's epoch; it is acknowledged and published to watchers from memory
-// (DESIGN.md D4, D6). On a master that does not lead, the store follows what the
-// local etcd member delivers and refuses writes with ErrNotLeading.
+// leader's epoch; it is acknowledged and published to watchers from memory. On a
+// master that does not lead, the store follows what the local etcd member delivers and
+// refuses writes with ErrNotLeading.
 package store
 
 import (

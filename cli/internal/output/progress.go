@@ -32,14 +32,6 @@ func NewLineProgress(out io.Writer) *Progress {
 	return &Progress{out: out, began: time.Now(), plain: true}
 }
 
-// Elapsed is the time since NewProgress.
-func (p *Progress) Elapsed() time.Duration {
-	if p == nil {
-		return 0
-	}
-	return time.Since(p.began)
-}
-
 // Say prints a line.
 func (p *Progress) Say(format string, args ...any) {
 	if p == nil {

@@ -97,8 +97,3 @@ func TerminationMessage(node Node, uid string, c *corev1.Container, attempt uint
 	}
 	return ""
 }
-
-// RemoveMessage removes an instance's termination message.
-func RemoveMessage(node Node, uid, container string, attempt uint32) {
-	_ = os.Remove(messageFile(node, uid, container, attempt)) // the pod's directory goes later anyway
-}

@@ -21,6 +21,7 @@ import (
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/logging"
 )
 
 const (
@@ -209,7 +210,7 @@ func (s *Store) restore(e *entry) {
 	}
 	obj, err := object.Decode(kind, value)
 	if err != nil {
-		s.cfg.Log.Error("snapshot of referenced object unusable", zap.Stringer("key", e.id.key), zap.Error(err))
+		s.cfg.Log.Error("snapshot of referenced object unusable", logging.Key(e.id.key), zap.Error(err))
 		return
 	}
 	e.obj, e.err = obj, nil

@@ -14,7 +14,7 @@ import (
 // APIVersion of every configuration file.
 const APIVersion = "kijabi.dev/v1"
 
-// Ports of the components, DESIGN.md section 4.
+// Ports of the components. docs/operate.md says who connects to which.
 const (
 	PortREST                   = 6443
 	PortGRPC                   = 6444

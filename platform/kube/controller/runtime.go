@@ -16,6 +16,7 @@ import (
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/logging"
 )
 
 // RuntimeConfig describes a Runtime. All fields are required but Workers.
@@ -216,10 +217,10 @@ func (l *loop) work(ctx context.Context, q queue, key object.Key) {
 	case ctx.Err() != nil:
 	case apierrors.IsConflict(err):
 		// Somebody else wrote first; the cache will show it in a moment.
-		l.log.Debug("conflict, trying again", zap.Stringer("key", key), zap.Error(err))
+		l.log.Debug("conflict, trying again", logging.Key(key), zap.Error(err))
 		q.AddRateLimited(key)
 	case err != nil:
-		l.log.Warn("reconcile failed", zap.Stringer("key", key), zap.Error(err))
+		l.log.Warn("reconcile failed", logging.Key(key), zap.Error(err))
 		q.AddRateLimited(key)
 	case again > 0:
 		q.Forget(key)
@@ -243,7 +244,7 @@ func (l *loop) reconcile(ctx context.Context, key object.Key) (time.Duration, er
 		l.mu.Unlock()
 	}
 	w := &fencedWriter{client: l.cfg.Client, outputs: l.outputs, newest: map[schema.GroupVersionKind]uint64{}}
-	again, err := l.controller.Reconcile(ctx, key, w, l.log.With(zap.Stringer("key", key)))
+	again, err := l.controller.Reconcile(ctx, key, w, l.log.With(logging.Key(key)))
 	if len(w.newest) > 0 {
 		l.mu.Lock()
 		l.written[key] = w.newest

@@ -21,6 +21,7 @@ import (
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/logging"
 )
 
 // Reader reads a collection. Objects are shared: DeepCopy before changing one.
@@ -46,19 +47,9 @@ type options struct {
 // Option qualifies an informer.
 type Option func(*options)
 
-// Namespace restricts the informer to one namespace.
-func Namespace(namespace string) Option {
-	return func(o *options) { o.watch.Namespace = namespace }
-}
-
 // FieldSelector restricts the informer, such as "spec.nodeName=node-1".
 func FieldSelector(selector string) Option {
 	return func(o *options) { o.watch.FieldSelector = selector }
-}
-
-// LabelSelector restricts the informer.
-func LabelSelector(selector string) Option {
-	return func(o *options) { o.watch.LabelSelector = selector }
 }
 
 // Index adds an index for ByIndex. The function must be pure.
@@ -108,7 +99,7 @@ func newInformer[T object.Object](c *client.Client, log *zap.Logger, opts option
 		kind:     kind,
 		opts:     opts,
 		c:        c,
-		log:      log.With(zap.String("kind", kind.GVK.Kind)),
+		log:      log.With(logging.Kind(kind.GVK.Kind)),
 		synced:   make(chan struct{}),
 		items:    map[object.Key]T{},
 		indexes:  map[string]map[string]map[object.Key]struct{}{},

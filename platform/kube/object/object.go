@@ -10,7 +10,6 @@ package object
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -42,14 +41,6 @@ func (k Key) String() string {
 		return k.Name
 	}
 	return k.Namespace + "/" + k.Name
-}
-
-// ParseKey is the inverse of Key.String.
-func ParseKey(s string) Key {
-	if namespace, name, ok := strings.Cut(s, "/"); ok {
-		return Key{Namespace: namespace, Name: name}
-	}
-	return Key{Name: s}
 }
 
 const typeURLPrefix = "type.googleapis.com/"

@@ -16,6 +16,7 @@ import (
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/logging"
 	"kijabi.dev/scheduler/internal/placement"
 	"kijabi.dev/scheduler/internal/queue"
 )
@@ -235,13 +236,13 @@ func (s *scheduler) bind(ctx context.Context, chosen []placed) {
 		}
 		switch {
 		case failure == nil:
-			s.log.Debug("bound", zap.Stringer("pod", object.KeyOf(p.pod)), zap.String("node", p.node))
+			s.log.Debug("bound", logging.Pod(p.pod.Namespace, p.pod.Name), logging.Node(p.node))
 		case apierrors.IsNotFound(failure) || apierrors.IsConflict(failure):
 			// Gone or bound by somebody else; the cache will say which.
 			s.cluster.Forget(p.pod.UID)
 			s.queue.Retry(p.item, now)
 		default:
-			s.log.Warn("binding failed", zap.Stringer("pod", object.KeyOf(p.pod)), zap.String("node", p.node), zap.Error(failure))
+			s.log.Warn("binding failed", logging.Pod(p.pod.Namespace, p.pod.Name), logging.Node(p.node), zap.Error(failure))
 			s.cluster.Forget(p.pod.UID)
 			s.queue.Retry(p.item, now)
 		}

@@ -16,6 +16,7 @@ import (
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/kube/toleration"
+	"kijabi.dev/platform/logging"
 )
 
 // orphanGrace is how long a pod may name a node that does not exist before it is removed.
@@ -92,7 +93,7 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 		(!known || silence <= e.cfg.UnreachableAfter || e.cfg.Liveness.silentShare(e.cfg.UnreachableAfter) > stormShare) {
 		return time.Second, nil
 	}
-	log.Info("evicting pod from tainted node", zap.String("node", node.Name))
+	log.Info("evicting pod from tainted node", logging.Node(node.Name))
 	err = w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID})
 	if apierrors.IsNotFound(err) {
 		err = nil
@@ -118,7 +119,7 @@ func (e *Evictions) homelessPod(ctx context.Context, key object.Key, pod *corev1
 	if left := orphanGrace - e.cfg.Clock.Since(since); left > 0 {
 		return left, nil
 	}
-	log.Info("removing pod of a node that does not exist", zap.String("node", pod.Spec.NodeName))
+	log.Info("removing pod of a node that does not exist", logging.Node(pod.Spec.NodeName))
 	err := w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID, GracePeriodSeconds: ptr.To[int64](0)})
 	if apierrors.IsNotFound(err) {
 		err = nil
