@@ -7,8 +7,10 @@ TOOLS   := $(CURDIR)/.cache/tools
 LDFLAGS := -s -w
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # Only what needs root asks for it; nothing asks when already root.
-SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
-export GOFLAGS := -buildvcs=false
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,CGO_ENABLED,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
+# The same settings for programs, tests and linters: what one compiles, all use.
+export GOFLAGS := -buildvcs=false -trimpath
+export CGO_ENABLED := 0
 
 .PHONY: help
 help: ## list the targets
@@ -28,7 +30,7 @@ components: ## build our own programs into bin/
 	@mkdir -p $(BIN)
 	@echo "build: components"
 	@set -e; for p in apiserver scheduler controller-manager cloud-controller-manager kubelet kube-proxy cli addons; do \
-		(cd $$p && CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...); done
+		(cd $$p && go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...); done
 
 .PHONY: bundle
 bundle: ## build containerd, runc and the CNI plugins into bin/
@@ -67,11 +69,11 @@ test-unit: bundle images ## unit and integration tests of every module
 
 .PHONY: test-race
 test-race: bundle images ## the same with the race detector
-	@set -e; for m in $(UNIT_MODULES); do (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) go test -race -timeout 30m ./...); done
+	@set -e; for m in $(UNIT_MODULES); do (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) CGO_ENABLED=1 go test -race -timeout 30m ./...); done
 
 .PHONY: test-e2e
 test-e2e: build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
-	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -timeout 30m -v ./...
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./...
 
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run
