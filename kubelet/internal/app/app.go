@@ -152,14 +152,15 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 	}
 	k.recorder = events.New(events.Config{Writer: api, NodeName: cfg.NodeName, Clock: clk, Log: log})
 	network := probes.NewNetwork(containers.ExecSync)
-	k.prober = probes.New(probes.Config{Executor: network, Clock: clk, Changed: func(uid types.UID, container string, result probes.Result) {
-		k.manager.Trigger(uid)
-		if result.Message != "" && (result.Failed || !result.Ready) {
+	k.prober = probes.New(probes.Config{
+		Executor: network, Clock: clk,
+		Changed: func(uid types.UID, _ string, _ probes.Result) { k.manager.Trigger(uid) },
+		Failed: func(uid types.UID, probe, message string) {
 			if pod := k.manager.ByUID(uid); pod != nil {
-				k.recorder.Pod(pod, corev1.EventTypeWarning, "Unhealthy", "probe of container "+container+" failed: "+result.Message)
+				k.recorder.Pod(pod, corev1.EventTypeWarning, "Unhealthy", probe+" probe failed: "+message)
 			}
-		}
-	}})
+		},
+	})
 	k.volumes = volumes.New(volumes.Config{
 		PodDirectory: k.shared.PodDirectory, ConfigMap: k.store.ConfigMap, Secret: k.store.Secret,
 		IsNotFound: k.store.Sources(&corev1.Pod{}).IsNotFound,

@@ -137,6 +137,8 @@ type memory struct {
 	tries     map[string]*attempt // failures of operations that have no other place for them
 	statusDue time.Time
 	failure   status.Waiting
+	// backingOff are the containers whose wait has been told as an event.
+	backingOff map[string]bool
 }
 
 // crash counts restarts in quick succession.

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/kubelet/internal/runtime"
+	"kijabi.dev/kubelet/internal/status"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/logging"
@@ -179,6 +180,7 @@ func (w *worker) reconcile(ctx context.Context, group *lifecycle.Group) (done bo
 	v := w.view(busy)
 	plan := decide(v)
 	w.m.probe(w, v)
+	w.tellBackOff(v.pod, plan.waiting)
 	for _, action := range plan.actions {
 		// In progress when this round began: it may have ended since, but what it did
 		// was not seen by this round.
@@ -200,6 +202,20 @@ func (w *worker) reconcile(ctx context.Context, group *lifecycle.Group) (done bo
 		}
 	}
 	return false, plan.wait
+}
+
+// tellBackOff records an event each time a container begins to wait for its next try.
+func (w *worker) tellBackOff(pod *corev1.Pod, waiting map[string]status.Waiting) {
+	backingOff := map[string]bool{}
+	for name, why := range waiting {
+		if pod == nil || why.Reason != status.CrashLoopBackOff && why.Reason != status.ImagePullBackOff {
+			continue
+		}
+		if backingOff[name] = true; !w.memory.backingOff[name] {
+			w.m.cfg.Event(pod, warning, "BackOff", strings.ToUpper(why.Message[:1])+why.Message[1:])
+		}
+	}
+	w.memory.backingOff = backingOff
 }
 
 // collect takes over results of operations and returns the keys of those still in

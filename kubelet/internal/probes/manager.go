@@ -59,12 +59,15 @@ type Executor interface {
 	Probe(ctx context.Context, probe *corev1.Probe, target Target) (ok bool, message string, err error)
 }
 
-// Config of a Manager; every field is required.
+// Config of a Manager; every field is required but for Failed.
 type Config struct {
 	Executor Executor
 	Clock    clock.Clock
 	// Changed is called, from any goroutine, when a Result changed. It must not block.
 	Changed func(pod types.UID, container string, result Result)
+	// Failed is called, from any goroutine, for every failure that counts; probe is
+	// "Liveness", "Readiness" or "Startup". It must not block. May be nil.
+	Failed func(pod types.UID, probe, message string)
 }
 
 // Manager runs probes. Safe for concurrent use.
@@ -89,6 +92,9 @@ const (
 	readiness
 	liveness
 )
+
+// String is the name that users know the probe by.
+func (k kind) String() string { return [...]string{"Startup", "Readiness", "Liveness"}[k] }
 
 type container struct {
 	target Target
@@ -257,6 +263,7 @@ func (m *Manager) run(ctx context.Context, t *task) {
 		return
 	}
 	before := c.result
+	counts := !ok && t.early == 0
 	again := m.observe(t, ok, message)
 	if again {
 		t.due = m.cfg.Clock.Now().Add(m.interval(t))
@@ -266,6 +273,9 @@ func (m *Manager) run(ctx context.Context, t *task) {
 	m.mu.Unlock()
 	if after.Started != before.Started || after.Ready != before.Ready || after.Failed != before.Failed {
 		m.cfg.Changed(c.target.PodUID, c.target.Container.Name, after)
+	}
+	if counts && m.cfg.Failed != nil {
+		m.cfg.Failed(c.target.PodUID, t.kind.String(), message)
 	}
 }
 

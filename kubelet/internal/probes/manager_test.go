@@ -122,3 +122,31 @@ func TestStoppedContainersAreNotProbed(t *testing.T) {
 		}
 	})
 }
+
+func TestFailuresAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{start: time.Now(), ok: func(time.Duration, *corev1.Probe) bool { return false }}
+		told := map[string]int{}
+		var mu sync.Mutex
+		m := New(Config{
+			Executor: s, Clock: clock.RealClock{}, Changed: func(types.UID, string, Result) {},
+			Failed: func(_ types.UID, probe, message string) {
+				mu.Lock()
+				defer mu.Unlock()
+				told[probe+": "+message]++
+			},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		group := lifecycle.NewGroup(ctx)
+		group.Go(m.Run)
+		m.Start(Target{ContainerID: "c", StartedAt: time.Now(), Container: &corev1.Container{
+			ReadinessProbe: probe("ready", 1, 3), LivenessProbe: probe("live", 1, 3),
+		}})
+		after(10500 * time.Millisecond)
+		cancel()
+		_ = group.Wait()
+		if ready, live := told["Readiness: said so"], told["Liveness: said so"]; ready < 9 || ready > 11 || live != 3 {
+			t.Errorf("told %v; want about 10 failures of readiness, not the early tries, and 3 of liveness", told)
+		}
+	})
+}
