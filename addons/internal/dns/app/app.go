@@ -66,6 +66,8 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 	masters, err := rpc.DialAny(rpc.FailoverConfig{
 		Addresses: cfg.APIServers, Identity: identity, Log: log,
 		StateFile: filepath.Join(cfg.DataDir, "apiservers"),
+		// Without masters it works on with what it knows; it may take its time to notice.
+		ProbeEvery: 2 * time.Second,
 	})
 	if err != nil {
 		return err
@@ -86,7 +88,7 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 	answering, err := server.New(ctx, server.Config{
 		Address: netip.AddrPortFrom(network.address, port),
 		Zone:    records.NewZone(records.Config{Domain: cfg.Network.ClusterDomain, Server: network.address, Ranges: network.ranges}),
-		Source:  source, Ready: caches.HasSynced, Upstream: upstream, Log: log,
+		Source:  source, Ready: caches.HasSynced, Wait: caches.WaitSynced, Upstream: upstream, Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, loopback.Remove(network.address))

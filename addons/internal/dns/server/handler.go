@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/cache"
@@ -18,12 +19,17 @@ import (
 // maxAliases bounds a chain of ExternalName services: two may name each other.
 const maxAliases = 8
 
+// patience is how long a query waits for the source to be complete. It is below the
+// time after which resolvers ask again, commonly 5 s.
+const patience = 3 * time.Second
+
 // handler answers for the cluster's zone and hands everything else on.
 type handler struct {
 	zone   *records.Zone
 	source records.Source
 	ready  func() bool
-	chain  atomic.Pointer[chain] // never nil; replaced when the resolvers change
+	wait   func(context.Context) error // may be nil
+	chain  atomic.Pointer[chain]       // never nil; replaced when the resolvers change
 }
 
 // chain is what comes after the handler: a cache over a forwarder, or nothing when
@@ -71,7 +77,7 @@ func (h *handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if !h.zone.Owns(h.source, name) {
 		return h.forward(ctx, w, r)
 	}
-	if !h.ready() {
+	if !h.ready() && !h.becomesReady(ctx) {
 		return dns.RcodeServerFailure, nil // nothing is known yet: a negative answer would lie
 	}
 	reply := new(dns.Msg)
@@ -89,6 +95,18 @@ func (h *handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		return dns.RcodeServerFailure, err
 	}
 	return reply.Rcode, nil
+}
+
+// becomesReady waits a little for the source: a server that was just restarted knows
+// everything within a second or so, and resolvers wait longer than that, but take a
+// failure for the last word.
+func (h *handler) becomesReady(ctx context.Context) bool {
+	if h.wait == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return h.wait(ctx) == nil
 }
 
 // forward asks upstream. Without one, names outside are refused at once.

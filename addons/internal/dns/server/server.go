@@ -29,6 +29,8 @@ type Config struct {
 	Source records.Source
 	// Ready says whether Source is complete. Until then cluster names fail.
 	Ready func() bool
+	// Wait, if not nil, blocks until Source is complete; queries wait by it for a moment.
+	Wait func(context.Context) error
 	// Upstream resolvers for all other names; without any these are refused.
 	Upstream []netip.AddrPort
 	Log      *zap.Logger
@@ -45,7 +47,7 @@ type Server struct {
 
 // New binds the sockets, so that a port in use is an error at once. Call Run then.
 func New(ctx context.Context, cfg Config) (*Server, error) {
-	own := &handler{zone: cfg.Zone, source: cfg.Source, ready: cfg.Ready}
+	own := &handler{zone: cfg.Zone, source: cfg.Source, ready: cfg.Ready, wait: cfg.Wait}
 	own.chain.Store(newChain(cfg.Upstream))
 	s := &Server{log: cfg.Log, own: own}
 	var err error
