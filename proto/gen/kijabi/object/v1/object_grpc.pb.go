@@ -53,7 +53,7 @@ type ObjectServiceClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
 	// Watch streams changes in order, many per message. Any client. With
 	// send_initial_events the current objects come first as ADDED, then a message
-	// with initial_events_end. ABORTED with reason Expired when resource_version is
+	// with initial_events_end. OUT_OF_RANGE with reason Expired when resource_version is
 	// too old: list again.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Create stores a new object. Idempotent only with a name and a request id.
@@ -211,7 +211,7 @@ type ObjectServiceServer interface {
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
 	// Watch streams changes in order, many per message. Any client. With
 	// send_initial_events the current objects come first as ADDED, then a message
-	// with initial_events_end. ABORTED with reason Expired when resource_version is
+	// with initial_events_end. OUT_OF_RANGE with reason Expired when resource_version is
 	// too old: list again.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Create stores a new object. Idempotent only with a name and a request id.
