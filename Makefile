@@ -4,7 +4,9 @@ SHELL := /bin/sh
 
 BIN     := $(CURDIR)/bin
 TOOLS   := $(CURDIR)/.cache/tools
-LDFLAGS := -s -w
+# What kubectl calls its own version; it cannot be set in Go.
+LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # Only what needs root asks for it; nothing asks when already root.
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,CGO_ENABLED,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
