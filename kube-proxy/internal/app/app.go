@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -64,6 +65,8 @@ func Run(ctx context.Context, cfg *configv1.KubeProxyConfiguration, log *zap.Log
 	}
 	conn, err := rpc.DialAny(rpc.FailoverConfig{
 		Addresses: cfg.APIServers, Identity: identity, Log: log, StateFile: filepath.Join(cfg.DataDir, "apiservers.json"),
+		// Without masters it works on with what it knows; it may take its time to notice.
+		ProbeEvery: 2 * time.Second,
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +53,8 @@ func Run(ctx context.Context, cfg *configv1.NetworkAgentConfiguration, log *zap.
 	}
 	conn, err := rpc.DialAny(rpc.FailoverConfig{
 		Addresses: cfg.APIServers, Identity: identity, Log: log, StateFile: filepath.Join(cfg.DataDir, "apiservers.json"),
+		// Without masters it works on with what it knows; it may take its time to notice.
+		ProbeEvery: 2 * time.Second,
 	})
 	if err != nil {
 		return err
