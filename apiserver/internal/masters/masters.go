@@ -46,6 +46,12 @@ var (
 	ErrConflict = errors.New("conflicts with the roster")
 )
 
+// defaultHeartbeat is how long a follower waits for its leader, who sends ten to five
+// heartbeats in that time and steps down after half of it without a majority. It is about
+// etcd's election timeout: both groups elect at the same time after a crash, so waiting less
+// would gain nothing, and on a busy machine it would depose leaders that are merely late.
+const defaultHeartbeat = 250 * time.Millisecond
+
 // Etcd is the local etcd member; *etcdnode.Node implements it.
 type Etcd interface {
 	Status() etcdnode.Status
@@ -88,7 +94,7 @@ type Config struct {
 	Store Store
 	// Dial connects to other masters.
 	Dial Dial
-	// Heartbeat, Election and LeaderLease are raft's times; 0 means 150, 150 and 75 ms.
+	// Heartbeat, Election and LeaderLease are raft's times; 0 means 250, 250 and 125 ms.
 	Heartbeat, Election, LeaderLease time.Duration
 	// Components are the programs a healthy master has beside it; leadership moves to a
 	// master that has them all when this one lacks some for ComponentGrace (0: 15 s). May
@@ -135,8 +141,8 @@ func New(cfg Config) (*Masters, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	cfg.Heartbeat = orDefault(cfg.Heartbeat, 150*time.Millisecond)
-	cfg.Election = orDefault(cfg.Election, max(150*time.Millisecond, cfg.Heartbeat))
+	cfg.Heartbeat = orDefault(cfg.Heartbeat, defaultHeartbeat)
+	cfg.Election = orDefault(cfg.Election, max(defaultHeartbeat, cfg.Heartbeat))
 	cfg.LeaderLease = orDefault(cfg.LeaderLease, cfg.Heartbeat/2)
 	cfg.ComponentGrace = orDefault(cfg.ComponentGrace, 15*time.Second)
 	m := &Masters{
