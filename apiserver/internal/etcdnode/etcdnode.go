@@ -34,7 +34,7 @@ const (
 	maxLearners = 8
 
 	corruptCheck     = time.Minute
-	defaultTick      = 30 * time.Millisecond
+	defaultTick      = 50 * time.Millisecond // also the heartbeat: six of them fit an election
 	defaultElection  = 300 * time.Millisecond
 	defaultQuota     = 4 << 30
 	defaultRetention = 24 * time.Hour
@@ -63,7 +63,7 @@ type Config struct {
 	QuotaBytes int64
 	// Retention is how long revisions are kept; 0 means 24 h.
 	Retention time.Duration
-	// Tick and Election are raft's times; 0 means 30 and 300 ms.
+	// Tick and Election are raft's times; 0 means 50 and 300 ms.
 	Tick, Election time.Duration
 	// Log; etcd's own messages below warning are left out.
 	Log *zap.Logger
@@ -86,11 +86,7 @@ func Exists(dir string) bool {
 // Start starts the member and returns once it serves; that needs a quorum. Its peers
 // must be reachable, else Start waits until ctx ends. Run must be called afterwards, or Close.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	ec, err := embedConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("etcd member %s: %w", cfg.Name, err)
-	}
-	e, err := embed.StartEtcd(ec)
+	e, err := startEtcd(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd member %s: %w", cfg.Name, err)
 	}

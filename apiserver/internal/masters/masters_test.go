@@ -159,7 +159,7 @@ func (mc *machine) start(join ...string) *master {
 	t := mc.t
 	t.Helper()
 	log := logger(t).Named(mc.name)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ec := etcdnode.Config{
 		Name: mc.name, Dir: filepath.Join(mc.dir, "etcd"), PeerURL: mc.url, ClusterToken: "c1", Log: log,
