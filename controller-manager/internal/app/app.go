@@ -26,6 +26,7 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
+	"kijabi.dev/platform/kube/events"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/kube/standby"
@@ -62,17 +63,35 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 
 	clk := clock.RealClock{}
 	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
+	voices := newVoices(program.API, clk, log)
 	loops, err := controller.NewRuntime(controller.RuntimeConfig{
 		Client: program.API, Clock: clk, Log: log,
-		Controllers: controllers(cfg, program.API, program.Caches, liveness, podRange, string(bundle), clk),
+		Controllers: controllers(cfg, program.API, program.Caches, liveness, podRange, string(bundle), clk, voices),
 	})
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
 	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{loops: loops, elector: program.Elector})
 	return program.Run(ctx, func(ctx context.Context) error {
-		return lifecycle.RunAll(ctx, liveness.Run, loops.Run)
+		return lifecycle.RunAll(ctx, append(voices.tasks(), liveness.Run, loops.Run)...)
 	})
+}
+
+// voices are the names under which the loops report events, those that users know.
+type voices struct{ deployment, replicaSet, node, eviction *events.Recorder }
+
+func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
+	as := func(component string) *events.Recorder {
+		return events.New(events.Config{Writer: api, Component: component, Clock: clk, Log: log})
+	}
+	return voices{
+		deployment: as("deployment-controller"), replicaSet: as("replicaset-controller"),
+		node: as("node-controller"), eviction: as("taint-eviction-controller"),
+	}
+}
+
+func (v voices) tasks() []lifecycle.Task {
+	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.node.Run, v.eviction.Run}
 }
 
 // byNamespace indexes objects by their namespace.
@@ -85,7 +104,7 @@ func owners[T object.Object]() informer.Option {
 
 // controllers lists every loop, in the open.
 func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Client, caches *informer.Set,
-	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock,
+	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock, voices voices,
 ) []controller.Controller {
 	namespaces := informer.Of[*corev1.Namespace](caches, owners[*corev1.Namespace]())
 	nodes := informer.Of[*corev1.Node](caches, owners[*corev1.Node]())
@@ -104,17 +123,19 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 
 	lifecycleConfig := nodelifecycle.Config{
 		Nodes: nodes, Pods: pods, Liveness: liveness, Clock: clk,
-		UnreachableAfter: cfg.NodeUnreachableAfter.Duration,
+		UnreachableAfter: cfg.NodeUnreachableAfter.Duration, Event: voices.node.Record,
 	}
+	evictionConfig := lifecycleConfig
+	evictionConfig.Event = voices.eviction.Record
 	return []controller.Controller{
 		namespace.New(namespace.Config{Namespaces: namespaces, Contents: api, Clock: clk}),
 		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
-		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk}),
-		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk}),
+		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk, Event: voices.deployment.Record}),
+		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
 		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Slices: slices}),
 		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
 		nodelifecycle.NewNodes(lifecycleConfig),
-		nodelifecycle.NewEvictions(lifecycleConfig),
+		nodelifecycle.NewEvictions(evictionConfig),
 		garbagecollector.New([]garbagecollector.Collection{
 			garbagecollector.Of(namespaces, api), garbagecollector.Of(nodes, api), garbagecollector.Of(accounts, api),
 			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),

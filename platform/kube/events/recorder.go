@@ -37,8 +37,8 @@ const (
 	// alike is the number of different messages of one reason about one object;
 	// further ones share an event.
 	alike = 10
-	// remembered bounds the events kept for repetition or while no master answers;
-	// more are dropped.
+	// remembered bounds the events kept for repetition, and those that wait to be
+	// written, perhaps because no master answers; more are dropped.
 	remembered = 4096
 
 	timeout    = 3 * time.Second
@@ -115,8 +115,12 @@ func (r *Recorder) record(about corev1.ObjectReference, severity, reason, messag
 	now := r.cfg.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.pending) >= remembered {
+		return
+	}
 	if r.size >= remembered {
-		return // until Run forgets some
+		clear(r.topics) // what repeats after this is a new event; joining is a courtesy, too
+		r.size = 0
 	}
 	t := topic{about.UID, about.Kind, about.Name, reason + about.FieldPath}
 	known := r.topics[t]

@@ -9,8 +9,10 @@ import (
 	"k8s.io/utils/clock"
 
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/kube/events"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/standby"
+	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	schedulerv1pb "kijabi.dev/proto/gen/kijabi/scheduler/v1"
 )
@@ -26,9 +28,12 @@ func Run(ctx context.Context, cfg *configv1.SchedulerConfiguration, log *zap.Log
 	}
 	defer func() { _ = program.Close() }()
 
-	s := newScheduler(program.API, clock.RealClock{}, log)
+	recorder := events.New(events.Config{Writer: program.API, Component: schedulerName, Clock: clock.RealClock{}, Log: log})
+	s := newScheduler(program.API, recorder, clock.RealClock{}, log)
 	informer.Of[*corev1.Node](program.Caches).OnChange(s.nodeChanged)
 	informer.Of[*corev1.Pod](program.Caches).OnChange(s.podChanged)
 	schedulerv1pb.RegisterSchedulerServiceServer(program.Server, &service{scheduler: s})
-	return program.Run(ctx, s.run)
+	return program.Run(ctx, func(ctx context.Context) error {
+		return lifecycle.RunAll(ctx, s.run, recorder.Run)
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/events"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/logging"
 	"kijabi.dev/scheduler/internal/placement"
@@ -33,9 +34,10 @@ const decisionsKept = 10000
 // scheduler places pods. Its knowledge follows the caches all the time, on every
 // master, so that taking over needs no list; run acts on it.
 type scheduler struct {
-	api   *client.Client
-	clock clock.PassiveClock
-	log   *zap.Logger
+	api    *client.Client
+	events *events.Recorder
+	clock  clock.PassiveClock
+	log    *zap.Logger
 
 	mu        sync.Mutex
 	cluster   *placement.Cluster
@@ -53,9 +55,9 @@ type decision struct {
 	attempts int
 }
 
-func newScheduler(api *client.Client, clk clock.PassiveClock, log *zap.Logger) *scheduler {
+func newScheduler(api *client.Client, recorder *events.Recorder, clk clock.PassiveClock, log *zap.Logger) *scheduler {
 	return &scheduler{
-		api: api, clock: clk, log: log,
+		api: api, events: recorder, clock: clk, log: log,
 		cluster: placement.NewCluster(), queue: queue.New(),
 		decisions: map[types.UID]decision{}, names: map[object.Key]types.UID{},
 		wake: make(chan struct{}, 1),
@@ -237,6 +239,7 @@ func (s *scheduler) bind(ctx context.Context, chosen []placed) {
 		switch {
 		case failure == nil:
 			s.log.Debug("bound", logging.Pod(p.pod.Namespace, p.pod.Name), logging.Node(p.node))
+			s.events.Record(p.pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", object.KeyOf(p.pod), p.node))
 		case apierrors.IsNotFound(failure) || apierrors.IsConflict(failure):
 			// Gone or bound by somebody else; the cache will say which.
 			s.cluster.Forget(p.pod.UID)
@@ -260,7 +263,8 @@ func (s *scheduler) report(ctx context.Context, parked []placed) {
 			continue
 		}
 		updated.ResourceVersion = "" // the kubelet has no say before a pod is bound
-		ops = append(ops, client.UpdateOp(updated, "status"), client.CreateOp(s.event(p, now)))
+		ops = append(ops, client.UpdateOp(updated, "status"))
+		s.events.Record(p.pod, corev1.EventTypeWarning, "FailedScheduling", p.why)
 	}
 	results, err := s.api.Transact(ctx, ops, true)
 	if err != nil {
@@ -295,19 +299,4 @@ func setUnschedulable(pod *corev1.Pod, why string, now metav1.Time) bool {
 	}
 	pod.Status.Conditions = append(pod.Status.Conditions, want)
 	return true
-}
-
-func (s *scheduler) event(p placed, now metav1.Time) *corev1.Event {
-	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: p.pod.Namespace,
-			Name:      fmt.Sprintf("%s.%x", p.pod.Name, s.clock.Now().UnixNano()),
-		},
-		InvolvedObject: corev1.ObjectReference{
-			APIVersion: "v1", Kind: "Pod", Namespace: p.pod.Namespace, Name: p.pod.Name, UID: p.pod.UID, ResourceVersion: p.pod.ResourceVersion,
-		},
-		Reason: "FailedScheduling", Message: p.why, Type: corev1.EventTypeWarning,
-		Source:         corev1.EventSource{Component: schedulerName},
-		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +29,8 @@ type Config struct {
 	Deployments *informer.Informer[*appsv1.Deployment]
 	ReplicaSets *informer.Informer[*appsv1.ReplicaSet]
 	Clock       clock.PassiveClock
+	// Event tells users what happened; it must not block.
+	Event func(about object.Object, severity, reason, message string)
 }
 
 // Controller rolls Deployments.
@@ -77,19 +80,32 @@ func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deplo
 	for _, set := range p.remove {
 		ops = append(ops, client.DeleteOp(set, client.DeleteOptions{UID: set.UID, ResourceVersion: set.ResourceVersion}))
 	}
+	before := make([]int32, len(p.update)) // read now: the cache may follow the write at once
+	for i, set := range p.update {
+		if old, err := c.cfg.ReplicaSets.Get(object.KeyOf(set)); err == nil {
+			before[i] = replicas(old)
+		}
+	}
 	results, err := w.Transact(ctx, ops, true)
 	if err != nil {
 		return fmt.Errorf("replica sets: %w", err)
 	}
-	for _, result := range results {
+	for i, result := range results {
 		if result.Err != nil && !apierrors.IsNotFound(result.Err) {
 			return fmt.Errorf("replica set: %w", result.Err)
+		}
+		if result.Err == nil && i < len(p.update) {
+			c.tellScaling(d, p.update[i], before[i])
 		}
 	}
 	if p.create != nil {
 		if collided, err := c.create(ctx, w, d, p.create); err != nil || collided {
+			if err != nil && !apierrors.IsConflict(err) {
+				c.cfg.Event(d, corev1.EventTypeWarning, "ReplicaSetCreateError", fmt.Sprintf("Failed to create new replica set %q: %v", p.create.Name, err))
+			}
 			return err
 		}
+		c.tellScaling(d, p.create, 0)
 	}
 	if p.revision != "" {
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
@@ -112,6 +128,19 @@ func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deplo
 		return fmt.Errorf("status: %w", err)
 	}
 	return nil
+}
+
+// tellScaling tells of a set that was written, if it now asks for another number of pods.
+func (c *Controller) tellScaling(d *appsv1.Deployment, set *appsv1.ReplicaSet, before int32) {
+	direction, after := "up", replicas(set)
+	switch {
+	case after == before:
+		return
+	case after < before:
+		direction = "down"
+	}
+	c.cfg.Event(d, corev1.EventTypeNormal, "ScalingReplicaSet",
+		fmt.Sprintf("Scaled %s replica set %s from %d to %d", direction, set.Name, before, after))
 }
 
 // create makes the new set. A name taken by a set of another template is resolved

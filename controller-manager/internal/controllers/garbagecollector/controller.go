@@ -41,7 +41,9 @@ type Collection struct {
 	get        func(object.Key) (object.Object, error)
 	live       func(context.Context, object.Key) (object.Object, error)
 	dependents func(owner types.UID) []object.Object
-	input      func(keysOf func(object.Object) []object.Key) controller.Input
+	// waitVersion waits until the cache has seen everything up to a version.
+	waitVersion func(ctx context.Context, resourceVersion string) error
+	input       func(keysOf func(object.Object) []object.Key) controller.Input
 }
 
 // Of wraps an informer, which must have IndexOwner. api reads past its cache.
@@ -69,6 +71,7 @@ func Of[T object.Object](inf *informer.Informer[T], api *client.Client) Collecti
 			}
 			return out
 		},
+		waitVersion: inf.WaitVersion,
 		input: func(keysOf func(object.Object) []object.Key) controller.Input {
 			return controller.Mapped(inf, func(obj T) []object.Key { return keysOf(obj) })
 		},
@@ -166,41 +169,42 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	return 0, c.asDependent(ctx, w, obj, log)
 }
 
-// asDependent deletes an object all of whose owners are gone, drops references to
-// those that are, and follows an owner that waits for it.
+// asDependent deletes an object that no owner wants kept, and otherwise drops the
+// references to owners that are gone or wait for their dependents.
 func (c *Controller) asDependent(ctx context.Context, w client.Writer, obj object.Object, log *zap.Logger) error {
 	refs := obj.GetOwnerReferences()
 	var kept []metav1.OwnerReference
 	waiting := false
 	for _, ref := range refs {
 		owner, err := c.owner(ctx, obj, ref)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if owner == nil {
-			continue
-		}
-		kept = append(kept, ref)
-		if owner.GetDeletionTimestamp() != nil && slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents) && ptr.Deref(ref.BlockOwnerDeletion, false) {
+		case owner == nil:
+		case owner.GetDeletionTimestamp() != nil && slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents):
 			waiting = true
+		default:
+			kept = append(kept, ref)
 		}
 	}
 	switch {
-	case len(refs) == 0:
+	case len(kept) == len(refs):
 		return nil
-	case len(kept) == 0:
-		log.Info("owners are gone, deleting")
-		return ignoreGone(w.Delete(ctx, obj, client.DeleteOptions{UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Propagation: metav1.DeletePropagationBackground}))
-	case waiting && len(kept) == 1:
+	case len(kept) > 0: // it belongs to others, too
+		return patchMetadata(ctx, w, obj, "ownerReferences", kept)
+	case waiting:
+		if err := c.awaitCaches(ctx, obj); err != nil {
+			return err
+		}
 		propagation := metav1.DeletePropagationBackground
 		if c.hasBlockingDependents(obj.GetUID()) {
 			propagation = metav1.DeletePropagationForeground
 		}
 		return ignoreGone(w.Delete(ctx, obj, client.DeleteOptions{UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Propagation: propagation}))
-	case len(kept) < len(refs):
-		return patchMetadata(ctx, w, obj, "ownerReferences", kept)
+	default:
+		log.Info("owners are gone, deleting")
+		return ignoreGone(w.Delete(ctx, obj, client.DeleteOptions{UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), Propagation: metav1.DeletePropagationBackground}))
 	}
-	return nil
 }
 
 // owner returns the object a reference means, nil if it is gone for sure. A cache
@@ -221,6 +225,22 @@ func (c *Controller) owner(ctx context.Context, dependent object.Object, ref met
 	return owner, err
 }
 
+// cacheWait bounds the wait for the caches of all kinds.
+const cacheWait = 5 * time.Second
+
+// awaitCaches waits until every cache shows what was there when obj was last
+// written: a dependent that is older than its owner's deletion must not be missed.
+func (c *Controller) awaitCaches(ctx context.Context, obj object.Object) error {
+	ctx, cancel := context.WithTimeout(ctx, cacheWait)
+	defer cancel()
+	for i := range c.collections {
+		if err := c.collections[i].waitVersion(ctx, obj.GetResourceVersion()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *Controller) hasBlockingDependents(owner types.UID) bool {
 	for i := range c.collections {
 		for _, dependent := range c.collections[i].dependents(owner) {
@@ -237,7 +257,14 @@ func (c *Controller) hasBlockingDependents(owner types.UID) bool {
 // asOwner lets a terminating object go once its finalizer's condition holds.
 func (c *Controller) asOwner(ctx context.Context, w client.Writer, obj object.Object) error {
 	finalizers := obj.GetFinalizers()
-	if slices.Contains(finalizers, metav1.FinalizerOrphanDependents) {
+	orphans, waits := slices.Contains(finalizers, metav1.FinalizerOrphanDependents), slices.Contains(finalizers, metav1.FinalizerDeleteDependents)
+	if !orphans && !waits {
+		return nil
+	}
+	if err := c.awaitCaches(ctx, obj); err != nil {
+		return err
+	}
+	if orphans {
 		for i := range c.collections {
 			for _, dependent := range c.collections[i].dependents(obj.GetUID()) {
 				kept := slices.DeleteFunc(slices.Clone(dependent.GetOwnerReferences()), func(ref metav1.OwnerReference) bool { return ref.UID == obj.GetUID() })
@@ -248,7 +275,7 @@ func (c *Controller) asOwner(ctx context.Context, w client.Writer, obj object.Ob
 		}
 		return dropFinalizer(ctx, w, obj, metav1.FinalizerOrphanDependents)
 	}
-	if slices.Contains(finalizers, metav1.FinalizerDeleteDependents) && !c.hasBlockingDependents(obj.GetUID()) {
+	if !c.hasBlockingDependents(obj.GetUID()) {
 		return dropFinalizer(ctx, w, obj, metav1.FinalizerDeleteDependents)
 	}
 	return nil

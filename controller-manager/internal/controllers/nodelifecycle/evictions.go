@@ -90,12 +90,15 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 	}
 	// The taint may be an old leader's word. What the masters hear now decides.
 	if silence, known := e.cfg.Liveness.Silence(node.Name); hasTaint(node, corev1.TaintNodeUnreachable) &&
-		(!known || silence <= e.cfg.UnreachableAfter || e.cfg.Liveness.silentShare(e.cfg.UnreachableAfter) > stormShare) {
+		(!known || silence <= e.cfg.UnreachableAfter || e.cfg.storm()) {
 		return time.Second, nil
 	}
 	log.Info("evicting pod from tainted node", logging.Node(node.Name))
 	err = w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID})
-	if apierrors.IsNotFound(err) {
+	switch {
+	case err == nil:
+		e.cfg.Event(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod "+key.String())
+	case apierrors.IsNotFound(err):
 		err = nil
 	}
 	return 0, err

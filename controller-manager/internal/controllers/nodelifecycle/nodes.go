@@ -30,6 +30,11 @@ const IndexNode = "node"
 // (Kubernetes' large-zone threshold).
 const stormShare = 0.55
 
+// suspectAfter is the silence after which a node counts towards a storm, as a part of
+// UnreachableAfter: 2.5 s of 4 s. Nodes that fall silent together were last heard up to
+// a heartbeat apart, so when the first is due the others are not yet.
+const suspectAfter = 0.625
+
 // Config lists what the controllers read; every field is required.
 type Config struct {
 	Nodes    *informer.Informer[*corev1.Node]
@@ -38,6 +43,13 @@ type Config struct {
 	// UnreachableAfter is the silence after which a node leaves traffic.
 	UnreachableAfter time.Duration
 	Clock            clock.PassiveClock
+	// Event tells users what happened; it must not block.
+	Event func(about object.Object, severity, reason, message string)
+}
+
+// storm says whether most nodes are silent at once.
+func (c Config) storm() bool {
+	return c.Liveness.silentShare(time.Duration(suspectAfter*float64(c.UnreachableAfter))) > stormShare
 }
 
 // Nodes keeps nodes' taints and the readiness of silent nodes and their pods.
@@ -80,7 +92,7 @@ func (n *Nodes) Reconcile(ctx context.Context, key object.Key, w client.Writer, 
 	}
 	silence, known := n.cfg.Liveness.Silence(node.Name)
 	silent := known && silence > n.cfg.UnreachableAfter
-	if silent && n.cfg.Liveness.silentShare(n.cfg.UnreachableAfter) > stormShare {
+	if silent && n.cfg.storm() {
 		log.Warn("most nodes are silent at once, leaving them as they are", zap.Duration("silence", silence))
 		return time.Second, nil
 	}
@@ -126,8 +138,10 @@ func (n *Nodes) markUnknown(ctx context.Context, w client.Writer, node *corev1.N
 		if _, err := w.UpdateStatus(ctx, updated); err != nil {
 			return false, fmt.Errorf("status of node %s: %w", node.Name, err)
 		}
+		n.cfg.Event(node, corev1.EventTypeNormal, "NodeNotReady", "Node "+node.Name+" status is now: NodeNotReady")
 	}
 	var ops []client.Op
+	var pods []*corev1.Pod
 	for _, pod := range n.cfg.Pods.ByIndex(IndexNode, node.Name) {
 		if !podstate.Ready(pod) || podstate.Finished(pod) {
 			continue
@@ -140,15 +154,17 @@ func (n *Nodes) markUnknown(ctx context.Context, w client.Writer, node *corev1.N
 			}
 		}
 		ops = append(ops, client.UpdateOp(unready, "status"))
+		pods = append(pods, pod)
 	}
 	results, err := w.Transact(ctx, ops, true)
 	if err != nil {
 		return changed, fmt.Errorf("pods of node %s: %w", node.Name, err)
 	}
-	for _, result := range results {
+	for i, result := range results {
 		if result.Err != nil && !apierrors.IsNotFound(result.Err) {
 			return changed, fmt.Errorf("pod of node %s: %w", node.Name, result.Err)
 		}
+		n.cfg.Event(pods[i], corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
 	}
 	return changed, nil
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -40,6 +41,8 @@ type Config struct {
 	ReplicaSets *informer.Informer[*appsv1.ReplicaSet]
 	Pods        *informer.Informer[*corev1.Pod]
 	Clock       clock.PassiveClock
+	// Event tells users what happened; it must not block.
+	Event func(about object.Object, severity, reason, message string)
 }
 
 // Controller keeps pods.
@@ -74,14 +77,11 @@ func (c *Controller) adopters(pod *corev1.Pod) []object.Key {
 	}
 	var keys []object.Key
 	for _, set := range c.cfg.ReplicaSets.List() {
-		if set.Namespace != pod.Namespace || set.Spec.Selector == nil {
+		if set.Namespace != pod.Namespace {
 			continue
 		}
-		matches := len(set.Spec.Selector.MatchLabels) > 0
-		for k, v := range set.Spec.Selector.MatchLabels {
-			matches = matches && pod.Labels[k] == v
-		}
-		if matches {
+		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
 			keys = append(keys, object.KeyOf(set))
 		}
 	}
@@ -110,20 +110,26 @@ const batch = 250
 
 // apply writes a plan. Failures of single pods do not keep the status from being written.
 func (c *Controller) apply(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, p plan) error {
-	ops := make([]client.Op, 0, len(p.create)+len(p.remove)+len(p.adopt)+len(p.release))
+	writes := make([]write, 0, len(p.create)+len(p.remove)+len(p.adopt)+len(p.release))
 	for _, pod := range p.adopt {
-		ops = append(ops, ownerPatch(pod, metav1.NewControllerRef(set, object.KindOf[*appsv1.ReplicaSet]().GVK)))
+		writes = append(writes, write{op: ownerPatch(pod, metav1.NewControllerRef(set, object.KindOf[*appsv1.ReplicaSet]().GVK))})
 	}
 	for _, pod := range p.release {
-		ops = append(ops, ownerPatch(pod, nil))
+		writes = append(writes, write{op: ownerPatch(pod, nil)})
 	}
 	for _, name := range p.create {
-		ops = append(ops, client.CreateOp(podFor(set, name)))
+		writes = append(writes, write{
+			op:   client.CreateOp(podFor(set, name)),
+			good: told{"SuccessfulCreate", "Created pod: " + name}, bad: told{"FailedCreate", "Error creating: "},
+		})
 	}
 	for _, pod := range p.remove {
-		ops = append(ops, client.DeleteOp(pod, client.DeleteOptions{UID: pod.UID}))
+		writes = append(writes, write{
+			op:   client.DeleteOp(pod, client.DeleteOptions{UID: pod.UID}),
+			good: told{"SuccessfulDelete", "Deleted pod: " + pod.Name}, bad: told{"FailedDelete", "Error deleting: "},
+		})
 	}
-	failure := writeAll(ctx, w, ops)
+	failure := c.writeAll(ctx, w, set, writes)
 
 	setFailureCondition(&p.status, failure, metav1.NewTime(c.cfg.Clock.Now()))
 	if !equality.Semantic.DeepEqual(p.status, set.Status) {
@@ -136,26 +142,47 @@ func (c *Controller) apply(ctx context.Context, w client.Writer, set *appsv1.Rep
 	return failure
 }
 
-// writeAll performs operations in batches and returns the first failure that matters.
-func writeAll(ctx context.Context, w client.Writer, ops []client.Op) error {
+// write is an operation on a pod and the events that tell of its end, if any do.
+type write struct {
+	op        client.Op
+	good, bad told
+}
+
+// told is an event; a bad one's message is followed by the error.
+type told struct{ reason, message string }
+
+// writeAll performs writes in batches and returns the first failure that matters.
+func (c *Controller) writeAll(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, writes []write) error {
 	var failure error
-	for len(ops) > 0 {
-		n := min(len(ops), batch)
-		results, err := w.Transact(ctx, ops[:n], true)
+	for len(writes) > 0 {
+		n := min(len(writes), batch)
+		ops := make([]client.Op, n)
+		for i := range ops {
+			ops[i] = writes[i].op
+		}
+		results, err := w.Transact(ctx, ops, true)
 		if err != nil {
 			return err
 		}
-		for _, result := range results {
+		for i, result := range results {
+			good, bad := writes[i].good, writes[i].bad
+			switch {
+			case result.Err == nil && good.reason != "":
+				c.cfg.Event(set, corev1.EventTypeNormal, good.reason, good.message)
 			// A pod that exists already is this set's own, from an attempt whose answer was
 			// lost; one that is gone needs no deleting.
-			if result.Err != nil && !apierrors.IsAlreadyExists(result.Err) && !apierrors.IsNotFound(result.Err) && failure == nil {
+			case result.Err == nil || apierrors.IsAlreadyExists(result.Err) || apierrors.IsNotFound(result.Err):
+			case failure == nil:
 				failure = result.Err
+				if bad.reason != "" {
+					c.cfg.Event(set, corev1.EventTypeWarning, bad.reason, bad.message+failure.Error())
+				}
 			}
 		}
 		if failure != nil {
 			return failure // a quota or admission refusal would only be repeated
 		}
-		ops = ops[n:]
+		writes = writes[n:]
 	}
 	return nil
 }
