@@ -28,7 +28,14 @@ func TestCluster(t *testing.T) {
 	}{
 		{"Up", testUp},
 		{"Guestbook", testGuestbook},
+		{"Kubectl", testKubectl},
+		{"OtherKubectl", testOtherKubectl},
+		{"Pods", testPods},
+		{"GRPC", testGRPC},
 		{"LeaderKilled", testLeaderKilled},
+		{"AllMastersKilled", testAllMastersKilled},
+		{"NodeKilled", testNodeKilled},
+		{"BadInput", testBadInput},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			c.keepArtifacts(t)

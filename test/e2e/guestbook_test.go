@@ -75,6 +75,8 @@ func testGuestbook(t *testing.T, c *cluster) {
 
 	t.Run("ByName", func(t *testing.T) { testByName(t, c) })
 	t.Run("Restart", func(t *testing.T) { testRestart(t, c) })
+	t.Run("Undo", func(t *testing.T) { testUndo(t, c) })
+	t.Run("Unready", func(t *testing.T) { testUnready(t, c) })
 }
 
 // testByName asks by DNS names from the node that the store is not on.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -111,9 +112,32 @@ func (p *prober) mustNotHaveFailed(t *testing.T) {
 	t.Errorf("%d of %d requests failed, the first:\n%s", len(failures), total, strings.Join(lines, "\n"))
 }
 
-// request gets a URL over a new connection; any answer but 200 is an error.
+// request gets a URL over a new connection; any answer but 200 is an error. A URL of
+// scheme tcp is an echo server.
 func request(ctx context.Context, url string) error {
+	if address, ok := strings.CutPrefix(url, "tcp://"); ok {
+		return echo(ctx, address)
+	}
 	_, err := fetch(ctx, url)
+	return err
+}
+
+func echo(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("ahoy")); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(conn, make([]byte, 4))
 	return err
 }
 
