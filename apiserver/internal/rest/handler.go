@@ -71,6 +71,10 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
+// noCustomResources is the list of kinds that users have defined: none. kubectl asks for
+// it, whatever discovery says, before it tells its user that a kind is not known.
+const noCustomResources = `{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","metadata":{},"items":[]}`
+
 // serveKnown answers an authenticated caller.
 func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller registry.Caller) {
 	path := strings.TrimSuffix(r.URL.Path, "/")
@@ -89,6 +93,8 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller regis
 	case r.Method == http.MethodPost && len(segments) == 1 && isReview(gv, segments[0]),
 		r.Method == http.MethodPost && len(segments) == 3 && segments[0] == "namespaces" && isReview(gv, segments[2]):
 		s.serveReview(w, r, caller, gv, segments)
+	case r.Method == http.MethodGet && path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions":
+		writeBody(w, mediaJSON, http.StatusOK, []byte(noCustomResources))
 	default:
 		s.serveResource(w, r, caller, gv, segments)
 	}
