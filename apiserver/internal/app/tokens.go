@@ -17,9 +17,9 @@ import (
 // Join tokens are Secrets in kube-system, of a type of their own.
 const (
 	tokenType      corev1.SecretType = "kijabi.dev/join-token"
-	tokenNamespace                   = "kube-system"
-	tokenPrefix                      = "join-token-"
-	tokenKey                         = "record.json"
+	tokenNamespace string            = "kube-system"
+	tokenPrefix    string            = "join-token-"
+	tokenKey       string            = "record.json"
 )
 
 // tokens keeps join tokens in the registry.

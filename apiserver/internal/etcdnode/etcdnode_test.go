@@ -21,7 +21,7 @@ import (
 // freeURL returns a loopback URL that nobody listens on.
 func freeURL(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestPeersSpeakTLS(t *testing.T) {
 		t.Errorf("b reads %q: %v", pair.Value, err)
 	}
 	stranger := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // it only knocks
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(urlA, "https://"), stranger)
+	conn, err := (&tls.Dialer{Config: stranger}).DialContext(t.Context(), "tcp", strings.TrimPrefix(urlA, "https://"))
 	if err == nil {
 		_, err = conn.Read(make([]byte, 1))
 		_ = conn.Close()

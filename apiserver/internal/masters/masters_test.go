@@ -117,7 +117,7 @@ func address(t *testing.T) string {
 	t.Helper()
 	for {
 		ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
-		l, err := net.Listen("tcp", ip+":7443")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ip+":7443")
 		if err == nil {
 			_ = l.Close()
 			return ip
@@ -187,7 +187,7 @@ func (mc *machine) start(join ...string) *master {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", mc.peer)
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", mc.peer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -285,14 +285,14 @@ func deleteOptions(w http.ResponseWriter, r *http.Request) (metav1.DeleteOptions
 	return options, validateDeleteOptions(&options)
 }
 
-func validateDeleteOptions(options *metav1.DeleteOptions) error {
+func validateDeleteOptions(options *metav1.DeleteOptions) error { //nolint:staticcheck // old clients send OrphanDependents
 	var errs field.ErrorList
 	for _, dryRun := range options.DryRun {
 		if dryRun != metav1.DryRunAll {
 			errs = append(errs, field.NotSupported(field.NewPath("dryRun"), dryRun, []string{metav1.DryRunAll}))
 		}
 	}
-	orphan := options.OrphanDependents //nolint:staticcheck // old clients send it
+	orphan := options.OrphanDependents
 	switch {
 	case orphan != nil && options.PropagationPolicy != nil:
 		errs = append(errs, field.Invalid(field.NewPath("propagationPolicy"), *options.PropagationPolicy, "orphanDependents and deletionPropagation cannot be both set"))

@@ -74,7 +74,7 @@ func BenchmarkFloor(b *testing.B) {
 // member starts an etcd of one.
 func member(t testing.TB) *etcdnode.Node {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,6 @@ func (s *Store) load(ctx context.Context) error {
 	start := max(revision-s.cfg.Replay, 1)
 	loaded, err := s.loadAt(ctx, start)
 	if errors.Is(err, ErrCompacted) {
-		start = 0
 		loaded, err = s.loadAt(ctx, 0)
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -93,7 +94,8 @@ func (a *Access) removeFrom(config *clientcmdapi.Config) {
 const doorTimeout = 700 * time.Millisecond
 
 func open(address string) bool {
-	conn, err := net.DialTimeout("tcp", address, doorTimeout)
+	dialer := net.Dialer{Timeout: doorTimeout}
+	conn, err := dialer.DialContext(context.Background(), "tcp", address)
 	if err != nil {
 		return false
 	}

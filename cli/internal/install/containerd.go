@@ -98,7 +98,7 @@ func snapshotter(dir string) string {
 	const overlayMagic, tmpfsMagic, ramfsMagic = 0x794c7630, 0x01021994, 0x858458f6
 	var info unix.Statfs_t
 	if unix.Statfs(dir, &info) == nil {
-		switch int64(info.Type) {
+		switch int64(info.Type) { //nolint:unconvert // narrower on some architectures
 		case overlayMagic, tmpfsMagic, ramfsMagic:
 			return "native"
 		}

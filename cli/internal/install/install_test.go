@@ -186,7 +186,7 @@ func (s *standInServices) startContainerd() error {
 	if err := os.MkdirAll(filepath.Dir(s.layout.containerdSocket()), 0o755); err != nil {
 		return err
 	}
-	listener, err := net.Listen("unix", s.layout.containerdSocket())
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "unix", s.layout.containerdSocket())
 	if err != nil {
 		return err
 	}
@@ -424,7 +424,7 @@ func TestJoinRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	busy, err := net.Listen("tcp", "127.0.77.15:10250")
+	busy, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.77.15:10250")
 	if err != nil {
 		t.Fatal(err)
 	}

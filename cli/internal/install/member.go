@@ -158,7 +158,7 @@ func (o *Options) checkFresh() error {
 func (o *Options) resolveAddress() error {
 	if o.Address == "" {
 		// No packet is sent: the kernel only chooses the source address.
-		conn, err := net.Dial("udp4", "192.0.2.1:9")
+		conn, err := new(net.Dialer).DialContext(context.Background(), "udp4", "192.0.2.1:9")
 		if err != nil {
 			return fmt.Errorf("this machine has no default route to find its address by: give it with --advertise-address (%w)", err)
 		}
@@ -178,7 +178,7 @@ func (o *Options) resolveAddress() error {
 // checkPorts binds each port for a moment.
 func checkPorts(address string, ports []int) error {
 	for _, port := range ports {
-		listener, err := net.Listen("tcp", hostPort(address, port))
+		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", hostPort(address, port))
 		switch {
 		case err == nil:
 			_ = listener.Close()

@@ -30,12 +30,13 @@ func sendDeleteTable(family byte, name string) error {
 	defer socket.Close()
 	message := func(kind uint16, flags uint16, sequence uint32, generic [4]byte, payload []byte) []byte {
 		body := append(generic[:], payload...)
-		header := make([]byte, unix.NLMSG_HDRLEN)
-		binary.NativeEndian.PutUint32(header[0:], uint32(len(header)+len(body)))
-		binary.NativeEndian.PutUint16(header[4:], kind)
-		binary.NativeEndian.PutUint16(header[6:], flags)
-		binary.NativeEndian.PutUint32(header[8:], sequence)
-		return append(header, body...)
+		whole := make([]byte, unix.NLMSG_HDRLEN+len(body))
+		binary.NativeEndian.PutUint32(whole[0:], uint32(len(whole)))
+		binary.NativeEndian.PutUint16(whole[4:], kind)
+		binary.NativeEndian.PutUint16(whole[6:], flags)
+		binary.NativeEndian.PutUint32(whole[8:], sequence)
+		copy(whole[unix.NLMSG_HDRLEN:], body)
+		return whole
 	}
 	batch := [4]byte{unix.AF_UNSPEC, 0, 0, nfnlSubsysNFTables} // resource id, big endian
 	packet := message(msgBatchBegin, unix.NLM_F_REQUEST, 1, batch, nil)

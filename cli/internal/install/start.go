@@ -41,7 +41,7 @@ func (o *Options) loadImages(ctx context.Context, s settings) error {
 	archives := ImageArchives(s.binDir)
 	done := fmt.Sprintf("%s: containerd answers, %d image archives imported", s.name, len(archives))
 	return o.Progress.Wait(ctx, done, func(ctx context.Context) error {
-		conn, err := net.Dial("unix", s.layout.containerdSocket())
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", s.layout.containerdSocket())
 		if err != nil {
 			return fmt.Errorf("containerd: %s (%s)", access.Brief(err), o.Services.LogHint(containerd))
 		}

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 // serveName is a unit that tells its host name to whoever connects.
 func serveName() {
-	listener, err := net.Listen("tcp", ":7000")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", ":7000")
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -125,7 +125,8 @@ func eventually(t *testing.T, what string, condition func() error) {
 
 // answers asks the unit of a machine from the host.
 func answers(address netip.Addr, want string) error {
-	conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(address, 7000).String(), time.Second)
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(context.Background(), "tcp", netip.AddrPortFrom(address, 7000).String())
 	if err != nil {
 		return err
 	}
@@ -234,7 +235,7 @@ func TestFleet(t *testing.T) {
 		t.Errorf("two as seen by one = %q", got)
 	}
 	// The host as seen by a machine.
-	listener, err := net.Listen("tcp", netip.AddrPortFrom(fleet.HostAddress(), 0).String())
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", netip.AddrPortFrom(fleet.HostAddress(), 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}

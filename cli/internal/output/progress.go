@@ -4,6 +4,7 @@ package output
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -78,7 +79,7 @@ func (p *Progress) Wait(ctx context.Context, done string, check func(ctx context
 		}
 		select {
 		case <-ctx.Done():
-			if context.Cause(ctx) == context.Canceled {
+			if errors.Is(context.Cause(ctx), context.Canceled) {
 				return fmt.Errorf("interrupted while waiting: %w", err)
 			}
 			return fmt.Errorf("waited %s: %w", time.Since(began).Round(time.Second), err)

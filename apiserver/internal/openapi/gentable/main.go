@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"go/ast"
 	"go/format"
@@ -54,7 +55,7 @@ func run() error {
 	hints := map[string]hint{}
 	enums := map[string][]string{}
 	for module, dirs := range packages() {
-		out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+		out, err := exec.CommandContext(context.Background(), "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 		if err != nil {
 			return fmt.Errorf("locate %s: %w", module, err)
 		}
