@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -17,6 +19,7 @@ import (
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
 
 // etcd starts a member of one.
@@ -88,6 +91,60 @@ func BenchmarkCreate(b *testing.B) {
 	}
 	run("configmap", create(smallConfigMap))
 	run("pod", create(smallPod))
+}
+
+// BenchmarkFanOut has one writer and 100 watchers on four connections, which do not decode the
+// objects. One operation is one event at one watcher.
+func BenchmarkFanOut(b *testing.B) {
+	const watchers, conns = 100, 4
+	d := open(b)
+	var streams []grpc.ServerStreamingClient[objectv1pb.WatchResponse]
+	for i := range conns {
+		conn := d.dial(b, "admin")
+		for range watchers / conns {
+			stream, err := objectv1pb.NewObjectServiceClient(conn).Watch(b.Context(), &objectv1pb.WatchRequest{
+				Resource: &objectv1pb.Resource{Version: "v1", Resource: "configmaps"}, Namespace: "default", SendInitialEvents: true,
+			})
+			if err != nil {
+				b.Fatal(i, err)
+			}
+			for {
+				if res, err := stream.Recv(); err != nil {
+					b.Fatal(err)
+				} else if res.GetInitialEventsEnd() {
+					break
+				}
+			}
+			streams = append(streams, stream)
+		}
+	}
+	writes := b.N/watchers + 1
+	api := client.New(d.dial(b, "admin"))
+	began := cpuTime(b)
+	b.ResetTimer()
+	var readers errgroup.Group
+	for _, stream := range streams {
+		readers.Go(func() error {
+			for seen := 0; seen < writes; {
+				res, err := stream.Recv()
+				if err != nil {
+					return err
+				}
+				seen += len(res.GetEvents())
+			}
+			return nil
+		})
+	}
+	for i := range writes {
+		if _, err := api.Create(b.Context(), smallConfigMap(fmt.Sprintf("watched-%d", i))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := readers.Wait(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	b.ReportMetric(float64((cpuTime(b)-began).Nanoseconds())/1000/float64(b.N), "cpu-µs/op")
 }
 
 func smallConfigMap(name string) object.Object {
