@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,7 +16,6 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/kubelet/internal/env"
-	"kijabi.dev/kubelet/internal/events"
 	"kijabi.dev/kubelet/internal/images"
 	"kijabi.dev/kubelet/internal/logs"
 	"kijabi.dev/kubelet/internal/node"
@@ -30,6 +30,7 @@ import (
 	"kijabi.dev/kubelet/internal/volumes"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/events"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/logging"
@@ -150,14 +151,14 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 	}); err != nil {
 		return nil, err
 	}
-	k.recorder = events.New(events.Config{Writer: api, NodeName: cfg.NodeName, Clock: clk, Log: log})
+	k.recorder = events.New(events.Config{Writer: api, Component: "kubelet", Host: cfg.NodeName, Clock: clk, Log: log})
 	network := probes.NewNetwork(containers.ExecSync)
 	k.prober = probes.New(probes.Config{
 		Executor: network, Clock: clk,
 		Changed: func(uid types.UID, _ string, _ probes.Result) { k.manager.Trigger(uid) },
-		Failed: func(uid types.UID, probe, message string) {
+		Failed: func(uid types.UID, container, probe, message string) {
 			if pod := k.manager.ByUID(uid); pod != nil {
-				k.recorder.Pod(pod, corev1.EventTypeWarning, "Unhealthy", probe+" probe failed: "+message)
+				k.event(pod, container, corev1.EventTypeWarning, "Unhealthy", probe+" probe failed: "+message)
 			}
 		},
 	})
@@ -177,10 +178,10 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 		},
 		LogTail:    func(path string) string { return logs.End(path, messageLines, messageBytes) },
 		RemoveLogs: func(pod runtime.PodRef) { _ = os.RemoveAll(k.shared.LogDirectory(pod)) },
-		Event:      k.recorder.Pod, Node: k.shared, HostIPs: hostIPs, Clock: clk, Log: log,
+		Event:      k.event, Node: k.shared, HostIPs: hostIPs, Clock: clk, Log: log,
 	})
 	k.reporter = node.NewReporter(node.Config{
-		Kubelet: cfg, Facts: facts, Client: api, Runtime: containers, Ready: func() { k.manager.TriggerAll() },
+		Kubelet: cfg, Facts: facts, Client: api, Runtime: containers, Ready: func() { k.manager.TriggerAll() }, Event: k.recorder.Record,
 		Version: lifecycle.KubernetesVersion, Clock: clk, Log: log,
 	})
 	k.rotator = &logs.Rotator{Runtime: containers, Clock: clk, Log: log}
@@ -198,6 +199,17 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 		}
 	})
 	return k, nil
+}
+
+// event tells of a pod, or of one of its containers if that is not empty.
+func (k *kubelet) event(pod *corev1.Pod, container, severity, reason, message string) {
+	part := ""
+	for list, containers := range map[string][]corev1.Container{"containers": pod.Spec.Containers, "initContainers": pod.Spec.InitContainers} {
+		if slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.Name == container }) {
+			part = "spec." + list + "{" + container + "}"
+		}
+	}
+	k.recorder.RecordPart(pod, part, severity, reason, message)
 }
 
 func (k *kubelet) run(ctx context.Context) error {

@@ -40,7 +40,9 @@ type Config struct {
 	Client  *client.Client
 	Runtime runtime.Runtime
 	// Ready is called when the runtime and the pod network became ready. It must not block.
-	Ready   func()
+	Ready func()
+	// Event tells users what happened to the node. It must not block.
+	Event   func(about object.Object, severity, reason, message string)
 	Version string
 	Clock   clock.WithTicker
 	Log     *zap.Logger
@@ -51,6 +53,7 @@ type Reporter struct {
 	cfg    Config
 	ready  bool
 	posted time.Time
+	met    bool // the node's object has been read or made once
 	images []corev1.ContainerImage
 	listed time.Time
 }
@@ -129,7 +132,8 @@ func (r *Reporter) write(ctx context.Context, status corev1.NodeStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	node, err := client.Get[*corev1.Node](ctx, r.cfg.Client, object.Key{Name: r.cfg.Kubelet.NodeName})
-	if apierrors.IsNotFound(err) {
+	registered := apierrors.IsNotFound(err)
+	if registered {
 		created, err := r.cfg.Client.Create(ctx, r.register(status))
 		if err != nil {
 			return fmt.Errorf("register node %s: %w", r.cfg.Kubelet.NodeName, err)
@@ -146,6 +150,11 @@ func (r *Reporter) write(ctx context.Context, status corev1.NodeStatus) error {
 		}
 		node = updated.(*corev1.Node)
 	}
+	wasReady := isReady(&node.Status) && !registered
+	if !r.met {
+		r.met = true
+		r.cfg.Event(node, corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+	}
 	merged := mergeStatus(&node.Status, &status, r.cfg.Clock.Now().Truncate(time.Second))
 	if sameStatus(merged, &node.Status) && r.cfg.Clock.Since(r.posted) < postEvery {
 		return nil
@@ -160,6 +169,10 @@ func (r *Reporter) write(ctx context.Context, status corev1.NodeStatus) error {
 		return fmt.Errorf("post status of node %s: %w", r.cfg.Kubelet.NodeName, err)
 	}
 	r.posted = r.cfg.Clock.Now()
+	if ready := isReady(merged); ready != wasReady {
+		reason := map[bool]string{true: "NodeReady", false: "NodeNotReady"}[ready]
+		r.cfg.Event(node, corev1.EventTypeNormal, reason, "Node "+node.Name+" status is now: "+reason)
+	}
 	return nil
 }
 

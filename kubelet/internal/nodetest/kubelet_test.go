@@ -261,7 +261,7 @@ func start(t *testing.T, c *cluster, dataDir string) *kubelet {
 		HTTPGet:    func(context.Context, *corev1.HTTPGetAction, probes.Target) error { return nil },
 		LogTail:    func(path string) string { return logs.End(path, 80, 2048) },
 		RemoveLogs: func(pod runtime.PodRef) { _ = os.RemoveAll(node.LogDirectory(pod)) },
-		Event:      func(*corev1.Pod, string, string, string) {},
+		Event:      func(*corev1.Pod, string, string, string, string) {},
 		Node:       node, HostIPs: []string{"10.199.0.1"}, Clock: clock.RealClock{}, Log: log,
 	})
 	k.service = server.New(server.Config{Runtime: client, Pod: k.manager.Pod, Log: log, NodeUse: func() (*kubeletv1pb.ResourceUse, error) {

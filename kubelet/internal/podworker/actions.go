@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 
 	"kijabi.dev/kubelet/internal/env"
@@ -59,7 +60,7 @@ func (w *worker) operation(a action) (run func(context.Context) error, apply fun
 		return func(ctx context.Context) error { return w.setupVolumes(ctx, pod) }, func(err error) {
 			if err != nil {
 				w.memory.volumes.fail(err, now(), volumesRetry, volumesRetryMax)
-				w.event(pod, err, "FailedMount")
+				w.event(pod, "", err, "FailedMount", "MountVolume.SetUp failed for ")
 				return
 			}
 			w.memory.volumes.succeed()
@@ -69,7 +70,7 @@ func (w *worker) operation(a action) (run func(context.Context) error, apply fun
 			w.memory.sandboxes = a.attempt + 1 // its name may be taken even by a failure
 			if err != nil {
 				w.memory.sandbox.fail(err, now(), sandboxRetry, sandboxRetryMax)
-				w.event(pod, err, "FailedCreatePodSandBox")
+				w.event(pod, "", err, "FailedCreatePodSandBox", "Failed to create pod sandbox: ")
 				return
 			}
 			w.memory.sandbox.succeed()
@@ -111,9 +112,11 @@ func (w *worker) operation(a action) (run func(context.Context) error, apply fun
 	return func(context.Context) error { return fmt.Errorf("operation %s is not known", a.key) }, nil
 }
 
-func (w *worker) event(pod *corev1.Pod, err error, reason string) {
+// event tells of a failure, unless it is only that the kubelet changed its mind.
+// prefix is what users expect before it; container is empty if none is concerned.
+func (w *worker) event(pod *corev1.Pod, container string, err error, reason, prefix string) {
 	if pod != nil && !errors.Is(err, context.Canceled) {
-		w.m.cfg.Event(pod, warning, reason, err.Error())
+		w.m.cfg.Event(pod, container, warning, reason, prefix+err.Error())
 	}
 }
 
@@ -164,13 +167,16 @@ func (w *worker) imageOperation(pod *corev1.Pod, a action) (func(context.Context
 	}
 	return run, func(err error) {
 		if err != nil {
-			attempt.never = errors.Is(err, errNeverPull)
+			attempt.never, attempt.misnamed = errors.Is(err, errNeverPull), errors.Is(err, errImageName)
 			attempt.fail(err, w.m.cfg.Clock.Now(), imageRetry, imageRetryMax)
-			reason := "Failed"
-			if attempt.never {
-				reason = status.ErrImageNeverPull
+			reason, prefix := "Failed", "Failed to pull image "+strconv.Quote(a.container.Image)+": "
+			switch {
+			case attempt.never:
+				reason, prefix = status.ErrImageNeverPull, ""
+			case errors.Is(err, errImageName):
+				reason, prefix = status.InvalidImageName, ""
 			}
-			w.event(pod, err, reason)
+			w.event(pod, a.container.Name, err, reason, prefix)
 			return
 		}
 		attempt.succeed()
@@ -178,13 +184,20 @@ func (w *worker) imageOperation(pod *corev1.Pod, a action) (func(context.Context
 	}
 }
 
-var errNeverPull = errors.New("the pull policy is Never")
+var (
+	errNeverPull = errors.New("the pull policy is Never")
+	errImageName = errors.New("not the name of an image")
+)
 
 func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (runtime.Image, error) {
 	images, policy := w.m.cfg.Runtime, c.ImagePullPolicy
+	if _, err := reference.ParseNormalizedNamed(c.Image); err != nil {
+		return runtime.Image{}, fmt.Errorf("%q is %w: %w", c.Image, errImageName, err)
+	}
 	if policy != corev1.PullAlways {
 		image, err := images.Image(ctx, c.Image)
 		if err == nil {
+			w.m.cfg.Event(pod, c.Name, normal, "Pulled", "Container image "+strconv.Quote(c.Image)+" already present on machine")
 			return image, nil
 		}
 		if !errors.Is(err, runtime.ErrNotFound) {
@@ -200,13 +213,17 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Con
 		return runtime.Image{}, ctx.Err()
 	}
 	defer func() { <-w.m.pulls }()
-	w.m.cfg.Event(pod, normal, "Pulling", "Pulling image "+strconv.Quote(c.Image))
+	w.m.cfg.Event(pod, c.Name, normal, "Pulling", "Pulling image "+strconv.Quote(c.Image))
 	began := w.m.cfg.Clock.Now()
 	if _, err := images.Pull(ctx, c.Image, w.m.cfg.Objects.Credentials(pod, c.Image), runtime.SandboxSpec{Pod: w.ref}); err != nil {
 		return runtime.Image{}, err
 	}
-	w.m.cfg.Event(pod, normal, "Pulled", fmt.Sprintf("Pulled image %q in %s", c.Image, w.m.cfg.Clock.Since(began).Round(time.Millisecond)))
-	return images.Image(ctx, c.Image)
+	took := w.m.cfg.Clock.Since(began).Round(time.Millisecond)
+	image, err := images.Image(ctx, c.Image)
+	if err == nil {
+		w.m.cfg.Event(pod, c.Name, normal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %s. Image size: %d bytes.", c.Image, took, image.Size))
+	}
+	return image, err
 }
 
 func (w *worker) startOperation(pod *corev1.Pod, a action) (func(context.Context) error, func(error)) {
@@ -237,13 +254,13 @@ func (w *worker) startOperation(pod *corev1.Pod, a action) (func(context.Context
 				w.memory.creates[a.container.Name] = try
 			}
 			try.fail(err, w.m.cfg.Clock.Now(), createRetry, createRetryMax)
-			w.event(pod, err, "Failed")
+			w.event(pod, a.container.Name, err, "Failed", "Error: ")
 			return
 		}
 		delete(w.memory.creates, a.container.Name)
 		if hookErr != nil {
 			w.memory.hooked[id] = hookErr
-			w.event(pod, hookErr, "FailedPostStartHook")
+			w.event(pod, a.container.Name, hookErr, "FailedPostStartHook", "")
 		}
 	}
 }
@@ -292,17 +309,24 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a action, 
 	if err != nil {
 		return "", &createError{status.CreateContainerError, err}
 	}
-	cfg.Event(pod, normal, "Created", "Container created: "+c.Name)
+	cfg.Event(pod, c.Name, normal, "Created", "Container created: "+c.Name)
 	if err := cfg.Runtime.StartContainer(ctx, id); err != nil {
 		return "", &createError{"RunContainerError", err}
 	}
-	cfg.Event(pod, normal, "Started", "Container started: "+c.Name)
+	cfg.Event(pod, c.Name, normal, "Started", "Container started: "+c.Name)
 	return id, nil
+}
+
+func containerName(a action) string {
+	if a.container == nil {
+		return ""
+	}
+	return a.container.Name
 }
 
 func (w *worker) kill(ctx context.Context, pod *corev1.Pod, a action) error {
 	if pod != nil && a.reason != "" {
-		w.m.cfg.Event(pod, normal, "Killing", a.reason)
+		w.m.cfg.Event(pod, containerName(a), normal, "Killing", a.reason)
 	}
 	grace := a.grace
 	if a.hook && pod != nil && grace > 0 {

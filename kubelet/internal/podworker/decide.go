@@ -397,6 +397,8 @@ func decideImage(v view, p *plan, spec *corev1.Container, number uint32) bool {
 	}
 	waits := v.now.Before(image.next)
 	switch {
+	case image.misnamed:
+		p.waiting[spec.Name] = status.Waiting{Reason: status.InvalidImageName, Message: image.err.Error()}
 	case image.never:
 		p.waiting[spec.Name] = status.Waiting{Reason: status.ErrImageNeverPull, Message: image.err.Error()}
 	case waits && image.failures > 1:

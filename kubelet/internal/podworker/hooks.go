@@ -39,7 +39,7 @@ func (w *worker) preStop(ctx context.Context, pod *corev1.Pod, a action, grace t
 		ips = append(ips, ip.IP)
 	}
 	if err := w.runHook(bounded, pod, c, a.id, c.Lifecycle.PreStop, ips, grace); err != nil {
-		w.m.cfg.Event(pod, warning, "FailedPreStopHook", fmt.Sprintf("preStop hook of container %s: %v", c.Name, err))
+		w.m.cfg.Event(pod, c.Name, warning, "FailedPreStopHook", fmt.Sprintf("preStop hook of container %s: %v", c.Name, err))
 	}
 	return max(grace-w.m.cfg.Clock.Since(began), minKillGrace)
 }

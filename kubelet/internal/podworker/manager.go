@@ -84,8 +84,9 @@ type Config struct {
 	LogTail func(path string) string
 	// RemoveLogs removes a pod's log directory.
 	RemoveLogs func(pod runtime.PodRef)
-	// Event tells users what happened; it must not block.
-	Event   func(pod *corev1.Pod, kind, reason, message string)
+	// Event tells users what happened to a pod, or to one of its containers if that
+	// is not empty; it must not block.
+	Event   func(pod *corev1.Pod, container, severity, reason, message string)
 	Node    podspec.Node
 	HostIPs []string
 	Clock   clock.WithTicker

@@ -114,6 +114,7 @@ type imageAttempt struct {
 	instance uint32
 	image    runtime.Image
 	never    bool // the policy forbids pulling
+	misnamed bool // nothing can have this name
 }
 
 // memory is what a worker knows beyond API and runtime. Losing it, by a restart,

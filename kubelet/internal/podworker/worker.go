@@ -3,6 +3,7 @@ package podworker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -212,10 +213,19 @@ func (w *worker) tellBackOff(pod *corev1.Pod, waiting map[string]status.Waiting)
 			continue
 		}
 		if backingOff[name] = true; !w.memory.backingOff[name] {
-			w.m.cfg.Event(pod, warning, "BackOff", strings.ToUpper(why.Message[:1])+why.Message[1:])
+			w.m.cfg.Event(pod, name, warning, "BackOff", backOffEvent(pod, name, why))
 		}
 	}
 	w.memory.backingOff = backingOff
+}
+
+// backOffEvent leaves out what differs from one wait to the next, so that they are counted together.
+func backOffEvent(pod *corev1.Pod, container string, why status.Waiting) string {
+	if why.Reason == status.CrashLoopBackOff {
+		return fmt.Sprintf("Back-off restarting failed container %s in pod %s_%s(%s)", container, pod.Name, pod.Namespace, pod.UID)
+	}
+	message, _, _ := strings.Cut(why.Message, ": ")
+	return message
 }
 
 // collect takes over results of operations and returns the keys of those still in

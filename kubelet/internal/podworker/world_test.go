@@ -58,7 +58,7 @@ func (w *world) restart(directory string, test func(w *world)) {
 		Runtime: w.runtime, API: w, Objects: w, Volumes: noVolumes{}, Cgroups: noCgroups{}, Prober: w,
 		HTTPGet: func(context.Context, *corev1.HTTPGetAction, probes.Target) error { return nil },
 		LogTail: func(string) string { return "" }, RemoveLogs: func(runtime.PodRef) {},
-		Event: func(*corev1.Pod, string, string, string) {},
+		Event: func(*corev1.Pod, string, string, string, string) {},
 		Node:  podspec.Node{Name: "n", LogRoot: filepath.Join(directory, "logs"), DataDir: directory, ClusterDomain: "cluster.local"},
 		Clock: clock.RealClock{}, Log: zap.NewNop(),
 	})

@@ -67,7 +67,7 @@ type Config struct {
 	Changed func(pod types.UID, container string, result Result)
 	// Failed is called, from any goroutine, for every failure that counts; probe is
 	// "Liveness", "Readiness" or "Startup". It must not block. May be nil.
-	Failed func(pod types.UID, probe, message string)
+	Failed func(pod types.UID, container, probe, message string)
 }
 
 // Manager runs probes. Safe for concurrent use.
@@ -275,7 +275,7 @@ func (m *Manager) run(ctx context.Context, t *task) {
 		m.cfg.Changed(c.target.PodUID, c.target.Container.Name, after)
 	}
 	if counts && m.cfg.Failed != nil {
-		m.cfg.Failed(c.target.PodUID, t.kind.String(), message)
+		m.cfg.Failed(c.target.PodUID, c.target.Container.Name, t.kind.String(), message)
 	}
 }
 

@@ -130,7 +130,7 @@ func TestFailuresAreTold(t *testing.T) {
 		var mu sync.Mutex
 		m := New(Config{
 			Executor: s, Clock: clock.RealClock{}, Changed: func(types.UID, string, Result) {},
-			Failed: func(_ types.UID, probe, message string) {
+			Failed: func(_ types.UID, _, probe, message string) {
 				mu.Lock()
 				defer mu.Unlock()
 				told[probe+": "+message]++

@@ -25,6 +25,7 @@ const (
 	ErrImagePull               = "ErrImagePull"
 	ImagePullBackOff           = "ImagePullBackOff"
 	ErrImageNeverPull          = "ErrImageNeverPull"
+	InvalidImageName           = "InvalidImageName"
 	CreateContainerConfigError = "CreateContainerConfigError"
 	CreateContainerError       = "CreateContainerError"
 	PostStartHookError         = "PostStartHookError"
