@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -22,12 +20,9 @@ import (
 	"kijabi.dev/kube-proxy/internal/rpcapi"
 	"kijabi.dev/kube-proxy/internal/syncer"
 	configv1 "kijabi.dev/platform/config/v1"
-	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/resident"
 	"kijabi.dev/platform/lifecycle"
-	"kijabi.dev/platform/pki"
-	"kijabi.dev/platform/rpc"
-	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
 	proxyv1pb "kijabi.dev/proto/gen/kijabi/proxy/v1"
 )
 
@@ -50,74 +45,34 @@ func Run(ctx context.Context, cfg *configv1.KubeProxyConfiguration, log *zap.Log
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
-	}
 	planes, err := openPlanes(pods, svcs, log)
 	if err != nil {
 		return err
 	}
 	defer closePlanes(planes, log)
 
-	identity, err := pki.OpenIdentity(cfg.Identity)
+	program, err := resident.New(resident.Config{Common: cfg.Common, APIServers: cfg.APIServers, DataDir: cfg.DataDir, Log: log})
 	if err != nil {
 		return err
 	}
-	conn, err := rpc.DialAny(rpc.FailoverConfig{
-		Addresses: cfg.APIServers, Identity: identity, Log: log, StateFile: filepath.Join(cfg.DataDir, "apiservers.json"),
-		// Without masters it works on with what it knows; it may take its time to notice.
-		ProbeEvery: 2 * time.Second,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
+	defer func() { _ = program.Close() }()
 
-	caches := informer.NewSet(client.New(conn), log)
-	svcCache := informer.Of[*corev1.Service](caches, informer.SnapshotFile(filepath.Join(cfg.DataDir, "services.snapshot")))
-	sliceCache := informer.Of[*discoveryv1.EndpointSlice](caches, informer.SnapshotFile(filepath.Join(cfg.DataDir, "endpointslices.snapshot")))
-	server, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
-	if err != nil {
-		return err
-	}
-	server.SetServing(false)
 	sync := syncer.New(syncer.Config{
 		NodeName: cfg.NodeName, Planes: planes, Clock: clock.RealClock{}, Log: log,
-		Ready: func() { server.SetServing(true) },
+		Ready: func() { program.Server.SetServing(true) },
 	})
-	svcCache.OnChange(sync.ServiceChanged)
-	sliceCache.OnChange(sync.SliceChanged)
-	proxyv1pb.RegisterProxyServiceServer(server, rpcapi.NewProxyService(rpcapi.Config{
+	informer.Of[*corev1.Service](program.Caches, program.Snapshot("services")).OnChange(sync.ServiceChanged)
+	informer.Of[*discoveryv1.EndpointSlice](program.Caches, program.Snapshot("endpointslices")).OnChange(sync.SliceChanged)
+	proxyv1pb.RegisterProxyServiceServer(program.Server, rpcapi.NewProxyService(rpcapi.Config{
 		State: sync, ServiceCIDRs: svcs, LocalAddresses: net.InterfaceAddrs,
 	}))
 
-	tasks := []lifecycle.Task{
-		identity.Run, conn.Run, caches.Run, server.Run,
-		func(ctx context.Context) error {
-			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(conn), log)
-		},
-		func(ctx context.Context) error {
-			// Waiting for masters is not starting: the service manager need not wait, too.
-			if err := lifecycle.NotifyReady(ctx); err != nil {
-				log.Warn("service manager not told", zap.Error(err))
-			}
-			// Until the caches are complete, the rules of the process before stay.
-			err := caches.WaitSynced(ctx)
-			select {
-			case <-ctx.Done():
-				return nil // asked to end while waiting
-			default:
-			}
-			if err != nil {
-				return err
-			}
-			return sync.Run(ctx)
-		},
-	}
+	var tasks []lifecycle.Task
 	for _, p := range planes {
 		tasks = append(tasks, p.Run)
 	}
-	return lifecycle.RunAll(ctx, tasks...)
+	// Until the caches are complete, the rules of the process before stay.
+	return program.Run(ctx, sync.Run, tasks...)
 }
 
 // Cleanup removes every rule kube-proxy ever made on this machine.

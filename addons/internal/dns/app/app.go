@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -22,13 +21,8 @@ import (
 	"kijabi.dev/addons/internal/dns/records"
 	"kijabi.dev/addons/internal/dns/server"
 	configv1 "kijabi.dev/platform/config/v1"
-	"kijabi.dev/platform/kube/client"
-	"kijabi.dev/platform/kube/informer"
-	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/kube/resident"
 	"kijabi.dev/platform/logging"
-	"kijabi.dev/platform/pki"
-	"kijabi.dev/platform/rpc"
-	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
 )
 
 const (
@@ -56,29 +50,12 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	identity, err := pki.OpenIdentity(cfg.Identity)
+	program, err := resident.New(resident.Config{Common: cfg.Common, APIServers: cfg.APIServers, DataDir: cfg.DataDir, Log: log})
 	if err != nil {
 		return err
 	}
-	masters, err := rpc.DialAny(rpc.FailoverConfig{
-		Addresses: cfg.APIServers, Identity: identity, Log: log,
-		StateFile: filepath.Join(cfg.DataDir, "apiservers"),
-		// Without masters it works on with what it knows; it may take its time to notice.
-		ProbeEvery: 2 * time.Second,
-	})
-	if err != nil {
-		return err
-	}
-	caches := informer.NewSet(client.New(masters), log)
-	source := cluster.New(caches, cfg.DataDir)
-	own, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
-	if err != nil {
-		return fmt.Errorf("own service: %w", err)
-	}
-	own.SetServing(false)
+	defer func() { _ = program.Close() }()
+	source := cluster.New(program.Caches, program.Snapshot)
 
 	// CoreDNS's plugins write to a log of their own.
 	clog.SetOutput(&zapio.Writer{Log: log.With(logging.Component("coredns")), Level: zap.InfoLevel})
@@ -88,24 +65,18 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 	answering, err := server.New(ctx, server.Config{
 		Address: netip.AddrPortFrom(network.address, port),
 		Zone:    records.NewZone(records.Config{Domain: cfg.Network.ClusterDomain, Server: network.address, Ranges: network.ranges}),
-		Source:  source, Ready: caches.HasSynced, Wait: caches.WaitSynced, Upstream: upstream, Log: log,
+		Source:  source, Ready: program.Caches.HasSynced, Wait: program.Caches.WaitSynced, Upstream: upstream, Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, loopback.Remove(network.address))
 	}
 	log.Info("answering", zap.Stringer("address", answering.Address()), zap.Stringers("upstream", upstream))
-	err = lifecycle.RunAll(ctx,
-		identity.Run, masters.Run, caches.Run, answering.Run, own.Run,
-		func(ctx context.Context) error {
-			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(masters), log)
-		},
-		func(ctx context.Context) error {
-			if err := caches.WaitSynced(ctx); err != nil {
-				return nil //nolint:nilerr // it fails only when ctx ends
-			}
-			own.SetServing(true)
+	err = program.Run(ctx,
+		func(context.Context) error {
+			program.Server.SetServing(true)
 			return nil
 		},
+		answering.Run,
 		func(ctx context.Context) error {
 			return follow(ctx, cfg.Upstream, network.address, upstream, answering, log)
 		})

@@ -4,7 +4,6 @@ package cluster
 
 import (
 	"net/netip"
-	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -29,16 +28,16 @@ type Cluster struct {
 
 var _ records.Source = (*Cluster)(nil)
 
-// New adds the informers to set; their snapshots live in dir.
-func New(set *informer.Set, dir string) *Cluster {
+// New adds the informers to set; snapshot says where one keeps its last known state.
+func New(set *informer.Set, snapshot func(name string) informer.Option) *Cluster {
 	return &Cluster{
 		services: informer.Of[*corev1.Service](set,
-			informer.SnapshotFile(filepath.Join(dir, "services.snapshot")),
+			snapshot("services"),
 			informer.Index(byNamespace, func(s *corev1.Service) []string { return []string{s.Namespace} }),
 			informer.Index(byAddress, func(s *corev1.Service) []string { return spell(s.Spec.ClusterIPs) }),
 		),
 		slices: informer.Of[*discoveryv1.EndpointSlice](set,
-			informer.SnapshotFile(filepath.Join(dir, "endpointslices.snapshot")),
+			snapshot("endpointslices"),
 			informer.Index(byService, func(s *discoveryv1.EndpointSlice) []string {
 				return []string{s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]}
 			}),

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -18,12 +16,8 @@ import (
 	"kijabi.dev/addons/internal/network/host"
 	"kijabi.dev/addons/internal/network/plan"
 	configv1 "kijabi.dev/platform/config/v1"
-	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/informer"
-	"kijabi.dev/platform/lifecycle"
-	"kijabi.dev/platform/pki"
-	"kijabi.dev/platform/rpc"
-	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
+	"kijabi.dev/platform/kube/resident"
 )
 
 // DefaultCNIConfigDir is where the container runtime of a machine looks.
@@ -44,57 +38,19 @@ func Run(ctx context.Context, cfg *configv1.NetworkAgentConfiguration, log *zap.
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
-	}
-	identity, err := pki.OpenIdentity(cfg.Identity)
+	program, err := resident.New(resident.Config{Common: cfg.Common, APIServers: cfg.APIServers, DataDir: cfg.DataDir, Log: log})
 	if err != nil {
 		return err
 	}
-	conn, err := rpc.DialAny(rpc.FailoverConfig{
-		Addresses: cfg.APIServers, Identity: identity, Log: log, StateFile: filepath.Join(cfg.DataDir, "apiservers.json"),
-		// Without masters it works on with what it knows; it may take its time to notice.
-		ProbeEvery: 2 * time.Second,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	server, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
-	if err != nil {
-		return err
-	}
-	server.SetServing(false)
+	defer func() { _ = program.Close() }()
 
-	caches := informer.NewSet(client.New(conn), log)
-	nodes := informer.Of[*corev1.Node](caches, informer.SnapshotFile(filepath.Join(cfg.DataDir, "nodes.snapshot")))
+	nodes := informer.Of[*corev1.Node](program.Caches, program.Snapshot("nodes"))
 	settings.Nodes, settings.Machine = nodes.List, machine
-	settings.Ready = func() { server.SetServing(true) }
+	settings.Ready = func() { program.Server.SetServing(true) }
 	a := agent.New(settings)
 	nodes.OnChange(a.NodeChanged)
-
-	return lifecycle.RunAll(ctx,
-		identity.Run, conn.Run, caches.Run, server.Run,
-		func(ctx context.Context) error {
-			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(conn), log)
-		},
-		func(ctx context.Context) error {
-			// Waiting for masters is not starting: the service manager need not wait, too.
-			if err := lifecycle.NotifyReady(ctx); err != nil {
-				log.Warn("service manager not told", zap.Error(err))
-			}
-			// A plan made of half the nodes would take away routes that are in use.
-			err := caches.WaitSynced(ctx)
-			select {
-			case <-ctx.Done():
-				return nil // asked to end while waiting
-			default:
-			}
-			if err != nil {
-				return err
-			}
-			return a.Run(ctx)
-		})
+	// A plan made of half the nodes would take away routes that are in use.
+	return program.Run(ctx, a.Run)
 }
 
 // Cleanup removes from this machine whatever the agent ever made.
