@@ -21,7 +21,7 @@ func refused(t *testing.T, result outcome, parts ...string) {
 		return
 	}
 	lines := strings.Split(strings.TrimSpace(result.stderr), "\n")
-	last, errors := lines[len(lines)-1], 0
+	errors := 0
 	for _, line := range lines {
 		if strings.HasPrefix(strings.ToLower(line), "error") || strings.HasPrefix(line, "The ") {
 			errors++
@@ -31,7 +31,7 @@ func refused(t *testing.T, result outcome, parts ...string) {
 		t.Errorf("%d lines of errors, want one: %s", errors, result)
 	}
 	for _, part := range parts {
-		if !strings.Contains(last, part) {
+		if !strings.Contains(result.stderr, part) {
 			t.Errorf("the error does not name %q: %s", part, result)
 		}
 	}
@@ -272,7 +272,7 @@ func (c *cluster) listenIn(t *testing.T, machine, address string) net.Listener {
 			results <- result{err: err}
 			return
 		}
-		listener, err := net.Listen("tcp", address)
+		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
 		results <- result{listener, err}
 	}()
 	r := <-results

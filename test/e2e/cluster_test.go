@@ -117,7 +117,9 @@ func (c *cluster) connect(t *testing.T) {
 	go func() { ended <- conn.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		if err := <-ended; err != nil {
+			t.Errorf("connection to the masters: %v", err)
+		}
 		_ = conn.Close()
 	})
 	c.api = client.New(conn)

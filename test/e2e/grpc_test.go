@@ -22,7 +22,7 @@ import (
 func testGRPC(t *testing.T, c *cluster) {
 	c.guestbook(t)
 	program := filepath.Join(t.TempDir(), "grpc")
-	build := exec.Command("go", "build", "-o", program, "./grpc")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./grpc")
 	build.Dir = filepath.Join(c.root, "examples")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build examples/grpc: %v: %s", err, out)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -140,7 +141,7 @@ func ofOtherCluster(mount string) bool {
 // hostTables lists the host's own nft tables.
 func hostTables(t *testing.T) []string {
 	t.Helper()
-	out, err := exec.Command("nft", "list", "tables").Output()
+	out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "nft", "list", "tables").Output()
 	if err != nil {
 		return nil // without nft there are tables only if the kernel has none either
 	}

@@ -79,7 +79,7 @@ func writes(ctx context.Context, client *kubernetes.Clientset, _ *rest.Config) e
 		return fmt.Errorf("create: %w", err)
 	}
 	if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: made.Name}}, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("second create: %v", err)
+		return expect(false, "second create: %v", err)
 	}
 	stale := made.DeepCopy()
 	made.Data["b"] = "2"
@@ -106,13 +106,13 @@ func writes(ctx context.Context, client *kubernetes.Clientset, _ *rest.Config) e
 	}
 	other := types.UID("other")
 	if err := maps.Delete(ctx, made.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &other}}); !apierrors.IsConflict(err) {
-		return fmt.Errorf("delete of another uid: %v", err)
+		return expect(false, "delete of another uid: %v", err)
 	}
 	if err := maps.Delete(ctx, made.Name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
 	if _, err := maps.Get(ctx, made.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get of the deleted: %v", err)
+		return expect(false, "get of the deleted: %v", err)
 	}
 	_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "Not_Valid"}}, metav1.CreateOptions{})
 	return expect(apierrors.IsInvalid(err), "invalid create: %v", err)

@@ -285,21 +285,21 @@ func deleteOptions(w http.ResponseWriter, r *http.Request) (metav1.DeleteOptions
 	return options, validateDeleteOptions(&options)
 }
 
-func validateDeleteOptions(options *metav1.DeleteOptions) error { //nolint:staticcheck // old clients send OrphanDependents
+func validateDeleteOptions(options *metav1.DeleteOptions) error {
 	var errs field.ErrorList
 	for _, dryRun := range options.DryRun {
 		if dryRun != metav1.DryRunAll {
 			errs = append(errs, field.NotSupported(field.NewPath("dryRun"), dryRun, []string{metav1.DryRunAll}))
 		}
 	}
-	orphan := options.OrphanDependents
+	orphan := &options.OrphanDependents //nolint:staticcheck // old clients send it
 	switch {
-	case orphan != nil && options.PropagationPolicy != nil:
+	case *orphan != nil && options.PropagationPolicy != nil:
 		errs = append(errs, field.Invalid(field.NewPath("propagationPolicy"), *options.PropagationPolicy, "orphanDependents and deletionPropagation cannot be both set"))
-	case orphan != nil && *orphan:
-		options.PropagationPolicy, options.OrphanDependents = new(metav1.DeletePropagationOrphan), nil
-	case orphan != nil:
-		options.PropagationPolicy, options.OrphanDependents = new(metav1.DeletePropagationBackground), nil
+	case *orphan != nil && **orphan:
+		options.PropagationPolicy, *orphan = new(metav1.DeletePropagationOrphan), nil
+	case *orphan != nil:
+		options.PropagationPolicy, *orphan = new(metav1.DeletePropagationBackground), nil
 	}
 	if policy := options.PropagationPolicy; policy != nil {
 		supported := []metav1.DeletionPropagation{metav1.DeletePropagationForeground, metav1.DeletePropagationBackground, metav1.DeletePropagationOrphan}
