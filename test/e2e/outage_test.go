@@ -46,10 +46,13 @@ spec:
 `)
 	c.awaitPod(t, 30*time.Second, "default", "caller", "is Ready", isReady)
 	nodes := []string{"node-1", "node-2"}
-	before := containersOf(t, "guestbook-web", "guestbook-store")
-	if len(before) != 3 {
-		t.Fatalf("containers of guestbook: %v, want 3", before)
-	}
+	var before map[string]bool
+	eventually(t, 40*time.Second, "pods of earlier steps have ended", func() error {
+		if before = containersOf(t, "guestbook-web", "guestbook-store"); len(before) != 3 {
+			return fmt.Errorf("containers of guestbook: %v, want 3", before)
+		}
+		return nil
+	})
 	p := probe(t, c.guestbookURLs(t, "master-1", "master-2", "master-3")...)
 
 	c.power(t, "kill", "master-1", "master-2", "master-3")
