@@ -43,7 +43,7 @@ type MastersServiceClient interface {
 	// Join adds a master as learner and hands it what it needs to start. Called by
 	// a new master holding a master certificate obtained by token. Idempotent by name and peer address.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
-	// Remove takes a master off the roster. FAILED_PRECONDITION when quorum would be lost.
+	// Remove takes a master off the roster. ABORTED with reason Conflict when quorum would be lost.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Transfer hands leadership to a named master or to the best one.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
@@ -131,7 +131,7 @@ type MastersServiceServer interface {
 	// Join adds a master as learner and hands it what it needs to start. Called by
 	// a new master holding a master certificate obtained by token. Idempotent by name and peer address.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
-	// Remove takes a master off the roster. FAILED_PRECONDITION when quorum would be lost.
+	// Remove takes a master off the roster. ABORTED with reason Conflict when quorum would be lost.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Transfer hands leadership to a named master or to the best one.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
