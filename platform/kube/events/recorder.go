@@ -280,6 +280,10 @@ func (r *Recorder) write(ctx context.Context, chosen []writing) error {
 		case w.stored && apierrors.IsNotFound(results[i].Err):
 			w.series.stored = false // somebody removed it, but it goes on
 			r.again(w.series, now)
+		case apierrors.IsServiceUnavailable(results[i].Err), apierrors.IsServerTimeout(results[i].Err),
+			apierrors.IsTimeout(results[i].Err), apierrors.IsTooManyRequests(results[i].Err):
+			// The masters are choosing a leader: the loop comes back to it.
+			r.again(w.series, now.Add(retry))
 		default:
 			// Such as in a namespace that is going away: nobody will read it.
 			r.cfg.Log.Debug("event not written", zap.String("reason", w.event.Reason), zap.Error(results[i].Err))
