@@ -27,6 +27,7 @@ import (
 	"kijabi.dev/kubelet/internal/runtime"
 	"kijabi.dev/kubelet/internal/runtime/cri"
 	"kijabi.dev/kubelet/internal/server"
+	"kijabi.dev/kubelet/internal/status"
 	"kijabi.dev/kubelet/internal/volumes"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
@@ -204,7 +205,9 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 // event tells of a pod, or of one of its containers if that is not empty.
 func (k *kubelet) event(pod *corev1.Pod, container, severity, reason, message string) {
 	part := ""
-	for list, containers := range map[string][]corev1.Container{"containers": pod.Spec.Containers, "initContainers": pod.Spec.InitContainers} {
+	for list, containers := range map[string][]corev1.Container{
+		"containers": pod.Spec.Containers, "initContainers": pod.Spec.InitContainers, "ephemeralContainers": status.EphemeralContainers(pod),
+	} {
 		if slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.Name == container }) {
 			part = "spec." + list + "{" + container + "}"
 		}

@@ -2,6 +2,7 @@ package podworker
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -152,6 +153,7 @@ func decideRun(v view, p *plan) {
 		return
 	}
 	decideCleanup(v, p, sandbox)
+	decideEphemeral(v, p, sandbox)
 	p.initDone = decideInit(v, p, sandbox)
 	if !p.initDone {
 		prepareImages(v, p)
@@ -257,6 +259,21 @@ func decideInit(v view, p *plan, sandbox *runtime.Sandbox) bool {
 		return false
 	}
 	return true
+}
+
+// decideEphemeral starts each debugging container once, also beside init containers
+// that do not get anywhere.
+func decideEphemeral(v view, p *plan, sandbox *runtime.Sandbox) {
+	specs := status.EphemeralContainers(v.pod)
+	for i := range specs {
+		ran := slices.ContainsFunc(v.pod.Status.EphemeralContainerStatuses, func(s corev1.ContainerStatus) bool {
+			return s.Name == specs[i].Name && s.ContainerID != ""
+		})
+		if ran && v.newest(specs[i].Name) == nil {
+			continue // it ran in a sandbox that is gone
+		}
+		decideContainer(v, p, sandbox, &specs[i], corev1.RestartPolicyNever)
+	}
 }
 
 // decideContainer brings one container toward running.

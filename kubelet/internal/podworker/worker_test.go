@@ -209,3 +209,41 @@ func TestFailedLivenessRestarts(t *testing.T) {
 		}
 	})
 }
+
+func TestEphemeralContainersRunOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.runtime.Behave(func(spec runtime.ContainerSpec) (int32, bool) { return 7, spec.Name == "short" })
+		w.set(func(*corev1.Pod) {})
+		w.after(time.Millisecond)
+		w.set(func(pod *corev1.Pod) {
+			pod.Generation++
+			for _, name := range []string{"short", "long"} {
+				pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
+					EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name, Image: "image"},
+				})
+			}
+		})
+		w.after(time.Minute)
+		s := w.status()
+		if s.Phase != corev1.PodRunning || !s.ContainerStatuses[0].Ready {
+			t.Fatalf("a debugging container changed its pod: %+v", s)
+		}
+		if len(s.EphemeralContainerStatuses) != 2 {
+			t.Fatalf("ephemeral statuses %+v", s.EphemeralContainerStatuses)
+		}
+		short, long := s.EphemeralContainerStatuses[0], s.EphemeralContainerStatuses[1]
+		if short.State.Terminated == nil || short.State.Terminated.ExitCode != 7 || short.RestartCount != 0 {
+			t.Fatalf("the one that ended: %+v", short)
+		}
+		if long.State.Running == nil {
+			t.Fatalf("the one that runs: %+v", long)
+		}
+		// What is debugged ends without regard to them.
+		w.terminate(30)
+		w.after(time.Millisecond)
+		if !w.gone() {
+			t.Fatal("still here")
+		}
+	})
+}

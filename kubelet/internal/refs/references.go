@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"kijabi.dev/kubelet/internal/runtime"
+	"kijabi.dev/kubelet/internal/status"
 	"kijabi.dev/platform/kube/object"
 )
 
@@ -19,7 +20,7 @@ func references(pod *corev1.Pod) map[id]bool {
 			result[id{kind, object.Key{Namespace: pod.Namespace, Name: name}}] = true
 		}
 	}
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers, status.EphemeralContainers(pod)} {
 		for i := range list {
 			for _, from := range list[i].EnvFrom {
 				if from.ConfigMapRef != nil {

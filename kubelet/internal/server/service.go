@@ -18,6 +18,7 @@ import (
 
 	"kijabi.dev/kubelet/internal/logs"
 	"kijabi.dev/kubelet/internal/runtime"
+	"kijabi.dev/kubelet/internal/status"
 	"kijabi.dev/platform/logging"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 )
@@ -60,7 +61,7 @@ func (s *Service) find(target *kubeletv1pb.Target) (*corev1.Pod, string, error) 
 		}
 		name = pod.Spec.Containers[0].Name
 	}
-	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers, status.EphemeralContainers(pod)} {
 		for i := range list {
 			if list[i].Name == name {
 				return pod, name, nil

@@ -80,7 +80,7 @@ func Compute(in Input) corev1.PodStatus {
 	setPodIPs(&result, in)
 	result.InitContainerStatuses = containerStatuses(in, pod.Spec.InitContainers, old.InitContainerStatuses, true)
 	result.ContainerStatuses = containerStatuses(in, pod.Spec.Containers, old.ContainerStatuses, false)
-	result.EphemeralContainerStatuses = old.EphemeralContainerStatuses
+	result.EphemeralContainerStatuses = containerStatuses(in, EphemeralContainers(pod), old.EphemeralContainerStatuses, false)
 	result.Phase = phase(in, &result)
 	if in.Failure.Reason != "" {
 		result.Phase, result.Reason, result.Message = corev1.PodFailed, in.Failure.Reason, in.Failure.Message
@@ -114,6 +114,16 @@ func setPodIPs(result *corev1.PodStatus, in Input) {
 // IsSidecar says whether an init container runs beside the pod's containers.
 func IsSidecar(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// EphemeralContainers returns copies of the containers that were added to a pod to
+// debug it, as ordinary ones. They run beside the others and are never restarted.
+func EphemeralContainers(pod *corev1.Pod) []corev1.Container {
+	var out []corev1.Container
+	for i := range pod.Spec.EphemeralContainers {
+		out = append(out, corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+	return out
 }
 
 func containerStatuses(in Input, specs []corev1.Container, old []corev1.ContainerStatus, init bool) []corev1.ContainerStatus {
