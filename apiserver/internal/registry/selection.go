@@ -39,8 +39,8 @@ func parseSelectors(kind *Kind, ref Ref, labelSelector labels.Selector, fieldSel
 	for _, r := range parsed.Requirements() {
 		known := r.Field == metav1.ObjectNameField || r.Field == "metadata.namespace" && kind.Namespaced || slices.Contains(kind.SelectableFields, r.Field)
 		if !known {
-			return s, apierrors.NewBadRequest(fmt.Sprintf("Unable to find %q that match label selector %q, field selector %q: field label not supported: %s",
-				kind.GVR.String(), labelText(labelSelector), fieldSelector, r.Field))
+			// kubectl puts what it was looking for before this.
+			return s, apierrors.NewBadRequest("field label not supported: " + r.Field)
 		}
 		if kind.StoredAs != nil {
 			r.Field = kinds.EventField(r.Field)
@@ -52,13 +52,6 @@ func parseSelectors(kind *Kind, ref Ref, labelSelector labels.Selector, fieldSel
 		s.fields = append(s.fields, r)
 	}
 	return s, nil
-}
-
-func labelText(selector labels.Selector) string {
-	if selector == nil {
-		return ""
-	}
-	return selector.String()
 }
 
 // all tells whether nothing is filtered.
