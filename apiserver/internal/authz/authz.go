@@ -37,7 +37,7 @@ type Attributes struct {
 	FieldSelector string
 }
 
-// Pods tells where pods run and what they use. Implemented by the registry.
+// Pods tells where pods run and what they use. Implemented in package app, over the store.
 type Pods interface {
 	// NodeOf returns the node a pod is bound to, empty if none or no such pod.
 	NodeOf(namespace, name string) string

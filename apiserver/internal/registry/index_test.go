@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"maps"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +12,6 @@ import (
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
-	"kijabi.dev/platform/kube/object"
 )
 
 func keyOfConfigMap(name string) store.Key {
@@ -48,14 +48,14 @@ func TestIndexOfEncodedPods(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := index(store.Key{Resource: "pods", Namespace: p.Namespace, Name: p.Name}, object.AppendResourceVersion(value, 7))
+		got, err := index(store.Key{Resource: "pods", Namespace: p.Namespace, Name: p.Name}, store.AppendVersion(slices.Clip(value), 7))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got.UID != p.UID || got.Deleting != (p.DeletionTimestamp != nil) || !maps.Equal(got.Labels, p.Labels) || !maps.Equal(got.Fields, podKind.Fields(p)) {
 			t.Fatalf("index %+v of %+v", got, p)
 		}
-		meta, err := kinds.ReadWireMeta(object.AppendResourceVersion(value, 7))
+		meta, err := kinds.ReadWireMeta(store.AppendVersion(slices.Clip(value), 7))
 		if err != nil || meta.ResourceVersion != "7" || meta.Name != p.Name || meta.Namespace != p.Namespace {
 			t.Fatalf("%+v %v", meta, err)
 		}

@@ -91,7 +91,7 @@ func (f *fakeRegistry) put(ref registry.Ref, obj object.Object) (object.Object, 
 		return nil, err
 	}
 	record := &store.Record{
-		Key: keyOf(ref), Version: f.version, Value: object.AppendResourceVersion(value, f.version),
+		Key: keyOf(ref), Version: f.version, Value: store.AppendVersion(value, f.version),
 		Index: store.Index{UID: obj.GetUID(), Labels: obj.GetLabels()},
 	}
 	event := store.Event{Type: store.Added, Record: record, Previous: previous}
@@ -183,7 +183,7 @@ func (f *fakeRegistry) Delete(_ context.Context, caller registry.Caller, ref reg
 		return nil, false, err
 	}
 	f.version++
-	gone := &store.Record{Key: record.Key, Version: f.version, Value: object.AppendResourceVersion(record.Value, f.version), Index: record.Index}
+	gone := &store.Record{Key: record.Key, Version: f.version, Value: store.AppendVersion(slices.Clip(record.Value), f.version), Index: record.Index}
 	delete(f.records, record.Key)
 	f.events = append(f.events, store.Event{Type: store.Deleted, Record: gone, Previous: record})
 	f.changed.Broadcast()

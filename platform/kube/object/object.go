@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -81,28 +80,6 @@ func Decode(kind Kind, value []byte) (Object, error) {
 	}
 	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	return obj, nil
-}
-
-// Numbers of ObjectMeta's fields in k8s.io/apimachinery's generated.proto, and of
-// metadata in every object.
-const (
-	fieldMetadata        protowire.Number = 1
-	fieldResourceVersion protowire.Number = 6
-)
-
-// AppendResourceVersion returns value with a second occurrence of metadata that
-// holds only the resource version. Protobuf parsers merge repeated occurrences
-// of a message field, so decoding yields the object at that version without its having
-// been encoded anew. The result never shares value's spare capacity.
-func AppendResourceVersion(value []byte, version uint64) []byte {
-	var digits [20]byte
-	rv := strconv.AppendUint(digits[:0], version, 10)
-	out := make([]byte, len(value), len(value)+4+len(rv))
-	copy(out, value)
-	out = protowire.AppendTag(out, fieldMetadata, protowire.BytesType)
-	out = protowire.AppendVarint(out, uint64(2+len(rv)))
-	out = protowire.AppendTag(out, fieldResourceVersion, protowire.BytesType)
-	return protowire.AppendBytes(out, rv)
 }
 
 // FormatVersion writes a resource version as clients see it.

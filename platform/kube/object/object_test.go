@@ -31,28 +31,6 @@ func TestAnyCarriesTheMessageName(t *testing.T) {
 	}
 }
 
-func TestAppendedResourceVersionMerges(t *testing.T) {
-	for _, kind := range object.Kinds() {
-		obj := kind.New()
-		obj.SetName("name")
-		obj.SetLabels(map[string]string{"k": "v"})
-		value, err := obj.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, version := range []uint64{7, 1 << 40} {
-			value = object.AppendResourceVersion(value, version)
-			got, err := object.Decode(kind, value)
-			if err != nil {
-				t.Fatalf("%s: %v", kind.GVK, err)
-			}
-			if got.GetName() != "name" || got.GetLabels()["k"] != "v" || got.GetResourceVersion() != object.FormatVersion(version) {
-				t.Errorf("%s at %d: decoded name %q labels %v version %q", kind.GVK, version, got.GetName(), got.GetLabels(), got.GetResourceVersion())
-			}
-		}
-	}
-}
-
 func TestUnknownTypeIsNamed(t *testing.T) {
 	packed, err := object.Pack(&corev1.Pod{})
 	if err != nil {
