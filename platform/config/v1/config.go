@@ -64,7 +64,7 @@ type Common struct {
 	// NodeName is the machine's name. Required.
 	NodeName string `json:"nodeName"`
 	// ListenAddress is host:port of the component's own gRPC service (health,
-	// reflection, metrics and its API). Required.
+	// reflection and its API). Required.
 	ListenAddress string `json:"listenAddress"`
 	// Identity of the component. Required.
 	Identity Identity `json:"identity"`
