@@ -41,7 +41,7 @@ type material struct {
 
 // OpenIdentity reads the files.
 func OpenIdentity(cfg configv1.Identity) (*Identity, error) {
-	loaded, err := readMaterial(cfg)
+	loaded, err := readMaterial(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,9 @@ func NewIdentity(certPEM, keyPEM, caPEM []byte) (*Identity, error) {
 	return &Identity{current: made, changed: make(chan struct{})}, nil
 }
 
-func readMaterial(files configv1.Identity) (*material, error) {
+// readMaterial reads the files. It returns known if they hold the same, which spares
+// parsing them: keys are checked against certificates, at some cost for an idle process.
+func readMaterial(files configv1.Identity, known *material) (*material, error) {
 	var contents [3][]byte
 	for i, name := range []string{files.CertFile, files.KeyFile, files.CAFile} {
 		content, err := os.ReadFile(name)
@@ -65,6 +67,9 @@ func readMaterial(files configv1.Identity) (*material, error) {
 			return nil, fmt.Errorf("open identity: %w", err)
 		}
 		contents[i] = content
+	}
+	if known != nil && known.holds(contents[0], contents[1], contents[2]) {
+		return known, nil
 	}
 	loaded, err := newMaterial(contents[0], contents[1], contents[2])
 	if err != nil {
@@ -153,13 +158,13 @@ func (id *Identity) Run(ctx context.Context) error {
 
 // Reload reads the files now. On an error the old content stays in use.
 func (id *Identity) Reload() error {
-	loaded, err := readMaterial(id.files)
+	loaded, err := readMaterial(id.files, id.load())
 	if err != nil {
 		return err
 	}
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	if loaded.equal(id.current) {
+	if id.current.holds(loaded.certPEM, loaded.keyPEM, loaded.caPEM) {
 		return nil
 	}
 	id.current = loaded
@@ -171,8 +176,8 @@ func (id *Identity) Reload() error {
 	return nil
 }
 
-func (m *material) equal(other *material) bool {
-	return bytes.Equal(m.certPEM, other.certPEM) && bytes.Equal(m.keyPEM, other.keyPEM) && bytes.Equal(m.caPEM, other.caPEM)
+func (m *material) holds(certPEM, keyPEM, caPEM []byte) bool {
+	return bytes.Equal(m.certPEM, certPEM) && bytes.Equal(m.keyPEM, keyPEM) && bytes.Equal(m.caPEM, caPEM)
 }
 
 // ClientTLS returns a configuration that presents the certificate, unless it has
