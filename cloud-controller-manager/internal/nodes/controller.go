@@ -111,9 +111,11 @@ func decide(node *corev1.Node, instance *cloudv1pb.GetInstanceResponse) *corev1.
 		out.Labels = map[string]string{}
 	}
 	maps.Copy(out.Labels, labels)
+	// A state that the provider does not know changes nothing.
+	running := instance.GetState() == cloudv1pb.InstanceState_INSTANCE_STATE_RUNNING
 	shutdown := instance.GetState() == cloudv1pb.InstanceState_INSTANCE_STATE_SHUTDOWN
 	out.Spec.Taints = slices.DeleteFunc(out.Spec.Taints, func(t corev1.Taint) bool {
-		return t.Key == taintUninitialized || t.Key == taintShutdown && !shutdown
+		return t.Key == taintUninitialized || t.Key == taintShutdown && running
 	})
 	if shutdown && !slices.ContainsFunc(out.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taintShutdown }) {
 		out.Spec.Taints = append(out.Spec.Taints, corev1.Taint{Key: taintShutdown, Effect: corev1.TaintEffectNoSchedule})
