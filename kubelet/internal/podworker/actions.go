@@ -235,10 +235,14 @@ func (w *worker) startOperation(pod *corev1.Pod, a action) (func(context.Context
 	if attempt := w.memory.images[a.container.Name]; attempt != nil {
 		image = attempt.image
 	}
+	target, targetErr := w.target(pod, a.container.Name)
 	var id string
 	var hookErr error
 	run := func(ctx context.Context) (err error) {
-		id, err = w.startContainer(ctx, pod, a, sandbox, image)
+		if targetErr != nil {
+			return targetErr
+		}
+		id, err = w.startContainer(ctx, pod, a, sandbox, image, target)
 		if err != nil {
 			return err
 		}
@@ -265,7 +269,23 @@ func (w *worker) startOperation(pod *corev1.Pod, a action) (func(context.Context
 	}
 }
 
-func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a action, sandbox runtime.Sandbox, image runtime.Image) (string, error) {
+// target returns the id of the container whose processes a debugging container asks
+// to see, or nothing if it asks for none.
+func (w *worker) target(pod *corev1.Pod, name string) (string, error) {
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		if c.Name != name || c.TargetContainerName == "" {
+			continue
+		}
+		if list := w.seen.containers[c.TargetContainerName]; len(list) > 0 && list[0].State == runtime.Running {
+			return list[0].ID, nil
+		}
+		return "", &createError{status.CreateContainerError, fmt.Errorf("target container %s does not run", c.TargetContainerName)}
+	}
+	return "", nil
+}
+
+func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a action, sandbox runtime.Sandbox, image runtime.Image, target string) (string, error) {
 	cfg, c := w.m.cfg, a.container
 	if err := podspec.WriteHosts(pod, cfg.Node, sandbox.IPs); err != nil {
 		return "", err
@@ -301,6 +321,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a action, 
 		}
 		return "", err
 	}
+	spec.Security.TargetID = target
 	ground, err := podspec.Sandbox(pod, cfg.Node, cfg.Cgroups.Parent(pod), sandbox.Attempt)
 	if err != nil {
 		return "", err

@@ -3,6 +3,7 @@ package podworker_test
 import (
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -213,7 +214,14 @@ func TestFailedLivenessRestarts(t *testing.T) {
 func TestEphemeralContainersRunOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.manager.Confirm()
-		w.runtime.Behave(func(spec runtime.ContainerSpec) (int32, bool) { return 7, spec.Name == "short" })
+		var mu sync.Mutex
+		targets := map[string]string{}
+		w.runtime.Behave(func(spec runtime.ContainerSpec) (int32, bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			targets[spec.Name] = spec.Security.TargetID
+			return 7, spec.Name == "short"
+		})
 		w.set(func(*corev1.Pod) {})
 		w.after(time.Millisecond)
 		w.set(func(pod *corev1.Pod) {
@@ -221,6 +229,7 @@ func TestEphemeralContainersRunOnce(t *testing.T) {
 			for _, name := range []string{"short", "long"} {
 				pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
 					EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name, Image: "image"},
+					TargetContainerName:      map[string]string{"long": "main"}[name],
 				})
 			}
 		})
@@ -239,6 +248,11 @@ func TestEphemeralContainersRunOnce(t *testing.T) {
 		if long.State.Running == nil {
 			t.Fatalf("the one that runs: %+v", long)
 		}
+		mu.Lock()
+		if targets["short"] != "" || targets["long"] != w.newest("main").ID {
+			t.Fatalf("targets %v", targets)
+		}
+		mu.Unlock()
 		// What is debugged ends without regard to them.
 		w.terminate(30)
 		w.after(time.Millisecond)

@@ -198,15 +198,17 @@ type Resources struct {
 type ContainerSecurity struct {
 	HostNetwork, HostPID, HostIPC bool
 	SharePID                      bool
-	Privileged                    bool
-	RunAsUser, RunAsGroup         *int64
-	ReadOnlyRootFS                bool
-	NoNewPrivileges               bool
-	AddCapabilities               []string
-	DropCapabilities              []string
-	SupplementalGroups            []int64
-	Seccomp                       Seccomp
-	MaskedPaths, ReadOnlyPaths    []string
+	// TargetID is the container whose processes this one sees; empty for its own only.
+	TargetID                   string
+	Privileged                 bool
+	RunAsUser, RunAsGroup      *int64
+	ReadOnlyRootFS             bool
+	NoNewPrivileges            bool
+	AddCapabilities            []string
+	DropCapabilities           []string
+	SupplementalGroups         []int64
+	Seccomp                    Seccomp
+	MaskedPaths, ReadOnlyPaths []string
 }
 
 // Sandbox is one that exists.

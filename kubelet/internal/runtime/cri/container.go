@@ -141,7 +141,7 @@ func containerConfig(spec runtime.ContainerSpec) *criv1.ContainerConfig {
 				MemoryLimitInBytes: spec.Resources.MemoryLimit, OomScoreAdj: spec.Resources.OOMScoreAdj, Unified: spec.Resources.Unified,
 			},
 			SecurityContext: &criv1.LinuxContainerSecurityContext{
-				NamespaceOptions: namespaces(security.HostNetwork, security.HostPID, security.HostIPC, security.SharePID),
+				NamespaceOptions: containerNamespaces(security),
 				Privileged:       security.Privileged,
 				RunAsUser:        int64Value(security.RunAsUser), RunAsGroup: int64Value(security.RunAsGroup),
 				ReadonlyRootfs: security.ReadOnlyRootFS, NoNewPrivs: security.NoNewPrivileges,

@@ -109,6 +109,15 @@ func sandboxConfig(spec runtime.SandboxSpec) *criv1.PodSandboxConfig {
 	return config
 }
 
+// containerNamespaces lets a container without shared processes see those of its target.
+func containerNamespaces(security runtime.ContainerSecurity) *criv1.NamespaceOption {
+	options := namespaces(security.HostNetwork, security.HostPID, security.HostIPC, security.SharePID)
+	if security.TargetID != "" && options.Pid == criv1.NamespaceMode_CONTAINER {
+		options.Pid, options.TargetId = criv1.NamespaceMode_TARGET, security.TargetID
+	}
+	return options
+}
+
 func namespaces(hostNetwork, hostPID, hostIPC, sharePID bool) *criv1.NamespaceOption {
 	options := &criv1.NamespaceOption{Network: criv1.NamespaceMode_POD, Pid: criv1.NamespaceMode_CONTAINER, Ipc: criv1.NamespaceMode_POD}
 	if hostNetwork {
