@@ -40,10 +40,10 @@ type stack struct {
 	programs map[string]*program
 }
 
-// program is a running process; done is closed once it has ended.
+// program is a process; done waits until it has ended.
 type program struct {
 	cmd  *exec.Cmd
-	done chan struct{}
+	done sync.WaitGroup
 }
 
 // newStack starts an apiserver and the given programs beside it.
@@ -101,7 +101,7 @@ func (s *stack) certificates(t *testing.T) {
 		cas[base] = ca
 	}
 	s.ca = cas["ca"]
-	for _, component := range []string{pki.ComponentAPIServer, pki.ComponentScheduler, pki.ComponentControllerManager} {
+	for _, component := range []string{pki.ComponentAPIServer, pki.ComponentScheduler, pki.ComponentControllerManager, pki.ComponentCloudControllerManager} {
 		s.issue(t, s.ca, component, component)
 	}
 	s.issue(t, cas["peer-ca"], pki.ComponentAPIServer, "peer")
@@ -167,6 +167,10 @@ func (s *stack) configure(t *testing.T) {
 			Common:    common("controller-manager", "ControllerManagerConfiguration", configv1.PortControllerManager),
 			APIServer: s.at(configv1.PortGRPC), Network: network, ClusterCAFile: s.path("ca.crt"),
 		},
+		"cloud-controller-manager": &configv1.CloudControllerManagerConfiguration{
+			Common:    common("cloud-controller-manager", "CloudControllerManagerConfiguration", configv1.PortCloudControllerManager),
+			APIServer: s.at(configv1.PortGRPC), Provider: s.at(configv1.PortCloudProvider),
+		},
 	} {
 		content, err := json.Marshal(value)
 		if err != nil {
@@ -196,14 +200,11 @@ func (s *stack) start(t *testing.T, name string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v: run `make build` first, or set KIJABI_BIN", name, err)
 	}
-	p := &program{cmd: cmd, done: make(chan struct{})}
+	p := &program{cmd: cmd}
+	p.done.Go(func() { _ = cmd.Wait() })
 	s.mu.Lock()
 	s.programs[name] = p
 	s.mu.Unlock()
-	go func() {
-		_ = cmd.Wait()
-		close(p.done)
-	}()
 }
 
 // kill ends a program as kill -9 does and waits until it is gone.
@@ -215,7 +216,7 @@ func (s *stack) kill(name string) {
 		return
 	}
 	_ = p.cmd.Process.Kill() // it may have ended
-	<-p.done
+	p.done.Wait()
 }
 
 // restart kills a program and starts it anew.
