@@ -52,6 +52,7 @@ func newCodec(served []*registry.Kind) *codec {
 	}
 	for _, obj := range []runtime.Object{
 		&authorizationv1.SelfSubjectAccessReview{}, &authorizationv1.SubjectAccessReview{}, &authorizationv1.LocalSubjectAccessReview{},
+		&authorizationv1.SelfSubjectRulesReview{},
 	} {
 		scheme.AddKnownTypes(authorizationv1.SchemeGroupVersion, obj)
 	}

@@ -152,6 +152,12 @@ func TestAccessReviews(t *testing.T) {
 		t.Errorf("empty review: %d", a.code)
 	}
 	h.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"eve","resourceAttributes":{"verb":"create","resource":"pods"}}}`).contains(t, `"allowed":false`)
+	rules := "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+	h.call("POST", rules, `{"spec":{"namespace":"default"}}`).contains(t, `"verbs":["*"],"apiGroups":["*"],"resources":["*"]`, `"incomplete":false`)
+	h.authorizer.deny = func(_, verb, _ string) bool { return verb == "*" || verb == "delete" }
+	h.call("POST", rules, `{"spec":{"namespace":"default"}}`).contains(t,
+		`"verbs":["create","deletecollection","get","list","patch","update","watch"],"apiGroups":[""],"resources":["pods"]`, `"nonResourceURLs":["/",`, `"incomplete":true`)
+	h.call("POST", rules, `{"spec":{}}`).contains(t, "no namespace on request")
 	local := "/apis/authorization.k8s.io/v1/namespaces/default/localsubjectaccessreviews"
 	h.call("POST", local, `{"spec":{"user":"bob","resourceAttributes":{"namespace":"default","verb":"create","resource":"pods"}}}`).contains(t, `"allowed":true`)
 	if a := h.call("POST", local, `{"spec":{"user":"bob","resourceAttributes":{"namespace":"other","verb":"create","resource":"pods"}}}`); a.code != 400 {

@@ -30,6 +30,7 @@ func reviews() []review {
 		{authentication.WithKind("SelfSubjectReview"), "selfsubjectreviews", false, func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }},
 		{authorization.WithKind("LocalSubjectAccessReview"), "localsubjectaccessreviews", true, func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }},
 		{authorization.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", false, func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }},
+		{authorization.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", false, func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }},
 		{authorization.WithKind("SubjectAccessReview"), "subjectaccessreviews", false, func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }},
 	}
 }
@@ -90,6 +91,11 @@ func (s *Server) review(w http.ResponseWriter, r *http.Request, caller registry.
 		ask.Status.UserInfo = authenticationv1.UserInfo{Username: caller.User, Groups: caller.Groups}
 	case *authorizationv1.SelfSubjectAccessReview:
 		ask.Status, err = s.access(ctx, caller, ask.Spec.ResourceAttributes, ask.Spec.NonResourceAttributes)
+	case *authorizationv1.SelfSubjectRulesReview:
+		if ask.Spec.Namespace == "" {
+			return nil, apierrors.NewBadRequest("no namespace on request")
+		}
+		ask.Status, err = s.rules(ctx, caller, ask.Spec.Namespace)
 	case *authorizationv1.SubjectAccessReview:
 		ask.Status, err = s.accessOf(ctx, caller, kind, "", ask.Spec)
 	case *authorizationv1.LocalSubjectAccessReview:
@@ -101,6 +107,52 @@ func (s *Server) review(w http.ResponseWriter, r *http.Request, caller registry.
 		err = fmt.Errorf("no answer to %T", obj)
 	}
 	return obj, err
+}
+
+// rules lists what a caller may do in a namespace, found out by asking. Rights to
+// single objects, such as a node's, do not show.
+func (s *Server) rules(ctx context.Context, caller registry.Caller, namespace string) (authorizationv1.SubjectRulesReviewStatus, error) {
+	status := authorizationv1.SubjectRulesReviewStatus{
+		ResourceRules:    []authorizationv1.ResourceRule{},
+		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: openPaths()}},
+	}
+	may := func(verb string, gvr schema.GroupVersionResource, in string) (bool, error) {
+		err := s.cfg.Authorizer.Authorize(ctx, caller, verb, gvr, "", in, "")
+		if apierrors.IsForbidden(err) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	everything := []string{"*"}
+	all, err := may("*", schema.GroupVersionResource{Group: "*", Resource: "*"}, namespace)
+	if err != nil {
+		return status, err
+	}
+	if all {
+		status.ResourceRules = append(status.ResourceRules, authorizationv1.ResourceRule{Verbs: everything, APIGroups: everything, Resources: everything})
+		return status, nil
+	}
+	status.Incomplete = true
+	for _, kind := range s.cfg.Registry.Kinds() {
+		in := namespace
+		if !kind.Namespaced {
+			in = ""
+		}
+		rule := authorizationv1.ResourceRule{APIGroups: []string{kind.GVR.Group}, Resources: []string{kind.GVR.Resource}}
+		for _, verb := range kind.Verbs {
+			yes, err := may(verb, kind.GVR, in)
+			if err != nil {
+				return status, err
+			}
+			if yes {
+				rule.Verbs = append(rule.Verbs, verb)
+			}
+		}
+		if len(rule.Verbs) > 0 {
+			status.ResourceRules = append(status.ResourceRules, rule)
+		}
+	}
+	return status, nil
 }
 
 // accessOf answers about somebody else, which needs the right to create such reviews.
@@ -144,12 +196,25 @@ func (s *Server) access(ctx context.Context, caller registry.Caller, resource *a
 
 // knowsPath tells whether a path that is no resource is open to authenticated callers.
 func (s *Server) knowsPath(path string) bool {
-	for _, root := range []string{"/api", "/apis", "/openapi", "/version", "/livez", "/readyz", "/healthz"} {
+	for _, root := range roots() {
 		if path == root || strings.HasPrefix(path, root+"/") {
 			return true
 		}
 	}
 	return path == "/"
+}
+
+func roots() []string {
+	return []string{"/api", "/apis", "/openapi", "/version", "/livez", "/readyz", "/healthz"}
+}
+
+// openPaths are knowsPath's as rules write them.
+func openPaths() []string {
+	paths := []string{"/"}
+	for _, root := range roots() {
+		paths = append(paths, root, root+"/*")
+	}
+	return paths
 }
 
 // reviewResource describes a review for discovery.
