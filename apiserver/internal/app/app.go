@@ -287,7 +287,7 @@ const joinTimeout = 2 * time.Minute
 // join asks the known masters until one lets this one in.
 func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*mastersv1pb.JoinResponse, error) {
 	if len(cfg.Join) == 0 {
-		return nil, fmt.Errorf("%s holds no data and the configuration names no master to join: fill in join, or set bootstrap on the first master", cfg.DataDir)
+		return nil, fmt.Errorf("%s holds no data and the configuration names no master to join: if this machine has lost its disk, run 'kijabi reset' and join it again with a new token; to join by hand, fill in join", cfg.DataDir)
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()

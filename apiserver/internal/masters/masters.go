@@ -94,7 +94,7 @@ type Config struct {
 	Store Store
 	// Dial connects to other masters.
 	Dial Dial
-	// Heartbeat, Election and LeaderLease are raft's times; 0 means 250, 250 and 125 ms.
+	// Heartbeat, Election and LeaderLease are raft's times; 0 means 250 ms for each.
 	Heartbeat, Election, LeaderLease time.Duration
 	// Components are the programs a healthy master has beside it; leadership moves to a
 	// master that has them all when this one lacks some for ComponentGrace (0: 15 s). May
@@ -143,7 +143,7 @@ func New(cfg Config) (*Masters, error) {
 	}
 	cfg.Heartbeat = orDefault(cfg.Heartbeat, defaultHeartbeat)
 	cfg.Election = orDefault(cfg.Election, max(defaultHeartbeat, cfg.Heartbeat))
-	cfg.LeaderLease = orDefault(cfg.LeaderLease, cfg.Heartbeat/2)
+	cfg.LeaderLease = orDefault(cfg.LeaderLease, cfg.Heartbeat)
 	cfg.ComponentGrace = orDefault(cfg.ComponentGrace, 15*time.Second)
 	m := &Masters{
 		cfg: cfg, log: cfg.Log, roster: newRoster(), conns: newConns(cfg.Dial), peers: newPeers(),

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kijabi.dev/platform/atomicfile"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
@@ -155,7 +156,28 @@ func InitMaster(ctx context.Context, o Options) (_ *Founded, err error) {
 	if err := o.startMaster(ctx, s, &f); err != nil {
 		return nil, err
 	}
+	if err := s.founded(); err != nil {
+		return nil, err
+	}
 	return o.invite(ctx, s)
+}
+
+// founded takes the order to found a cluster out of the apiserver's configuration, for
+// it has been carried out: should this machine lose its data one day, it must not found a second
+// cluster beside the one that goes on without it.
+func (s settings) founded() error {
+	s.bootstrap = false
+	for _, c := range components(true) {
+		if c.program != apiserver {
+			continue
+		}
+		content, err := s.configuration(c)
+		if err != nil {
+			return err
+		}
+		return atomicfile.Write(s.layout.config(c.program), content, 0o644)
+	}
+	return nil
 }
 
 // startMaster writes the files, starts the programs and waits until the master does its

@@ -123,7 +123,7 @@ type APIServerConfiguration struct {
 	Join []string `json:"join,omitempty"`
 	// Network ranges.
 	Network Network `json:"network"`
-	// Raft times; zero values mean 250 ms, 250 ms and 125 ms.
+	// Raft times; zero values mean 250 ms each.
 	RaftHeartbeat   metav1.Duration `json:"raftHeartbeat,omitzero"`
 	RaftElection    metav1.Duration `json:"raftElection,omitzero"`
 	RaftLeaderLease metav1.Duration `json:"raftLeaderLease,omitzero"`
