@@ -47,7 +47,7 @@ var (
 )
 
 // defaultHeartbeat is how long a follower waits for its leader, who sends ten to five
-// heartbeats in that time and steps down after half of it without a majority. It is about
+// heartbeats in that time and steps down after as long without a majority. It is about
 // etcd's election timeout: both groups elect at the same time after a crash, so waiting less
 // would gain nothing, and on a busy machine it would depose leaders that are merely late.
 const defaultHeartbeat = 250 * time.Millisecond
