@@ -144,7 +144,12 @@ func revisionOf(set *appsv1.ReplicaSet) int {
 	return n
 }
 
-func replicas(set *appsv1.ReplicaSet) int32         { return ptr.Deref(set.Spec.Replicas, 1) }
+func replicas(set *appsv1.ReplicaSet) int32 { return ptr.Deref(set.Spec.Replicas, 1) }
+
+// present is how many pods a set may have now: those it shall give up are there until
+// its own loop has deleted them.
+func present(set *appsv1.ReplicaSet) int32 { return max(replicas(set), set.Status.Replicas) }
+
 func deploymentReplicas(d *appsv1.Deployment) int32 { return ptr.Deref(d.Spec.Replicas, 1) }
 
 func maxSurge(d *appsv1.Deployment) int32 {
@@ -254,7 +259,7 @@ func firstReplicas(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) int32 {
 		return total
 	}
 	surge, _ := limits(d)
-	room := total + surge - sum(sets, replicas)
+	room := total + surge - sum(sets, present)
 	return max(0, min(room, total))
 }
 
@@ -308,7 +313,8 @@ func roll(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, current *appsv1.Repli
 
 	// Grow the current set into what room the others leave.
 	others := sum(sets, replicas) - replicas(current)
-	grown := min(total, max(replicas(current), total+surge-others))
+	room := total + surge - (sum(sets, present) - present(current))
+	grown := min(total, max(replicas(current), room))
 	wanted[current] = grown
 
 	// Shrink old sets, first those whose pods are not available anyway.
