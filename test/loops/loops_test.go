@@ -11,6 +11,7 @@ func TestControllers(t *testing.T) {
 	t.Run("ServiceAccounts", func(t *testing.T) { testServiceAccounts(t, s) })
 	t.Run("NamespaceDeletion", func(t *testing.T) { testNamespaceDeletion(t, s) })
 	t.Run("Rollout", func(t *testing.T) { testRollout(t, s) })
+	t.Run("Recreate", func(t *testing.T) { testRecreate(t, s) })
 	t.Run("Endpoints", func(t *testing.T) { testEndpoints(t, s) })
 	t.Run("ExactlyOnce", func(t *testing.T) { testExactlyOnce(t, s) })
 	t.Run("SilentNodes", func(t *testing.T) { testSilentNodes(t, s, k) })

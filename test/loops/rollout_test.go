@@ -176,3 +176,49 @@ func testRollout(t *testing.T, s *stack) {
 		t.Errorf("%d sets and pods outlive a deployment deleted in the foreground (%s)", left, time.Since(started))
 	}
 }
+
+// testRecreate holds back an old pod's end: no new one may run beside it.
+func testRecreate(t *testing.T, s *stack) {
+	ns := namespace(t, s, "recreate")
+	follow(t, s, ns, func(_, _ *corev1.Pod, all map[types.UID]*corev1.Pod) string {
+		images := map[string]int{}
+		for _, pod := range all {
+			images[pod.Spec.Containers[0].Image]++
+		}
+		if len(images) > 1 {
+			return fmt.Sprintf("pods of two revisions at once: %v", images)
+		}
+		return ""
+	})
+	d := deployment(ns, "web", 3)
+	d.Spec.Strategy.Type = appsv1.RecreateDeploymentStrategyType
+	d.Spec.Template.Finalizers = []string{"example.com/keep"}
+	create(t, s, d)
+	eventually(t, patience, "first rollout", rolledOut(s, ns, "web"))
+	old := list[*corev1.Pod](t, s, ns)
+	change(t, s, ns, "web", "", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "image:2" })
+	for _, pod := range old {
+		eventually(t, patience, "an old pod is being deleted", func() error {
+			have, err := get[*corev1.Pod](s, ns, pod.Name)
+			if err == nil && have.DeletionTimestamp == nil {
+				err = fmt.Errorf("%s is not", pod.Name)
+			}
+			return err
+		})
+	}
+	eventually(t, patience, "the deployment knows that they still run", func() error {
+		for _, set := range list[*appsv1.ReplicaSet](t, s, ns) {
+			if set.Status.Replicas == 0 && set.Status.TerminatingReplicas != nil && *set.Status.TerminatingReplicas == 3 {
+				return nil
+			}
+		}
+		return fmt.Errorf("no set counts 3 terminating pods")
+	})
+	for _, pod := range old {
+		change(t, s, ns, pod.Name, "", func(p *corev1.Pod) { p.Finalizers = nil })
+	}
+	eventually(t, patience, "new pods start once the old ones are gone", rolledOut(s, ns, "web"))
+	for _, pod := range list[*corev1.Pod](t, s, ns) {
+		change(t, s, ns, pod.Name, "", func(p *corev1.Pod) { p.Finalizers = nil })
+	}
+}

@@ -150,6 +150,12 @@ func replicas(set *appsv1.ReplicaSet) int32 { return ptr.Deref(set.Spec.Replicas
 // its own loop has deleted them.
 func present(set *appsv1.ReplicaSet) int32 { return max(replicas(set), set.Status.Replicas) }
 
+// running says whether a set has pods or shall have some; those that are on their
+// way out run until they are gone.
+func running(set *appsv1.ReplicaSet) bool {
+	return present(set) > 0 || ptr.Deref(set.Status.TerminatingReplicas, 0) > 0
+}
+
 func deploymentReplicas(d *appsv1.Deployment) int32 { return ptr.Deref(d.Spec.Replicas, 1) }
 
 func maxSurge(d *appsv1.Deployment) int32 {
@@ -252,7 +258,7 @@ func firstReplicas(d *appsv1.Deployment, sets []*appsv1.ReplicaSet) int32 {
 	total := deploymentReplicas(d)
 	if d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		for _, set := range sets {
-			if replicas(set) > 0 || set.Status.Replicas > 0 {
+			if running(set) {
 				return 0
 			}
 		}
@@ -275,7 +281,7 @@ func scaleDownAll(sets []*appsv1.ReplicaSet, except *appsv1.ReplicaSet, wanted m
 func recreate(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, current *appsv1.ReplicaSet, wanted map[*appsv1.ReplicaSet]int32) {
 	scaleDownAll(sets, current, wanted)
 	for _, set := range sets {
-		if set != current && (replicas(set) > 0 || set.Status.Replicas > 0) {
+		if set != current && running(set) {
 			return
 		}
 	}

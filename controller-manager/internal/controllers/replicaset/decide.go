@@ -35,6 +35,7 @@ func decide(set *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, now time.Time)
 	}
 	var p plan
 	var active []*corev1.Pod
+	var terminating int32
 	taken := map[string]bool{}
 	newest := set.ResourceVersion
 	for _, pod := range owned {
@@ -43,6 +44,8 @@ func decide(set *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, now time.Time)
 			newest = pod.ResourceVersion
 		}
 		switch {
+		case pod.DeletionTimestamp != nil && !podstate.Finished(pod):
+			terminating++
 		case !podstate.Active(pod):
 		case !selector.Matches(labels.Set(pod.Labels)):
 			p.release = append(p.release, pod)
@@ -53,7 +56,7 @@ func decide(set *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, now time.Time)
 	if set.DeletionTimestamp != nil {
 		// Garbage collection removes its pods; creating or adopting any would race with it.
 		p.release = nil
-		p.status = status(set, active, now, &p.requeueAfter)
+		p.status = status(set, active, terminating, now, &p.requeueAfter)
 		return p, nil
 	}
 	for _, pod := range orphans {
@@ -74,7 +77,7 @@ func decide(set *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, now time.Time)
 		slices.SortFunc(active, removalOrder)
 		p.remove = active[:-diff]
 	}
-	p.status = status(set, active, now, &p.requeueAfter)
+	p.status = status(set, active, terminating, now, &p.requeueAfter)
 	return p, nil
 }
 
@@ -154,10 +157,10 @@ func deletionCost(pod *corev1.Pod) int {
 	return cost
 }
 
-func status(set *appsv1.ReplicaSet, active []*corev1.Pod, now time.Time, requeueAfter *time.Duration) appsv1.ReplicaSetStatus {
+func status(set *appsv1.ReplicaSet, active []*corev1.Pod, terminating int32, now time.Time, requeueAfter *time.Duration) appsv1.ReplicaSetStatus {
 	out := *set.Status.DeepCopy()
 	out.ObservedGeneration = set.Generation
-	out.Replicas = int32(len(active))
+	out.Replicas, out.TerminatingReplicas = int32(len(active)), &terminating
 	out.ReadyReplicas, out.AvailableReplicas, out.FullyLabeledReplicas = 0, 0, 0
 	template := labels.Set(set.Spec.Template.Labels).AsSelectorPreValidated()
 	minReady := time.Duration(set.Spec.MinReadySeconds) * time.Second
