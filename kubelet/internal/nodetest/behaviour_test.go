@@ -185,7 +185,11 @@ func TestLivenessRestarts(t *testing.T) {
 
 func TestGraceIsKept(t *testing.T) {
 	c, _ := begin(t)
-	c.create(pod("stubborn", "stubborn"))
+	p := pod("stubborn", "stubborn")
+	p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+		ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}}, PeriodSeconds: 1,
+	}
+	c.create(p)
 	c.await(t, "stubborn", "ready", ready)
 	began := time.Now()
 	c.delete("stubborn", 2)

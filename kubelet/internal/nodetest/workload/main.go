@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -28,6 +29,10 @@ func main() {
 		<-ctx.Done()
 	case "stubborn": // ignores SIGTERM
 		signal.Ignore(syscall.SIGTERM)
+		if _, err := net.Listen("tcp", ":8080"); err != nil { // now it may be told to end
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		time.Sleep(time.Hour)
 	case "print":
 		fmt.Println(strings.Join(args, " "))
