@@ -31,7 +31,7 @@ const (
 )
 
 func podCommand() []string {
-	return []string{"/toolbox", "tcp-echo", "--listen", fmt.Sprintf(":%d", podPort)}
+	return []string{"/toolbox", "tcp-echo", fmt.Sprintf(":%d", podPort)}
 }
 
 // measurePods creates single pods, one after the other, and times until each is
