@@ -46,11 +46,11 @@ var (
 	ErrConflict = errors.New("conflicts with the roster")
 )
 
-// defaultHeartbeat is how long a follower waits for its leader, who sends ten to five
-// heartbeats in that time and steps down after as long without a majority. It is about
-// etcd's election timeout: both groups elect at the same time after a crash, so waiting less
-// would gain nothing, and on a busy machine it would depose leaders that are merely late.
-const defaultHeartbeat = 250 * time.Millisecond
+// defaultHeartbeat is how long a follower waits for its leader, who sends five to ten
+// heartbeats in that time and steps down after half of it without a majority. Noticing a crash
+// takes up to three times as long, beside which etcd elects, too. Less deposes leaders that
+// are merely late on a busy machine; more does not let writes go on within a second.
+const defaultHeartbeat = 200 * time.Millisecond
 
 // Etcd is the local etcd member; *etcdnode.Node implements it.
 type Etcd interface {
