@@ -33,7 +33,7 @@ const (
 	// maxLearners is raised from etcd's 1: several masters may join or wait as spares.
 	maxLearners = 8
 
-	corruptCheck     = time.Minute
+	corruptCheck = time.Minute
 	// defaultTick is also the heartbeat, and the grain of etcd's random election timeouts: with
 	// fewer of them in an election, two followers collide more often and lose a round.
 	defaultTick      = 30 * time.Millisecond
