@@ -63,10 +63,14 @@ status: ## describe the cluster of `make up`
 UNIT_MODULES := $(filter-out test,$(MODULES))
 
 .PHONY: test
-test: build test-unit test-e2e ## unit, integration and end-to-end tests
+test: test-deps build test-unit test-e2e ## unit, integration and end-to-end tests
+
+.PHONY: test-deps
+test-deps: ## install missing packages that tests use (NO_INSTALL=1 only prints the command)
+	@sh deploy/deps.sh test
 
 .PHONY: test-unit
-test-unit: bundle images ## unit and integration tests of every module
+test-unit: test-deps bundle images ## unit and integration tests of every module
 	@set -e; for m in $(UNIT_MODULES); do echo "test: $$m"; (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) go test -timeout 15m ./...); done
 
 .PHONY: test-race
@@ -74,7 +78,7 @@ test-race: bundle images ## the same with the race detector
 	@set -e; for m in $(UNIT_MODULES); do (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) CGO_ENABLED=1 go test -race -timeout 30m ./...); done
 
 .PHONY: test-e2e
-test-e2e: build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
+test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./...
 
 .PHONY: bench

@@ -1,34 +1,45 @@
 #!/bin/sh
-# Installs the packages that building runc needs, where they are missing: a C
-# compiler and libseccomp's headers and static library. Says so first;
-# NO_INSTALL=1 prints the command and stops.
+# Installs the packages that are missing: for the build a C compiler and libseccomp's
+# headers and static library (for runc); with the argument "test" also kubectl and
+# nft, which tests use as any user would. Says so first; NO_INSTALL=1 prints the command
+# and stops.
 set -eu
 
-probe() {
+builds() {
 	dir=$(mktemp -d)
-	trap 'rm -rf "$dir"' EXIT
 	printf '#include <seccomp.h>\nint main(void) { return seccomp_api_get() == 0; }\n' >"$dir/p.c"
-	command -v cc >/dev/null 2>&1 && cc -static -o "$dir/p" "$dir/p.c" -lseccomp >/dev/null 2>&1
+	built=1
+	command -v cc >/dev/null 2>&1 && cc -static -o "$dir/p" "$dir/p.c" -lseccomp >/dev/null 2>&1 || built=0
+	rm -rf "$dir"
+	[ "$built" = 1 ]
 }
 
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
 command -v go >/dev/null 2>&1 || { echo "error: go is not installed: install Go 1.26 or newer, see https://go.dev/dl" >&2; exit 1; }
-if probe; then
-	exit 0
+
+apt='' dnf='' what=''
+need() { what="$what${what:+, }$1" apt="$apt $2" dnf="$dnf $3"; }
+builds || need "a C compiler and libseccomp's headers and static library (for runc)" 'gcc libc6-dev libseccomp-dev' 'gcc glibc-static libseccomp-devel libseccomp-static'
+if [ "${1:-}" = test ]; then
+	[ -x "${KIJABI_DEBIAN_KUBECTL:-}" ] || has kubectl || need 'kubectl (for the end-to-end test)' kubernetes-client kubernetes-client
+	has nft || need 'nft (for a test of the rules)' nftables nftables
 fi
+[ -n "$what" ] || exit 0
+
 if command -v apt-get >/dev/null 2>&1; then
-	install='apt-get install -y gcc libc6-dev libseccomp-dev'
-	command='apt-get update -q && '$install
+	command="apt-get update -q && apt-get install -y$apt"
 elif command -v dnf >/dev/null 2>&1; then
-	command='dnf install -y gcc glibc-static libseccomp-devel libseccomp-static'
+	command="dnf install -y$dnf"
 else
-	echo "error: runc needs a C compiler and libseccomp with headers and static library, and neither apt-get nor dnf is here to install them: install them by hand" >&2
+	echo "error: missing: $what; and neither apt-get nor dnf is here to install it: install it by hand" >&2
 	exit 1
 fi
 if [ "${NO_INSTALL:-}" = 1 ]; then
-	echo "error: runc needs a C compiler and libseccomp's headers and static library: run '$command' as root" >&2
+	echo "error: missing: $what: run '$command' as root" >&2
 	exit 1
 fi
-echo "installing build packages: $command"
+echo "missing: $what; installing: $command"
 if [ "$(id -u)" = 0 ]; then
 	sh -c "$command"
 elif command -v sudo >/dev/null 2>&1; then
@@ -37,4 +48,4 @@ else
 	echo "error: neither root nor sudo: run '$command' as root" >&2
 	exit 1
 fi
-probe || { echo "error: the build packages are installed, but a static program with libseccomp still does not build: run 'cc -static probe.c -lseccomp' to see why" >&2; exit 1; }
+builds || { echo "error: the build packages are installed, but a static program with libseccomp still does not build: run 'cc -static probe.c -lseccomp' to see why" >&2; exit 1; }

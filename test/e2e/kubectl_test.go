@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -212,10 +213,16 @@ func testUnready(t *testing.T, c *cluster) {
 // testOtherKubectl uses the kubectl of the distribution: a program that knows nothing
 // of Kijabi.
 func testOtherKubectl(t *testing.T, c *cluster) {
-	const program = "/usr/bin/kubectl"
-	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("%v: install it with `apt-get install kubernetes-client`", err)
+	program := os.Getenv("KIJABI_DEBIAN_KUBECTL")
+	if program == "" {
+		program = filepath.Join(filepath.Dir(c.bin), ".cache", "debian", "usr", "bin", "kubectl")
 	}
+	if _, err := os.Stat(program); err != nil {
+		if program, err = exec.LookPath("kubectl"); err != nil {
+			t.Fatalf("%v: install it with `apt-get install kubernetes-client`", err)
+		}
+	}
+	t.Logf("%s", c.run(t, invocation{Argv: []string{program, "version", "--client"}}).stdout)
 	kubectl := func(input string, args ...string) string {
 		t.Helper()
 		result := c.run(t, invocation{Input: input, Env: []string{"KUBECONFIG=" + c.kubeconfig()}, Argv: append([]string{program}, args...)})
