@@ -47,9 +47,10 @@ var (
 )
 
 // defaultHeartbeat is how long a follower waits for its leader, who sends five to ten
-// heartbeats in that time and steps down after half of it without a majority. Noticing a crash
-// takes up to three times as long, beside which etcd elects, too. Less deposes leaders that
-// are merely late on a busy machine; more does not let writes go on within a second.
+// heartbeats in that time and steps down after as long without a majority (the fence, not
+// the lease, is what keeps an old leader from writing). Noticing a crash takes up to three times
+// as long, beside which etcd elects, too. Less deposes leaders that are merely late on a
+// busy machine; with more, writes may not go on within a second.
 const defaultHeartbeat = 200 * time.Millisecond
 
 // Etcd is the local etcd member; *etcdnode.Node implements it.
@@ -94,7 +95,7 @@ type Config struct {
 	Store Store
 	// Dial connects to other masters.
 	Dial Dial
-	// Heartbeat, Election and LeaderLease are raft's times; 0 means 250 ms for each.
+	// Heartbeat, Election and LeaderLease are raft's times; 0 means 200 ms for each.
 	Heartbeat, Election, LeaderLease time.Duration
 	// Components are the programs a healthy master has beside it; leadership moves to a
 	// master that has them all when this one lacks some for ComponentGrace (0: 15 s). May

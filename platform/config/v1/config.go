@@ -123,7 +123,7 @@ type APIServerConfiguration struct {
 	Join []string `json:"join,omitempty"`
 	// Network ranges.
 	Network Network `json:"network"`
-	// Raft times; zero values mean 250 ms each.
+	// Raft times; zero values mean 200 ms each.
 	RaftHeartbeat   metav1.Duration `json:"raftHeartbeat,omitzero"`
 	RaftElection    metav1.Duration `json:"raftElection,omitzero"`
 	RaftLeaderLease metav1.Duration `json:"raftLeaderLease,omitzero"`
