@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/pki"
@@ -305,18 +306,41 @@ func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err erro
 	return o.startMaster(ctx, s, f)
 }
 
+// leaderWait is how long a join waits for the masters to have a leader, between attempts of leaderPause.
+const (
+	leaderWait  = 30 * time.Second
+	leaderPause = 200 * time.Millisecond
+)
+
+// join asks to be put on the roster. While leadership moves, as it does when another
+// master joins at the same time, it asks again.
 func join(ctx context.Context, masters mastersv1pb.MastersServiceClient, o *Options) (*mastersv1pb.JoinResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	for {
+		answer, err := joinOnce(ctx, masters, o)
+		if err == nil {
+			return answer, nil
+		}
+		if !apierrors.IsServiceUnavailable(err) && !apierrors.IsServerTimeout(err) {
+			return nil, fmt.Errorf("join the masters as %s: %w", o.Name, err)
+		}
+		select {
+		case <-time.After(leaderPause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("join the masters as %s: %w", o.Name, err)
+		}
+	}
+}
+
+func joinOnce(ctx context.Context, masters mastersv1pb.MastersServiceClient, o *Options) (*mastersv1pb.JoinResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	answer, err := masters.Join(ctx, &mastersv1pb.JoinRequest{
+	return masters.Join(ctx, &mastersv1pb.JoinRequest{
 		Name: o.Name, PeerAddress: hostPort(o.Address, configv1.PortPeer),
 		EtcdPeerUrl: "https://" + hostPort(o.Address, configv1.PortEtcdPeer),
 		GrpcAddress: hostPort(o.Address, configv1.PortGRPC), RestAddress: hostPort(o.Address, configv1.PortREST),
 	})
-	if err != nil {
-		return nil, fmt.Errorf("join the masters as %s: %w", o.Name, err)
-	}
-	return answer, nil
 }
 
 // leave takes a master that could not start off the roster again.
