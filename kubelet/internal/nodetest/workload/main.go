@@ -29,7 +29,7 @@ func main() {
 		<-ctx.Done()
 	case "stubborn": // ignores SIGTERM
 		signal.Ignore(syscall.SIGTERM)
-		if _, err := net.Listen("tcp", ":8080"); err != nil { // now it may be told to end
+		if _, err := new(net.ListenConfig).Listen(context.Background(), "tcp", ":8080"); err != nil { // now it may be told to end
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
