@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
@@ -20,6 +22,12 @@ const (
 	tokenNamespace string            = "kube-system"
 	tokenPrefix    string            = "join-token-"
 	tokenKey       string            = "record.json"
+)
+
+// namespaceWait is how long a new token waits for its namespace, looking every namespacePause.
+const (
+	namespaceWait  = 10 * time.Second
+	namespacePause = 20 * time.Millisecond
 )
 
 // tokens keeps join tokens in the registry.
@@ -81,8 +89,21 @@ func (t *tokens) Create(ctx context.Context, record certificates.Record) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.registry.Create(ctx, t.caller, t.ref(record.ID), secret, registry.WriteOptions{})
-	return err
+	// The first token is asked for in a cluster's first moment, perhaps before the
+	// leader has made its namespaces.
+	ctx, cancel := context.WithTimeout(ctx, namespaceWait)
+	defer cancel()
+	for {
+		_, err = t.registry.Create(ctx, t.caller, t.ref(record.ID), secret.DeepCopy(), registry.WriteOptions{})
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+		select {
+		case <-time.After(namespacePause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (t *tokens) Update(ctx context.Context, record certificates.Record) error {

@@ -72,13 +72,14 @@ func NewBootstrap(cfg BootstrapConfig) *Bootstrap {
 	return &Bootstrap{cfg: cfg, seen: map[store.Key]sighting{}}
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends: at once when this master begins to lead, then periodically.
 func (b *Bootstrap) Run(ctx context.Context) error {
 	tick := b.cfg.Clock.NewTicker(bootstrapPeriod)
 	defer tick.Stop()
 	var swept time.Time
 	leading := false
 	for {
+		changed := b.cfg.Engine.store.TermChanged() // before looking: no change is missed
 		term := b.cfg.Engine.store.Term()
 		if term.Leading {
 			if err := b.ensure(ctx); err != nil && ctx.Err() == nil {
@@ -95,6 +96,7 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-tick.C():
 		}
 	}

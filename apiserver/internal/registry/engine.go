@@ -28,6 +28,7 @@ type Store interface {
 	Fresh(ctx context.Context) error
 	WaitVersion(ctx context.Context, version uint64) error
 	Term() store.Term
+	TermChanged() <-chan struct{}
 	Observe(observer store.Observer)
 }
 
