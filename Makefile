@@ -21,7 +21,7 @@ help: ## list the targets
 ## Building
 
 .PHONY: build
-build: deps components bundle images ## build everything into bin/
+build: deps components node-programs pod-images ## build everything into bin/
 
 .PHONY: deps
 deps: ## install missing build packages (NO_INSTALL=1 only prints the command)
@@ -34,12 +34,12 @@ components: ## build our own programs into bin/
 	@set -e; for p in apiserver scheduler controller-manager cloud-controller-manager kubelet kube-proxy cli addons; do \
 		(cd $$p && go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...); done
 
-.PHONY: bundle
-bundle: ## build containerd, runc and the CNI plugins into bin/
+.PHONY: node-programs
+node-programs: ## build containerd, runc and the CNI plugins into bin/
 	@sh deploy/bundle/build.sh $(BIN)
 
-.PHONY: images
-images: ## build the images: pause, guestbook, toolbox
+.PHONY: pod-images
+pod-images: ## build the images that every machine carries: pause, guestbook, toolbox
 	@sh deploy/images/build.sh $(BIN)/images
 	@sh examples/images.sh $(BIN)/images
 
@@ -70,11 +70,11 @@ test-deps: ## install missing packages that tests use (NO_INSTALL=1 only prints 
 	@sh deploy/deps.sh test
 
 .PHONY: test-unit
-test-unit: test-deps bundle images ## unit and integration tests of every module
+test-unit: test-deps node-programs pod-images ## unit and integration tests of every module
 	@set -e; for m in $(UNIT_MODULES); do echo "test: $$m"; (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) go test -timeout 15m ./...); done
 
 .PHONY: test-race
-test-race: bundle images ## the same with the race detector
+test-race: node-programs pod-images ## the same with the race detector
 	@set -e; for m in $(UNIT_MODULES); do (cd $$m && $(SUDO) env KIJABI_BIN=$(BIN) CGO_ENABLED=1 go test -race -timeout 30m ./...); done
 
 .PHONY: test-e2e
