@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	defaultProbeEvery   = 500 * time.Millisecond
+	defaultProbeEvery   = time.Second
 	defaultProbeTimeout = time.Second
 	defaultRetryFor     = 10 * time.Second
 	defaultLearnEvery   = 10 * time.Second
@@ -49,7 +49,8 @@ type FailoverConfig struct {
 	// means 10 s. The call's context bounds it, too.
 	RetryFor time.Duration
 	// ProbeEvery and ProbeTimeout say how often the current apiserver is asked
-	// whether it serves and how long the answer may take; 0 means 500 ms and 1 s.
+	// whether it serves, and how long the answer may take; 0 means 1 s each. One that was
+	// heard since is asked only every fourth time.
 	ProbeEvery, ProbeTimeout time.Duration
 	// LearnEvery says how often the masters are asked for their addresses; 0 means 10 s
 	// and less than 0 never.

@@ -20,6 +20,8 @@ import (
 const (
 	// failedPause keeps a connection that fails at once from being asked in a loop.
 	failedPause = 100 * time.Millisecond
+	// mostTrusted is how many probes in a row a server that is heard is spared.
+	mostTrusted = 3
 	// drainEvery is how often a connection of an old certificate is looked at.
 	drainEvery = 500 * time.Millisecond
 	// drainBefore is how long before its certificate ends such a connection is closed.
@@ -34,6 +36,7 @@ func (f *Failover) Run(ctx context.Context) error {
 
 // watch probes the current apiserver and moves when another is better.
 func (f *Failover) watch(ctx context.Context) error {
+	trusted := 0
 	for ctx.Err() == nil {
 		l, err := f.acquireFor(ctx, f.cfg.RetryFor)
 		if err != nil {
@@ -43,6 +46,11 @@ func (f *Failover) watch(ctx context.Context) error {
 			continue
 		}
 		f.pauseOn(ctx, l)
+		// A server that speaks is alive. Whether it serves is another question, for now and then.
+		if trusted++; l.ready() && trusted <= mostTrusted && l.tracker.heardWithin(f.cfg.ProbeEvery) {
+			continue
+		}
+		trusted = 0
 		if ctx.Err() == nil && !l.closed() {
 			f.check(ctx, l)
 		}

@@ -106,6 +106,16 @@ func TestFailoverLeavesServerThatStopsServing(t *testing.T) {
 	}
 }
 
+// A server that answers is alive and seldom asked whether it serves; it is asked all the same.
+func TestFailoverLeavesServerThatAnswersAndDoesNotServe(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	servers := pair(t, ca, func(*service) {})
+	conn := failover(t, ca, addresses(servers))
+	used := answeredBy(t, conn)
+	servers[used].SetServing(false)
+	eventually(t, "moved while it was answered", func() bool { return answeredBy(t, conn) != used })
+}
+
 // TestFailoverFromSilentServer is a machine that vanished: no reset, no answer.
 func TestFailoverFromSilentServer(t *testing.T) {
 	ca := pkitest.NewCA(t)

@@ -21,19 +21,23 @@ type link struct {
 	done    context.Context //nolint:containedctx // ends when the link is closed
 	end     context.CancelFunc
 	active  atomic.Int64
+	tracker tracker
 	// expires is the end of the certificate the link was opened with.
 	expires time.Time
 }
 
 func openLink(cfg FailoverConfig, address string) (*link, error) {
-	options := append(transportOptions(cfg.Identity, cfg.ServerName), grpc.WithStatsHandler(sendTracker{}))
-	expires := cfg.Identity.Leaf().NotAfter
+	done, end := context.WithCancel(context.Background())
+	l := &link{address: address, done: done, end: end, tracker: tracker{opened: time.Now()}}
+	options := append(transportOptions(cfg.Identity, cfg.ServerName), grpc.WithStatsHandler(&l.tracker))
+	l.expires = cfg.Identity.Leaf().NotAfter
 	conn, err := grpc.NewClient(target(address), append(options, cfg.Options...)...)
 	if err != nil {
+		end()
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
-	done, end := context.WithCancel(context.Background())
-	return &link{address: address, conn: conn, done: done, end: end, expires: expires}, nil
+	l.conn = conn
+	return l, nil
 }
 
 // close ends the connection and, promptly, everything on it. May be called again.
@@ -69,10 +73,14 @@ func (l *link) lost(ctx context.Context, err error) error {
 	return err
 }
 
-// sendTracker notes in a call's context that its message was handed to the network.
-type sendTracker struct{}
+// tracker notes in a call's context that its message was handed to the network, and when
+// the server was heard last.
+type tracker struct {
+	opened time.Time
+	heard  atomic.Int64 // after opened, in nanoseconds; 0 for never
+}
 
-var _ stats.Handler = sendTracker{}
+var _ stats.Handler = (*tracker)(nil)
 
 type sentKey struct{}
 
@@ -82,17 +90,25 @@ func withSent(ctx context.Context) (context.Context, *atomic.Bool) {
 	return context.WithValue(ctx, sentKey{}, sent), sent
 }
 
-func (sendTracker) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+// heardWithin tells whether a message of the server came within the last d.
+func (t *tracker) heardWithin(d time.Duration) bool {
+	heard := t.heard.Load()
+	return heard != 0 && time.Since(t.opened)-time.Duration(heard) < d
+}
 
-func (sendTracker) HandleRPC(ctx context.Context, event stats.RPCStats) {
-	if _, ok := event.(*stats.OutPayload); !ok {
-		return
-	}
-	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
-		sent.Store(true)
+func (t *tracker) HandleRPC(ctx context.Context, event stats.RPCStats) {
+	switch event.(type) {
+	case *stats.OutPayload:
+		if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+			sent.Store(true)
+		}
+	case *stats.InPayload:
+		t.heard.Store(int64(time.Since(t.opened)))
 	}
 }
 
-func (sendTracker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (*tracker) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-func (sendTracker) HandleConn(context.Context, stats.ConnStats) {}
+func (*tracker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (*tracker) HandleConn(context.Context, stats.ConnStats) {}
