@@ -236,15 +236,16 @@ func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server
 	})
 }
 
+// healthEvery is how often the door's health is brought up to date.
+const healthEvery = 500 * time.Millisecond
+
 // reportHealth keeps the gRPC door's health true: a master that has no proof of being
 // current sends its clients to another.
 func reportHealth(ctx context.Context, objects *store.Store, door *rpc.Server) error {
-	ticker := time.NewTicker(250 * time.Millisecond)
-	defer ticker.Stop()
 	for {
 		door.SetServing(objects.Current())
 		select {
-		case <-ticker.C:
+		case <-time.After(lifecycle.UntilBeat(time.Now(), healthEvery)):
 		case <-ctx.Done():
 			return nil
 		}

@@ -238,13 +238,11 @@ func (m *Masters) closeLogs() error {
 
 // noticeRemoval ends Run when the group has removed this master.
 func (m *Masters) noticeRemoval(ctx context.Context) error {
-	ticker := m.cfg.Clock.NewTicker(reportInterval)
-	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C():
+		case <-m.cfg.Clock.After(lifecycle.UntilBeat(m.cfg.Clock.Now(), reportInterval)):
 			if m.raft.State() == raft.Shutdown {
 				return errors.New("this master has been removed from the group: reset it and join again")
 			}

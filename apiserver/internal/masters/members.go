@@ -16,8 +16,11 @@ import (
 )
 
 const (
-	tendInterval = 100 * time.Millisecond
-	raftTimeout  = 5 * time.Second
+	// tendInterval is how often the leader looks after members that are on their way, and
+	// settledInterval after those that are where they belong.
+	tendInterval    = 100 * time.Millisecond
+	settledInterval = 500 * time.Millisecond
+	raftTimeout     = 5 * time.Second
 	// maxVoters is the most that vote; more only make writes slower.
 	maxVoters = 7
 )
@@ -214,7 +217,11 @@ func (m *Masters) tendMembers(ctx context.Context) error {
 				m.log.Info("members not tended", zap.Error(err))
 			}
 		}
-		m.pause(ctx, tendInterval)
+		if slices.ContainsFunc(m.roster.list(), func(member Member) bool { return member.Role == Learner }) {
+			m.pause(ctx, tendInterval)
+		} else {
+			m.beat(ctx, settledInterval)
+		}
 	}
 	return nil
 }

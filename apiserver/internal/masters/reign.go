@@ -18,7 +18,7 @@ const (
 	// handOverTimeout bounds the election of a named successor.
 	handOverTimeout = time.Second
 	// etcdPoll is how often the leader looks after etcd's leader.
-	etcdPoll = 200 * time.Millisecond
+	etcdPoll = 500 * time.Millisecond
 	// moveTimeout bounds one attempt to move etcd's leadership.
 	moveTimeout = time.Second
 	// moveTry bounds an attempt while nothing can be written anyway.
@@ -179,13 +179,18 @@ func (m *Masters) moveEtcd(ctx context.Context, timeout time.Duration) {
 // leadEtcd keeps etcd's leadership with the local member.
 func (m *Masters) leadEtcd(ctx context.Context) error {
 	for ctx.Err() == nil {
-		m.pause(ctx, etcdPoll)
+		m.beat(ctx, etcdPoll)
 		status := m.cfg.Etcd.Status()
 		if status.Leader != 0 && status.Leader != status.ID && m.cfg.Store.Term().Leading {
 			m.moveEtcd(ctx, moveTimeout)
 		}
 	}
 	return nil
+}
+
+// beat pauses until the next whole multiple of d, together with all else that does so.
+func (m *Masters) beat(ctx context.Context, d time.Duration) {
+	m.pause(ctx, lifecycle.UntilBeat(m.cfg.Clock.Now(), d))
 }
 
 func (m *Masters) pause(ctx context.Context, d time.Duration) {

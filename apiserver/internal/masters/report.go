@@ -101,8 +101,6 @@ func (m *Masters) heard(r *peerv1pb.ReportRequest) {
 // exchangeReports keeps all masters informed until ctx ends.
 func (m *Masters) exchangeReports(ctx context.Context) error {
 	group := lifecycle.NewGroup(ctx)
-	ticker := m.cfg.Clock.NewTicker(reportInterval)
-	defer ticker.Stop()
 	for ctx.Err() == nil {
 		for _, other := range m.roster.list() {
 			if other.Name != m.cfg.Name {
@@ -112,7 +110,7 @@ func (m *Masters) exchangeReports(ctx context.Context) error {
 		m.forgetFormer()
 		select {
 		case <-ctx.Done():
-		case <-ticker.C():
+		case <-m.cfg.Clock.After(lifecycle.UntilBeat(m.cfg.Clock.Now(), reportInterval)):
 		case <-m.directory.news:
 		}
 	}

@@ -17,6 +17,8 @@ import (
 
 const (
 	probeInterval = 500 * time.Millisecond
+	// diskInterval is longer: a probe of the disk is a write that waits for it.
+	diskInterval = time.Second
 	// provenWithin is how recently a leader must have proven that it can write to etcd.
 	provenWithin = 2 * time.Second
 	// diskWithin is the same for its disk.
@@ -28,6 +30,7 @@ const (
 // probe is one proof that a leader must keep giving, and when it last did.
 type probe struct {
 	name   string
+	every  time.Duration
 	within time.Duration
 	prove  func(ctx context.Context) error
 	passed atomic.Int64 // clock time in nanoseconds
@@ -37,9 +40,9 @@ type probe struct {
 // other and may hang without being waited for.
 func (m *Masters) watch(ctx context.Context) error {
 	probes := []*probe{
-		{name: "etcd", within: provenWithin, prove: m.proveWrite},
-		{name: "disk", within: diskWithin, prove: m.proveDisk},
-		{name: "raft", within: provenWithin, prove: func(context.Context) error { return m.raft.VerifyLeader().Error() }},
+		{name: "etcd", every: probeInterval, within: provenWithin, prove: m.proveWrite},
+		{name: "disk", every: diskInterval, within: diskWithin, prove: m.proveDisk},
+		{name: "raft", every: probeInterval, within: provenWithin, prove: func(context.Context) error { return m.raft.VerifyLeader().Error() }},
 	}
 	group := lifecycle.NewGroup(ctx)
 	begin := m.cfg.Clock.Now().Add(firstGrace - provenWithin)
@@ -70,7 +73,7 @@ func (m *Masters) watch(ctx context.Context) error {
 
 func (m *Masters) repeat(ctx context.Context, p *probe) error {
 	for {
-		m.pause(ctx, probeInterval)
+		m.beat(ctx, p.every)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -87,7 +90,7 @@ func (m *Masters) repeat(ctx context.Context, p *probe) error {
 func (m *Masters) judge(ctx context.Context, probes []*probe) error {
 	complete := m.cfg.Clock.Now()
 	for {
-		m.pause(ctx, probeInterval/2)
+		m.beat(ctx, probeInterval)
 		if ctx.Err() != nil {
 			return nil
 		}

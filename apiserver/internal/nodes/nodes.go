@@ -21,6 +21,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/logging"
 	"kijabi.dev/platform/rpc"
 	"kijabi.dev/platform/tunnel"
@@ -213,8 +214,6 @@ func (c *relayConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method
 
 // WatchLiveness reports which nodes the masters hear.
 func (h *Hub) WatchLiveness(_ *nodev1pb.WatchLivenessRequest, stream nodev1pb.NodeService_WatchLivenessServer) error {
-	ticker := h.cfg.Clock.NewTicker(livenessInterval / 4)
-	defer ticker.Stop()
 	silent := map[string]bool{} // as last reported
 	var lastFull time.Time
 	for {
@@ -242,7 +241,7 @@ func (h *Hub) WatchLiveness(_ *nodev1pb.WatchLivenessRequest, stream nodev1pb.No
 			}
 		}
 		select {
-		case <-ticker.C():
+		case <-h.cfg.Clock.After(lifecycle.UntilBeat(h.cfg.Clock.Now(), livenessInterval/2)):
 		case <-stream.Context().Done():
 			return nil
 		}

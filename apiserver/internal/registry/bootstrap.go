@@ -20,6 +20,7 @@ import (
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/lifecycle"
 )
 
 const (
@@ -74,8 +75,6 @@ func NewBootstrap(cfg BootstrapConfig) *Bootstrap {
 
 // Run works until ctx ends: at once when this master begins to lead, then periodically.
 func (b *Bootstrap) Run(ctx context.Context) error {
-	tick := b.cfg.Clock.NewTicker(bootstrapPeriod)
-	defer tick.Stop()
 	var swept time.Time
 	leading := false
 	for {
@@ -97,7 +96,7 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-tick.C():
+		case <-b.cfg.Clock.After(lifecycle.UntilBeat(b.cfg.Clock.Now(), bootstrapPeriod)):
 		}
 	}
 }

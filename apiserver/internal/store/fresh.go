@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"kijabi.dev/platform/lifecycle"
 )
 
 // Fresh returns once memory is at least as new as any write acknowledged anywhere before
@@ -49,16 +51,15 @@ func (s *Store) proveAlways(ctx context.Context) error {
 		return nil
 	case <-s.loaded:
 	}
-	ticker := s.cfg.Clock.NewTicker(s.cfg.StaleAfter / 4)
-	defer ticker.Stop()
+	every := s.cfg.StaleAfter / 4
 	proven, stale := s.cfg.Clock.Now(), false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.barrier.asked:
-		case <-ticker.C():
-			if s.cfg.Clock.Since(proven) < s.cfg.StaleAfter/4 {
+		case <-s.cfg.Clock.After(lifecycle.UntilBeat(s.cfg.Clock.Now(), every)):
+			if s.cfg.Clock.Since(proven) < every {
 				continue
 			}
 		}

@@ -205,13 +205,11 @@ func (s *Store) Quarantined() iter.Seq2[Key, error] {
 
 // progress lets idle watches advance.
 func (s *Store) progress(ctx context.Context) error {
-	ticker := s.cfg.Clock.NewTicker(s.cfg.Progress)
-	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C():
+		case <-s.cfg.Clock.After(lifecycle.UntilBeat(s.cfg.Clock.Now(), s.cfg.Progress)):
 			s.hub.mark()
 		}
 	}
