@@ -14,9 +14,13 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 )
 
-// reloadEvery is how often Run looks at the files. A comparison of three small
-// files costs less than a watch would need code.
-const reloadEvery = time.Second
+// reloadMost is the longest time between two looks of Run at the files; leaves of a short
+// life are looked at more often, down to reloadLeast. A comparison of three small files costs
+// less than a watch would need code.
+const (
+	reloadMost  = 10 * time.Second
+	reloadLeast = 100 * time.Millisecond
+)
 
 // Identity is a leaf certificate with its key and the pool of CAs that peers are
 // checked against, read from files and read again when they change. The TLS
@@ -144,13 +148,13 @@ func (id *Identity) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	ticker := time.NewTicker(reloadEvery)
-	defer ticker.Stop()
 	for {
+		leaf := id.Leaf()
+		wait := min(max(leaf.NotAfter.Sub(leaf.NotBefore)/500, reloadLeast), reloadMost)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-time.After(wait):
 			_ = id.Reload() // the old content serves until the next look
 		}
 	}
