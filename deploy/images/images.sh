@@ -8,6 +8,7 @@ if [ $# -ne 2 ]; then
 	echo "usage: VERSION=0.1.0 $0 BIN OUTDIR" >&2
 	exit 2
 fi
+[ -x "$1/runc" ] || { echo "error: $1 does not hold the programs: run 'make build' first" >&2; exit 1; }
 bin=$(cd "$1" && pwd)
 mkdir -p "$2"
 out=$(cd "$2" && pwd)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"runtime/debug"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,11 @@ files with the same labels, is left alone. Prints one line for each image.`,
 			if err != nil {
 				return err
 			}
+			tool, ok := debug.ReadBuildInfo()
+			if !ok {
+				return fmt.Errorf("this program does not tell what it was built from: build it with 'go build'")
+			}
+			release.Tool = tool
 			made, failed := read.Make(cmd.Context(), directory, release)
 			if err := list(cmd.OutOrStdout(), made); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -171,6 +172,9 @@ type Release struct {
 	Revision string
 	// Architecture is amd64 or arm64.
 	Architecture string
+	// Tool is what the program that makes the images tells about itself: the certificate
+	// authorities come from a module of it. Required.
+	Tool *debug.BuildInfo
 }
 
 // spec returns the image without its bill of materials, and the libraries that the
@@ -188,7 +192,7 @@ func (i *Image) spec(registry string, release Release) (image.Spec, map[string][
 	for _, entries := range i.Layers {
 		var layer image.Layer
 		for _, entry := range entries {
-			file, parts, err := entry.file()
+			file, parts, err := entry.file(release.Tool)
 			if err != nil {
 				return spec, nil, fmt.Errorf("image %s: %w", i.Name, err)
 			}
@@ -201,7 +205,7 @@ func (i *Image) spec(registry string, release Release) (image.Spec, map[string][
 }
 
 // file returns the entry for the image, and what its bill of materials must be told.
-func (e *Entry) file() (image.File, []sbom.Library, error) {
+func (e *Entry) file(tool *debug.BuildInfo) (image.File, []sbom.Library, error) {
 	text := e.target()
 	if e.Mode != "" {
 		text += ":" + e.Mode
@@ -224,7 +228,7 @@ func (e *Entry) file() (image.File, []sbom.Library, error) {
 		if file.Content, err = roots.PEM(); err != nil {
 			return file, nil, err
 		}
-		version, sum, err := roots.Version()
+		version, sum, err := roots.Version(tool)
 		if err != nil {
 			return file, nil, err
 		}

@@ -29,15 +29,12 @@ func PEM() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Version tells the version and checksum of Module in this program.
-func Version() (version, sum string, err error) {
-	info, ok := debug.ReadBuildInfo()
-	if ok {
-		for _, dependency := range info.Deps {
-			if dependency.Path == Module {
-				return dependency.Version, dependency.Sum, nil
-			}
+// Version finds the version and checksum of Module in what a program tells about itself.
+func Version(info *debug.BuildInfo) (version, sum string, err error) {
+	for _, dependency := range info.Deps {
+		if dependency.Path == Module {
+			return dependency.Version, dependency.Sum, nil
 		}
 	}
-	return "", "", fmt.Errorf("this program does not tell its version of %s: build it with Go modules", Module)
+	return "", "", fmt.Errorf("this program does not tell its version of %s: build it with 'go build'", Module)
 }
