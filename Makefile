@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 
 # The version of all that is released together: tags and labels of images.
 VERSION ?= 0.1.0
 # The architecture that images are made for: amd64 or arm64.
-ARCH    ?= $(shell go env GOARCH)
+ARCH    ?= $(or $(GOARCH),$(shell go env GOARCH))
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # Only what needs root asks for it; nothing asks when already root.
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,CGO_ENABLED,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)

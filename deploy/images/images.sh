@@ -21,10 +21,23 @@ compile "$root/tools" ./pause "$build/machine"
 
 # What runc is linked with: it tells the version of libseccomp itself, unless it is for
 # another architecture; then, as for the C library, the compiler's headers tell.
+if [ -z "${CC:-}" ] && [ "$ARCH" != "$(go env GOHOSTARCH)" ]; then
+	case $ARCH in
+	amd64) CC=x86_64-linux-gnu-gcc ;;
+	arm64) CC=aarch64-linux-gnu-gcc ;;
+	esac
+fi
 header() {
-	printf '#include <%s>\n%s\n' "$1" "$2" | ${CC:-cc} -E -P - 2>/dev/null | tail -n 1 | tr -d ' '
+	version=$(printf '#include <%s>\n%s\n' "$1" "$2" | ${CC:-cc} -E -P - | tail -n 1 | tr -d ' ')
+	case $version in
+	'' | *[!0-9.]*)
+		echo "error: the headers of ${CC:-cc} do not tell the version of what runc is linked with ($1): install those it was built with" >&2
+		exit 1
+		;;
+	esac
+	echo "$version"
 }
-libseccomp=$("$bin/runc" --version 2>/dev/null | sed -n 's/^libseccomp: //p') || libseccomp=
+libseccomp=$("$bin/runc" --version 2>/dev/null | sed -n 's/^libseccomp: //p')
 [ -n "$libseccomp" ] || libseccomp=$(header seccomp.h SCMP_VER_MAJOR.SCMP_VER_MINOR.SCMP_VER_MICRO)
 glibc=$(header features.h __GLIBC__.__GLIBC_MINOR__)
 
