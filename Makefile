@@ -7,6 +7,10 @@ TOOLS   := $(CURDIR)/.cache/tools
 # What kubectl calls its own version; it cannot be set in Go.
 LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
+# The version of all that is released together: tags and labels of images.
+VERSION ?= 0.1.0
+# The architecture that images are made for: amd64 or arm64.
+ARCH    ?= $(or $(GOARCH),$(shell go env GOARCH))
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # Only what needs root asks for it; nothing asks when already root.
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,CGO_ENABLED,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
@@ -40,8 +44,12 @@ node-programs: ## build containerd, runc and the CNI plugins into bin/
 
 .PHONY: pod-images
 pod-images: ## build the images that every machine carries: pause, guestbook, toolbox
-	@sh deploy/images/build.sh $(BIN)/images
-	@sh examples/images.sh $(BIN)/images
+	@VERSION=$(VERSION) ARCH=$(ARCH) sh deploy/images/build.sh $(BIN)/images
+	@VERSION=$(VERSION) ARCH=$(ARCH) sh examples/images.sh $(BIN)/images
+
+.PHONY: images
+images: ## make a container image of each component in bin/container-images/, after make build
+	@VERSION=$(VERSION) ARCH=$(ARCH) sh deploy/images/images.sh $(BIN) $(BIN)/container-images
 
 ## Running
 
@@ -79,7 +87,7 @@ test-race: node-programs pod-images ## the same with the race detector
 
 .PHONY: test-e2e
 test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
-	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./...
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./e2e ./loops
 
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run

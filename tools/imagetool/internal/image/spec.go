@@ -1,4 +1,6 @@
-package main
+// Package image makes container images from files, without a base image, a daemon or
+// a network. The same input gives the same bytes, whatever the times of the files.
+package image
 
 import (
 	"fmt"
@@ -14,14 +16,15 @@ import (
 // DefaultArchitecture is the one this tool was built for.
 const DefaultArchitecture = runtime.GOARCH
 
-// Spec says what an image holds. Name, Entrypoint and Files are required.
+// Spec says what an image holds. Name, Entrypoint and Layers are required.
 type Spec struct {
 	// Name is the reference, with a tag: an image is imported under it.
 	Name string
 	// Entrypoint and Command are the program and its default arguments.
 	Entrypoint, Command []string
-	// Files and empty directories, in any order; parents are made as needed.
-	Files []File
+	// Layers from the lowest up. An engine keeps a layer once for all images that have
+	// the same layers up to it, so what images share, and what changes least, goes first.
+	Layers []Layer
 	// Env holds NAME=VALUE pairs. A PATH is added when none is given.
 	Env []string
 	// Ports are N, N/tcp or N/udp.
@@ -30,19 +33,31 @@ type Spec struct {
 	User string
 	// WorkingDir is absolute; empty means /.
 	WorkingDir string
-	// Architecture in Go's spelling; empty means DefaultArchitecture.
+	// Architecture is amd64 or arm64; empty means DefaultArchitecture.
 	Architecture string
+	// Labels of the image, by name.
+	Labels map[string]string
 }
 
-// File is one entry of an image's file system.
+// Layer is files and empty directories, in any order; parents are made as needed.
+type Layer []File
+
+// File is one entry of an image's file system: a copy of Local, a file with Content, a
+// symbolic link to Link, or an empty directory when there is none of them.
 type File struct {
-	// Local is the file to read; empty makes an empty directory.
+	// Local is the file to read.
 	Local string
+	// Content of a file that does not exist yet; not nil.
+	Content []byte
+	// Link is what a symbolic link points to.
+	Link string
 	// Path inside the image, absolute and clean.
 	Path string
 	// Mode holds permission bits and may hold fs.ModeSticky.
 	Mode fs.FileMode
 }
+
+func (f File) isDir() bool { return f.Local == "" && f.Content == nil && f.Link == "" }
 
 // ParseFile reads LOCAL:/PATH[:MODE].
 func ParseFile(text string) (File, error) {
@@ -74,16 +89,25 @@ func parsePath(text string) (File, error) {
 		return File{}, fmt.Errorf("path %q in the image must be absolute and clean", target)
 	}
 	if hasMode {
-		bits, err := strconv.ParseUint(modeText, 8, 12)
-		if err != nil || bits&0o6000 != 0 {
-			return File{}, fmt.Errorf("mode %q must be octal permission bits, such as 0755 or 1777", modeText)
+		mode, err := parseMode(modeText)
+		if err != nil {
+			return File{}, err
 		}
-		file.Mode = fs.FileMode(bits & 0o777)
-		if bits&0o1000 != 0 {
-			file.Mode |= fs.ModeSticky
-		}
+		file.Mode = mode
 	}
 	return file, nil
+}
+
+func parseMode(text string) (fs.FileMode, error) {
+	bits, err := strconv.ParseUint(text, 8, 12)
+	if err != nil || bits&0o6000 != 0 {
+		return 0, fmt.Errorf("mode %q must be octal permission bits, such as 0755 or 1777", text)
+	}
+	mode := fs.FileMode(bits & 0o777)
+	if bits&0o1000 != 0 {
+		mode |= fs.ModeSticky
+	}
+	return mode, nil
 }
 
 // normalize checks the specification and returns it with defaults filled in.
@@ -114,6 +138,9 @@ func (s Spec) normalize() (Spec, name.Tag, error) {
 	}
 	if s.Architecture == "" {
 		s.Architecture = DefaultArchitecture
+	}
+	if _, known := machines()[s.Architecture]; !known {
+		return s, tag, fmt.Errorf("image %s: architecture %q: want amd64 or arm64", s.Name, s.Architecture)
 	}
 	return s, tag, s.checkUser()
 }

@@ -1,13 +1,13 @@
-package main
+package image
 
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,11 +30,18 @@ func exampleSpec(t *testing.T) Spec {
 		Name:       "registry.kijabi.dev/example:1",
 		Entrypoint: []string{"/usr/bin/program", "serve"},
 		Command:    []string{"--quiet"},
-		Files: []File{
-			{Local: local, Path: "/usr/bin/program", Mode: 0o755},
-			{Local: local, Path: "/etc/program.conf", Mode: 0o640},
-			{Path: "/tmp", Mode: 0o777 | fs.ModeSticky},
+		Layers: []Layer{
+			{
+				{Local: local, Path: "/usr/bin/program", Mode: 0o755},
+				{Local: local, Path: "/etc/program.conf", Mode: 0o640},
+				{Path: "/tmp", Mode: 0o777 | fs.ModeSticky},
+			},
+			{
+				{Content: []byte("bill"), Path: "/usr/share/bill", Mode: 0o644},
+				{Link: "/run", Path: "/var/run"},
+			},
 		},
+		Labels:       Labels{Title: "Example", Version: "1.2", Licenses: "Apache-2.0"}.Map(),
 		Env:          []string{"GREETING=hello"},
 		Ports:        []string{"8080", "53/udp"},
 		User:         "65532:65532",
@@ -148,6 +155,10 @@ func checkImage(t *testing.T, image v1.Image) {
 		User:         "65532:65532",
 		WorkingDir:   "/",
 		ExposedPorts: map[string]struct{}{"8080/tcp": {}, "53/udp": {}},
+		Labels: map[string]string{
+			"org.opencontainers.image.title": "Example", "org.opencontainers.image.version": "1.2",
+			"org.opencontainers.image.licenses": "Apache-2.0",
+		},
 	}
 	if diff := cmp.Diff(wantConfig, config.Config); diff != "" {
 		t.Errorf("configuration: %s", diff)
@@ -156,20 +167,41 @@ func checkImage(t *testing.T, image v1.Image) {
 		t.Errorf("platform %s/%s", config.OS, config.Architecture)
 	}
 	layers, err := image.Layers()
-	if err != nil || len(layers) != 1 {
-		t.Fatalf("%d layers, error %v", len(layers), err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	content, err := layers[0].Uncompressed()
+	var got [][]string
+	for _, layer := range layers {
+		got = append(got, entries(t, layer))
+	}
+	want := [][]string{
+		{
+			"drwxr-xr-x etc/", "-rw-r----- etc/program.conf", "dtrwxrwxrwx tmp/",
+			"drwxr-xr-x usr/", "drwxr-xr-x usr/bin/", "-rwxr-xr-x usr/bin/program",
+		},
+		{
+			"drwxr-xr-x usr/", "drwxr-xr-x usr/share/", "-rw-r--r-- usr/share/bill",
+			"drwxr-xr-x var/", "Lrwxrwxrwx var/run -> /run",
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files: %s", diff)
+	}
+}
+
+// entries lists a layer, and checks that everything is root's and of no time.
+func entries(t *testing.T, layer v1.Layer) []string {
+	t.Helper()
+	content, err := layer.Uncompressed()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = content.Close() }()
-	var got []string
-	reader := tar.NewReader(content)
-	for {
+	var listed []string
+	for reader := tar.NewReader(content); ; {
 		header, err := reader.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return listed
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -177,14 +209,11 @@ func checkImage(t *testing.T, image v1.Image) {
 		if header.Uid != 0 || header.Gid != 0 || !header.ModTime.Equal(time.Unix(0, 0)) {
 			t.Errorf("%s: owner %d:%d, time %s", header.Name, header.Uid, header.Gid, header.ModTime)
 		}
-		got = append(got, header.FileInfo().Mode().String()+" "+header.Name)
-	}
-	want := []string{
-		"drwxr-xr-x etc/", "-rw-r----- etc/program.conf", "dtrwxrwxrwx tmp/",
-		"drwxr-xr-x usr/", "drwxr-xr-x usr/bin/", "-rwxr-xr-x usr/bin/program",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("files: %s", diff)
+		line := header.FileInfo().Mode().String() + " " + header.Name
+		if header.Linkname != "" {
+			line += " -> " + header.Linkname
+		}
+		listed = append(listed, line)
 	}
 }
 
@@ -193,9 +222,14 @@ func TestArchivesAreReproducible(t *testing.T) {
 	for _, write := range []func(string, *Image) error{WriteOCI, WriteDocker} {
 		var outputs [][]byte
 		for _, name := range []string{"a.tar", "b.tar"} {
-			spec := exampleSpec(t) // another local path and another time each round
-			if name == "b.tar" {   // order on the command line does not matter
-				spec.Files[0], spec.Files[2] = spec.Files[2], spec.Files[0]
+			spec := exampleSpec(t) // another local path each round
+			if name == "b.tar" {
+				files := spec.Layers[0] // neither order nor times of the files matter
+				files[0], files[2] = files[2], files[0]
+				old := time.Unix(1_000_000_000, 0)
+				if err := os.Chtimes(files[2].Local, old, old); err != nil {
+					t.Fatal(err)
+				}
 			}
 			file := filepath.Join(dir, name)
 			if err := write(file, build(t, spec)); err != nil {
@@ -232,10 +266,14 @@ func TestBadInputIsNamed(t *testing.T) {
 		"bad env":       {func(s *Spec) { s.Env = []string{"=x"} }, "want NAME=VALUE"},
 		"bad port":      {func(s *Spec) { s.Ports = []string{"80/sctp"} }, `port "80/sctp"`},
 		"bad user":      {func(s *Spec) { s.User = "nobody" }, `user "nobody"`},
-		"missing file":  {func(s *Spec) { s.Files[0].Local = "/does/not/exist" }, "/usr/bin/program"},
-		"twice":         {func(s *Spec) { s.Files[1].Path = s.Files[0].Path }, "given twice"},
-		"below a file":  {func(s *Spec) { s.Files[1].Path = "/usr/bin/program/x" }, "lies below the file"},
-		"dynamic":       {func(s *Spec) { s.Files[0].Local = "/bin/sh" }, "dynamically linked"},
+		"missing file":  {func(s *Spec) { s.Layers[0][0].Local = "/does/not/exist" }, "/usr/bin/program"},
+		"twice":         {func(s *Spec) { s.Layers[0][1].Path = s.Layers[0][0].Path }, "given twice"},
+		"below a file":  {func(s *Spec) { s.Layers[0][1].Path = "/usr/bin/program/x" }, "lies below the file"},
+		"twice in two":  {func(s *Spec) { s.Layers[1][0].Path = s.Layers[0][0].Path }, "given twice"},
+		"below another": {func(s *Spec) { s.Layers[1][0].Path = "/usr/bin/program/x" }, "lies below the file"},
+		"no file":       {func(s *Spec) { s.Layers[0][0].Local = "/proc" }, "not a regular file"},
+		"machine":       {func(s *Spec) { s.Architecture = "riscv64" }, "want amd64 or arm64"},
+		"dynamic":       {func(s *Spec) { s.Layers[0][0].Local = "/bin/sh" }, "dynamically linked"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := exampleSpec(t)
@@ -250,7 +288,7 @@ func TestBadInputIsNamed(t *testing.T) {
 
 func TestParseFile(t *testing.T) {
 	got, err := ParseFile("bin/web:/srv/web:0640")
-	if want := (File{Local: "bin/web", Path: "/srv/web", Mode: 0o640}); err != nil || got != want {
+	if want := (File{Local: "bin/web", Path: "/srv/web", Mode: 0o640}); err != nil || !cmp.Equal(got, want) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	for _, text := range []string{"web", ":/web", "web:relative", "web:/a/../b", "web:/", "web:/web:rwx", "web:/web:4755"} {
@@ -260,32 +298,54 @@ func TestParseFile(t *testing.T) {
 	}
 }
 
-func TestCommandWritesBothForms(t *testing.T) {
+func TestLayersOfTheSameContentAreTheSame(t *testing.T) {
+	one, other := exampleSpec(t), exampleSpec(t)
+	other.Layers[1][0].Content = []byte("another bill")
+	var digests [2][]v1.Hash
+	for i, spec := range []Spec{one, other} {
+		layers, err := build(t, spec).Layers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, layer := range layers {
+			digest, err := layer.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests[i] = append(digests[i], digest)
+		}
+	}
+	if digests[0][0] != digests[1][0] || digests[0][1] == digests[1][1] {
+		t.Errorf("layers %v and %v: want the first the same and the second not", digests[0], digests[1])
+	}
+}
+
+func TestProgramForOtherMachinesIsRefused(t *testing.T) {
+	spec := exampleSpec(t)
+	spec.Layers[0][0].Local = goProgram(t, "arm64")
+	if _, err := Build(spec); err == nil || !strings.Contains(err.Error(), "build it with GOARCH=amd64") {
+		t.Errorf("an arm64 program in an amd64 image: error %v", err)
+	}
+	spec.Architecture = "arm64"
+	config, err := build(t, spec).ConfigFile()
+	if err != nil || config.Architecture != "arm64" {
+		t.Errorf("architecture %q, error %v", config.Architecture, err)
+	}
+}
+
+// goProgram builds a program that does nothing.
+func goProgram(t *testing.T, architecture string) string {
+	t.Helper()
 	dir := t.TempDir()
-	local := filepath.Join(dir, "program")
-	if err := os.WriteFile(local, []byte("x"), 0o600); err != nil {
+	source := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	cmd := command()
-	cmd.SetOut(&out)
-	cmd.SetArgs([]string{"build", "--name", "registry.kijabi.dev/x:1", "--entrypoint", "/x", "--file", local + ":/x",
-		"-o", filepath.Join(dir, "oci.tar"), "--docker", filepath.Join(dir, "docker.tar")})
-	if err := cmd.Execute(); err != nil {
-		t.Fatal(err)
+	program := filepath.Join(dir, "program")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
 	}
-	if !strings.HasPrefix(out.String(), "registry.kijabi.dev/x:1@sha256:") {
-		t.Errorf("output %q", out.String())
-	}
-	var index v1.IndexManifest
-	content, err := os.ReadFile(filepath.Join(extract(t, filepath.Join(dir, "oci.tar")), "index.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(content, &index); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "docker.tar")); err != nil {
-		t.Error(err)
-	}
+	return program
 }

@@ -1,4 +1,4 @@
-package main
+package image
 
 import (
 	"archive/tar"
@@ -30,6 +30,14 @@ func WriteOCI(file string, image *Image) error {
 func WriteDocker(file string, image *Image) error {
 	return replaceFile(file, func(out io.Writer) error {
 		return tarball.MultiRefWrite(map[name.Reference]v1.Image{image.Tag: image.Image}, out)
+	})
+}
+
+// WriteFile writes what comes with an archive, replacing the file in one step.
+func WriteFile(file string, content []byte) error {
+	return replaceFile(file, func(out io.Writer) error {
+		_, err := out.Write(content)
+		return err
 	})
 }
 

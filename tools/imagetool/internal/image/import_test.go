@@ -1,4 +1,4 @@
-package main
+package image
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 func TestContainerdImports(t *testing.T) {
 	bin := os.Getenv("KIJABI_BIN")
 	if bin == "" {
-		bin = "../../bin"
+		bin = "../../../../bin"
 	}
 	bin, err := filepath.Abs(bin)
 	if err != nil {
