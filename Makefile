@@ -7,6 +7,10 @@ TOOLS   := $(CURDIR)/.cache/tools
 # What kubectl calls its own version; it cannot be set in Go.
 LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
+# Of the release; the archives of `make bundle` are named for it.
+VERSION ?= 0.1.0
+# Architectures of `make bundle`.
+BUNDLE_ARCHES ?= amd64 arm64
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # Only what needs root asks for it; nothing asks when already root.
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,CGO_ENABLED,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
@@ -42,6 +46,14 @@ node-programs: ## build containerd, runc and the CNI plugins into bin/
 pod-images: ## build the images that every machine carries: pause, guestbook, toolbox
 	@sh deploy/images/build.sh $(BIN)/images
 	@sh examples/images.sh $(BIN)/images
+
+.PHONY: bundle
+bundle: ## make the signed release archives in bin/bundle (BUNDLE_ARCHES="amd64", KIJABI_SIGNING_KEY=FILE)
+	@sh deploy/deps.sh bundle $(BUNDLE_ARCHES)
+	@set -e; for arch in $(BUNDLE_ARCHES); do \
+		out=$(BIN); [ $$arch = $$(go env GOHOSTARCH) ] || out=$(BIN)/linux-$$arch; \
+		$(MAKE) --no-print-directory components node-programs pod-images BIN=$$out GOARCH=$$arch; \
+		sh deploy/bundle/pack.sh $(VERSION) $$arch $$out $(BIN)/bundle; done
 
 ## Running
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the images of the examples and of the end-to-end tests, as OCI archives,
 # into OUTDIR: guestbook-web.tar guestbook-store.tar toolbox.tar.
+# ARCH, or GOARCH, chooses another architecture.
 set -eu
 
 if [ $# -ne 1 ]; then
@@ -14,14 +15,15 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 export CGO_ENABLED=0 GOFLAGS='-buildvcs=false -trimpath'
-(cd "$root/tools" && go build -o "$root/.cache/tools/imagetool" ./imagetool)
+arch=${ARCH:-$(go env GOARCH)}
+(cd "$root/tools" && GOARCH=$(go env GOHOSTARCH) go build -o "$root/.cache/tools/imagetool" ./imagetool)
 
 # image NAME PACKAGE IMAGETOOL-ARGS...
 image() {
 	name=$1 package=$2
 	shift 2
-	(cd "$root/examples" && go build -ldflags '-s -w' -o "$work/$name" "$package")
-	"$root/.cache/tools/imagetool" build --name "registry.kijabi.dev/$name:1" \
+	(cd "$root/examples" && GOARCH=$arch go build -ldflags '-s -w' -o "$work/$name" "$package")
+	"$root/.cache/tools/imagetool" build --arch "$arch" --name "registry.kijabi.dev/$name:1" \
 		--entrypoint "/$name" --file "$work/$name:/$name" -o "$out/$name.tar" "$@"
 }
 
