@@ -93,6 +93,12 @@ test-race: node-programs pod-images ## the same with the race detector
 test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./...
 
+.PHONY: test-vm
+test-vm: ## install the release archive on a Debian virtual machine with systemd (slow; not part of `make test`)
+	@sh deploy/deps.sh vm
+	@$(MAKE) --no-print-directory bundle BUNDLE_ARCHES=amd64
+	@cd test && $(SUDO) go run ./debian -bundle $(BIN)/bundle/kijabi-$(VERSION)-linux-amd64.tar.gz -work $(CURDIR)/.cache/vm
+
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go run ./bench

@@ -2,8 +2,9 @@
 # Installs the packages that are missing: for the build a C compiler and libseccomp's
 # headers and static library (for runc); with the argument "test" also kubectl and
 # nft, which tests use as any user would; with the arguments "bundle ARCH..." the same
-# for other architectures, which only Debian's packages offer. Says so first;
-# NO_INSTALL=1 prints the command and stops.
+# for other architectures, which only Debian's packages offer; with the argument "vm" what
+# makes and runs a Debian virtual machine. Says so first; NO_INSTALL=1 prints the command
+# and stops.
 set -eu
 
 # builds [COMPILER]: does a static program with libseccomp build?
@@ -26,6 +27,11 @@ builds || need "a C compiler and libseccomp's headers and static library (for ru
 if [ "${1:-}" = test ]; then
 	[ -x "${KIJABI_DEBIAN_KUBECTL:-}" ] || has kubectl || need 'kubectl (for the end-to-end test)' kubernetes-client kubernetes-client
 	has nft || need 'nft (for a test of the rules)' nftables nftables
+fi
+if [ "${1:-}" = vm ]; then
+	has debootstrap || need 'debootstrap (for a Debian system to test on)' debootstrap debootstrap
+	has qemu-system-x86_64 || need 'qemu (to run it)' 'qemu-system-x86 --no-install-recommends' qemu-system-x86-core
+	has mkfs.ext4 || need 'mkfs.ext4 (for its disk)' e2fsprogs e2fsprogs
 fi
 foreign=''
 if [ "${1:-}" = bundle ]; then
