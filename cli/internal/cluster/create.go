@@ -61,6 +61,9 @@ func startFleet(ctx context.Context, fleet *machine.Fleet, o Options) error {
 		if fleet.PID(name) != 0 {
 			continue
 		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("machine %s not started: %w", name, ctx.Err())
+		}
 		if err := fleet.Start(ctx, name); err != nil {
 			return err
 		}
