@@ -7,10 +7,12 @@ TOOLS   := $(CURDIR)/.cache/tools
 # What kubectl calls its own version; it cannot be set in Go.
 LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 \
 	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
-# The version of all that is released together: tags and labels of images.
+# The version of all that is released together: archives, tags and labels of images.
 VERSION ?= 0.1.0
 # The architecture that images are made for: amd64 or arm64.
 ARCH    ?= $(or $(GOARCH),$(shell go env GOARCH))
+# Architectures of `make bundle`.
+BUNDLE_ARCHES ?= amd64 arm64
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
 # Only what needs root asks for it; nothing asks when already root.
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,CGO_ENABLED,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE)
@@ -51,6 +53,14 @@ pod-images: ## build the images that every machine carries: pause, guestbook, to
 images: ## make a container image of each component in bin/container-images/, after make build
 	@VERSION=$(VERSION) ARCH=$(ARCH) sh deploy/images/images.sh $(BIN) $(BIN)/container-images
 
+.PHONY: bundle
+bundle: ## make the signed release archives in bin/bundle (BUNDLE_ARCHES="amd64", KIJABI_SIGNING_KEY=FILE)
+	@sh deploy/deps.sh bundle $(BUNDLE_ARCHES)
+	@set -e; for arch in $(BUNDLE_ARCHES); do \
+		out=$(BIN); [ $$arch = $$(go env GOHOSTARCH) ] || out=$(BIN)/linux-$$arch; \
+		$(MAKE) --no-print-directory components node-programs pod-images BIN=$$out GOARCH=$$arch; \
+		sh deploy/bundle/pack.sh $(VERSION) $$arch $$out $(BIN)/bundle; done
+
 ## Running
 
 .PHONY: up
@@ -88,6 +98,12 @@ test-race: node-programs pod-images ## the same with the race detector
 .PHONY: test-e2e
 test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./e2e ./loops
+
+.PHONY: test-vm
+test-vm: ## install the release archive on a Debian virtual machine with systemd (slow; not part of `make test`)
+	@sh deploy/deps.sh vm
+	@$(MAKE) --no-print-directory bundle BUNDLE_ARCHES=amd64
+	@cd test && $(SUDO) go run ./debian -bundle $(BIN)/bundle/kijabi-$(VERSION)-linux-amd64.tar.gz -work $(CURDIR)/.cache/vm
 
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the third-party programs a machine needs, pinned by go.mod beside this
 # script, into OUTDIR: containerd ctr containerd-shim-runc-v2 runc cni/*.
+# GOARCH chooses another architecture, which wants an OUTDIR of its own.
 # A program is built when it is missing or older than go.mod, go.sum or this script.
 set -eu
 
@@ -39,18 +40,27 @@ build() {
 	mv "$out/$program.new" "$out/$program"
 }
 
+# A foreign architecture's runc is compiled by a cross compiler.
+if [ "$(go env GOARCH)" != "$(go env GOHOSTARCH)" ] && [ -z "${CC:-}" ]; then
+	case $(go env GOARCH) in
+	amd64) CC=x86_64-linux-gnu-gcc ;;
+	arm64) CC=aarch64-linux-gnu-gcc ;;
+	esac
+	export CC
+fi
+
 # runc alone needs a C compiler and libseccomp: ask before anything is built.
 if stale runc; then
 	compiler=$(go env CC)
 	if ! command -v "${compiler%% *}" >/dev/null 2>&1; then
-		echo "bundle: runc needs a C compiler ('$compiler' not found): install it with 'apt-get install gcc libc6-dev' or 'dnf install gcc glibc-static'" >&2
+		echo "bundle: runc needs a C compiler ('$compiler' not found): install it with 'sh deploy/deps.sh bundle $(go env GOARCH)'" >&2
 		exit 1
 	fi
 	probe=$(mktemp -d)
 	trap 'rm -rf "$probe"' EXIT
 	printf '#include <seccomp.h>\nint main(void) { return seccomp_api_get() == 0; }\n' >"$probe/probe.c"
 	if ! $compiler -static -o "$probe/probe" "$probe/probe.c" -lseccomp >/dev/null 2>&1; then
-		echo "bundle: runc needs the headers and static library of libseccomp: install them with 'apt-get install libseccomp-dev' or 'dnf install libseccomp-devel libseccomp-static glibc-static'" >&2
+		echo "bundle: runc needs the headers and static library of libseccomp for $(go env GOARCH): install them with 'sh deploy/deps.sh bundle $(go env GOARCH)'" >&2
 		exit 1
 	fi
 fi

@@ -80,6 +80,9 @@ func (r *run) prepare(plan Plan) error {
 	if err != nil {
 		return err
 	}
+	if fleet.State.OwnRoots {
+		return fmt.Errorf("the machines of %q were made by `kijabi machine create`: install them by hand, or choose another --name", plan.Name)
+	}
 	if fleet.State, r.added, err = plan.extend(fleet.State); err != nil {
 		return err
 	}

@@ -99,3 +99,72 @@ func TestUpRefusesBeforeItMakesAnything(t *testing.T) {
 		})
 	}
 }
+
+// TestCreate makes empty machines, adds one, and keeps them apart from clusters of up.
+func TestCreate(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("machines are namespaces: run this test as root")
+	}
+	root := filepath.Join(t.TempDir(), "state")
+	options := cluster.Options{Root: root, Home: access.UserHome{Dir: filepath.Join(t.TempDir(), ".kijabi")}}
+	name := "create" + strconv.Itoa(os.Getpid())
+	plan := cluster.Plan{Name: name, Masters: 1, Nodes: 0, Subnet: netip.MustParsePrefix("10.213.79.0/24")}
+	down := func() {
+		if err := cluster.Down(context.WithoutCancel(t.Context()), name, options, false); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(down)
+	if _, err := cluster.Create(t.Context(), plan, options); err != nil {
+		t.Fatal(err)
+	}
+	plan.Nodes = 1
+	fleet, err := cluster.Create(t.Context(), plan, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"master-1", "node-1"} {
+		if fleet.PID(name) == 0 {
+			t.Errorf("machine %s is down", name)
+		}
+		hosts, err := os.ReadFile(filepath.Join(fleet.RootDir(name), "etc", "hosts"))
+		if err != nil || !strings.Contains(string(hosts), "10.213.79.21 node-1") {
+			t.Errorf("machine %s does not know node-1: %s, %v", name, hosts, err)
+		}
+	}
+	plan.BinDir = sleepingPrograms(t)
+	if _, err := cluster.Up(t.Context(), plan, options); err == nil || !strings.Contains(err.Error(), "machine create") {
+		t.Errorf("up = %v, want an error that these machines are not its own", err)
+	}
+	down()
+	if _, err := os.Stat(root); !os.IsNotExist(err) {
+		t.Errorf("state is left: %v", err)
+	}
+	fleet, err = machine.New(root, machine.State{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fleet.Save(); err != nil { // as up does
+		t.Fatal(err)
+	}
+	if _, err := cluster.Create(t.Context(), plan, options); err == nil || !strings.Contains(err.Error(), "started by `kijabi up`") {
+		t.Errorf("create = %v, want an error that the cluster is one of up", err)
+	}
+}
+
+func TestCreateThatFailsLeavesNothing(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "state")
+	plan := cluster.Plan{Name: "a", Masters: 1, Nodes: 0, Subnet: netip.MustParsePrefix("127.0.0.0/24")}
+	if _, err := cluster.Create(t.Context(), plan, cluster.Options{Root: root}); err == nil || !strings.Contains(err.Error(), "is busy") {
+		t.Errorf("create = %v, want an error that the subnet is busy", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	plan.Name, plan.Subnet = "b"+strconv.Itoa(os.Getpid()), netip.MustParsePrefix("10.213.79.0/24")
+	if _, err := cluster.Create(ended, plan, cluster.Options{Root: root}); err == nil {
+		t.Error("create succeeded although it was interrupted")
+	}
+	if _, err := os.Stat(root); !os.IsNotExist(err) {
+		t.Errorf("state is left: %v", err)
+	}
+}

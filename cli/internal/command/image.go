@@ -98,7 +98,15 @@ func importInto(ctx context.Context, fleet *machine.Fleet, name, archive string)
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	command, err := fleet.Command(ctx, name, filepath.Join(fleet.State.BinDir, "ctr"),
+	bin := fleet.State.BinDir
+	if fleet.State.OwnRoots {
+		member, ok, err := install.ReadMember(install.Layout{StateDir: fleet.StateDir(name)})
+		if err != nil || !ok {
+			return errors.Join(err, errors.New("it is no member of a cluster: install it first"))
+		}
+		bin = member.BinDir
+	}
+	command, err := fleet.Command(ctx, name, filepath.Join(bin, "ctr"),
 		"--address", filepath.Join(configv1.RunDir, "containerd", "containerd.sock"),
 		"--namespace", "k8s.io", "images", "import", "-")
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 func newMachine() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "machine",
-		Short: "List, kill, stop, start and enter the machines of a cluster on this host",
+		Short: "Make, list, kill, stop, start and enter machines on this host",
 		Example: `  kijabi machine list
   kijabi machine kill master-1          # like pulling the plug
   kijabi machine start master-1         # the same disk comes back
@@ -32,7 +32,7 @@ func newMachine() *cobra.Command {
   kijabi machine restart node-1 kubelet # one program`,
 	}
 	name := c.PersistentFlags().String("name", defaultName, "name of the cluster on this host")
-	c.AddCommand(newMachineList(name), newMachineShell(name), newMachineLogs(name), newMachineRestart(name),
+	c.AddCommand(newMachineList(name), newMachineShell(name), newMachineLogs(name), newMachineRestart(name), newMachineCreate(name),
 		newPower(name, "kill", "End machines like pulling their plugs", "killed", (*machine.Fleet).Kill),
 		newPower(name, "stop", "Shut machines down: programs are stopped in order", "stopped", (*machine.Fleet).Stop),
 		newPower(name, "start", "Start machines that are down", "started", (*machine.Fleet).Start))
@@ -168,7 +168,7 @@ func newMachineShell(cluster *string) *cobra.Command {
 				return err
 			}
 			command.Stdin, command.Stdout, command.Stderr = os.Stdin, c.OutOrStdout(), c.ErrOrStderr()
-			command.Env = append(os.Environ(), "PATH="+fleet.State.BinDir+":"+os.Getenv("PATH"), "KIJABI_MACHINE="+args[0])
+			command.Env = append(os.Environ(), "PATH="+machinePath(fleet), "KIJABI_MACHINE="+args[0])
 			err = command.Run()
 			var failed *exec.ExitError
 			if errors.As(err, &failed) {
@@ -177,6 +177,14 @@ func newMachineShell(cluster *string) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// machinePath is $PATH in a machine.
+func machinePath(fleet *machine.Fleet) string {
+	if fleet.State.OwnRoots { // nothing is where the host has it
+		return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	return fleet.State.BinDir + ":" + os.Getenv("PATH")
 }
 
 func shell() string {

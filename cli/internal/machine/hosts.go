@@ -11,6 +11,9 @@ import (
 func (f *Fleet) RefreshHosts() error {
 	for _, m := range f.State.Machines {
 		path := filepath.Join(f.MachineDir(m.Name), "hosts")
+		if f.State.OwnRoots {
+			path = f.inRoot(m.Name, "/etc/hosts")
+		}
 		if _, err := os.Stat(path); err != nil {
 			continue // never started
 		}

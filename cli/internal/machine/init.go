@@ -50,7 +50,11 @@ func arrange() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := mountFiles(&described); err != nil {
+	files := mountFiles
+	if described.Root != "" {
+		files = mountRoot
+	}
+	if err := files(&described); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(described.Name)); err != nil {
@@ -73,6 +77,14 @@ func arrange() error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(configv1.RunDir, "control-socket"), []byte(described.ControlSocket), 0o600)
+}
+
+// mountRoot exchanges the host's files for the machine's own.
+func mountRoot(described *spec) error {
+	if err := enterRoot(described.Root); err != nil {
+		return err
+	}
+	return mountMemory()
 }
 
 // mountFiles lays the machine's own directories over the host's.
@@ -235,10 +247,13 @@ func Run(ctx context.Context, log *zap.Logger) error {
 	unix.CloseOnExec(resultFD)
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	own := filepath.Join(configv1.RunDir, "init.sock")
+	sockets := []string{filepath.Join(configv1.RunDir, "init.sock")}
+	if len(socket) > 0 {
+		sockets = append(sockets, string(socket))
+	}
 	s := supervisor.New(supervisor.Config{
 		UnitDir: filepath.Join(configv1.ConfigDir, "units"), LogDir: configv1.LogDir, CgroupDir: unitCgroups(),
-		Sockets: []string{own, string(socket)}, ReapAll: true, Log: log,
+		Sockets: sockets, ReapAll: true, Log: log,
 		OnReady: func() {
 			_, _ = result.WriteString(ready)
 			_ = result.Close()

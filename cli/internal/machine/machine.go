@@ -3,7 +3,8 @@
 // A machine is a process tree with its own mount, process, host name, IPC, cgroup and
 // network namespace. It sees the host's files, has its own /etc/kijabi, /var/lib/kijabi
 // and /var/log/kijabi, which outlive it like a disk, and fresh /run, /tmp, /proc, /sys
-// and cgroups. Its process 1 is this program again, as a supervisor of the programs
+// and cgroups. In a fleet with own roots it sees nothing of the host: its whole file
+// system is a directory that begins almost empty. Its process 1 is this program again, as a supervisor of the programs
 // that unit files name. A bridge in a network namespace of its own joins the machines
 // of one fleet and the host.
 package machine
@@ -16,9 +17,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	configv1 "kijabi.dev/platform/config/v1"
 )
 
 // Role of a machine in its cluster.
@@ -49,6 +53,9 @@ type State struct {
 	Subnet netip.Prefix `json:"subnet"`
 	// BinDir holds the programs that run in the machines.
 	BinDir string `json:"binDir"`
+	// OwnRoots gives every machine a file system of its own, without anything of the
+	// host's. Such machines are members of nothing until somebody installs them.
+	OwnRoots bool `json:"ownRoots,omitempty"`
 	// Machines in the order they were made.
 	Machines []Machine `json:"machines"`
 }
@@ -186,16 +193,27 @@ func (f *Fleet) Machine(name string) (Machine, error) {
 func (f *Fleet) MachineDir(name string) string { return filepath.Join(f.Dir, "machines", name) }
 
 // ConfigDir is the machine's /etc/kijabi as the host sees it.
-func (f *Fleet) ConfigDir(name string) string { return filepath.Join(f.MachineDir(name), "etc") }
+func (f *Fleet) ConfigDir(name string) string { return f.disk(name, "etc", configv1.ConfigDir) }
 
 // StateDir is the machine's /var/lib/kijabi as the host sees it.
-func (f *Fleet) StateDir(name string) string { return filepath.Join(f.MachineDir(name), "lib") }
+func (f *Fleet) StateDir(name string) string { return f.disk(name, "lib", configv1.StateDir) }
 
 // LogDir is the machine's /var/log/kijabi as the host sees it.
-func (f *Fleet) LogDir(name string) string { return filepath.Join(f.MachineDir(name), "log") }
+func (f *Fleet) LogDir(name string) string { return f.disk(name, "log", configv1.LogDir) }
 
-// Socket is the machine's control socket as the host sees it.
+func (f *Fleet) disk(name, own, path string) string {
+	if f.State.OwnRoots {
+		return f.inRoot(name, path)
+	}
+	return filepath.Join(f.MachineDir(name), own)
+}
+
+// Socket is the machine's control socket as the host sees it. It moves when a machine
+// with an own root is started again.
 func (f *Fleet) Socket(name string) string {
+	if f.State.OwnRoots {
+		return filepath.Join("/proc", strconv.Itoa(f.PID(name)), "root", configv1.RunDir, "init.sock")
+	}
 	return filepath.Join(f.MachineDir(name), "control", "init.sock")
 }
 

@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 			os.Exit(code)
 		case "echo":
 			serveName()
+		case "look":
+			look()
+			os.Exit(0)
 		}
 	}
 	os.Exit(m.Run())
@@ -66,6 +69,30 @@ func serveName() {
 		fmt.Fprint(conn, name)
 		_ = conn.Close()
 	}
+}
+
+// look is a program of a machine without any other: it lists the root directory and the
+// mounted file systems.
+func look() {
+	entries, err := os.ReadDir("/")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	for _, entry := range entries {
+		fmt.Println("entry /" + entry.Name())
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		fmt.Println("mount", fields[4])
+	}
+	name, _ := os.Hostname()
+	fmt.Println("host name", name)
 }
 
 // testFleet returns a fleet of two machines, each with a unit that answers on port 7000.
@@ -98,14 +125,17 @@ func testFleet(t *testing.T) *Fleet {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := fleet.Destroy(ctx, false); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { destroy(t, fleet) })
 	return fleet
+}
+
+func destroy(t *testing.T, fleet *Fleet) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := fleet.Destroy(ctx, false); err != nil {
+		t.Error(err)
+	}
 }
 
 func eventually(t *testing.T, what string, condition func() error) {

@@ -4,6 +4,9 @@ package machine
 type spec struct {
 	// Name becomes the host name.
 	Name string `json:"name"`
+	// Root is the machine's own root directory; empty means the host's, with Binds and
+	// Keep.
+	Root string `json:"root,omitempty"`
 	// Binds are laid over the host's files, in order.
 	Binds []bind `json:"binds"`
 	// Keep are directories of the host that stay visible although they are below
@@ -14,7 +17,8 @@ type spec struct {
 	// CgroupLinks are the host's symbolic links in /sys/fs/cgroup, such as cpu to
 	// cpu,cpuacct.
 	CgroupLinks map[string]string `json:"cgroupLinks"`
-	// ControlSocket is the socket on the host's file system.
+	// ControlSocket is the socket on the host's file system; empty when the machine does
+	// not see that.
 	ControlSocket string `json:"controlSocket"`
 }
 

@@ -110,20 +110,23 @@ func (f *Fleet) start(ctx context.Context, m Machine) (err error) {
 
 // prepare makes the machine's files and says what its process 1 has to do.
 func (f *Fleet) prepare(m Machine) (*spec, error) {
+	all, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	described := &spec{Name: m.Name, Hierarchies: all, CgroupLinks: cgroupLinks()}
+	if f.State.OwnRoots {
+		described.Root = f.RootDir(m.Name)
+		return described, f.prepareRoot(m)
+	}
 	dir := f.MachineDir(m.Name)
 	for _, sub := range []string{"etc", "lib", "log", "control"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("machine directory: %w", err)
 		}
 	}
-	all, err := hierarchies()
-	if err != nil {
-		return nil, err
-	}
-	described := &spec{
-		Name: m.Name, Hierarchies: all, CgroupLinks: cgroupLinks(),
-		ControlSocket: f.Socket(m.Name), Keep: []string{f.Dir, f.State.BinDir, filepath.Dir(f.Program)},
-	}
+	described.ControlSocket = f.Socket(m.Name)
+	described.Keep = []string{f.Dir, f.State.BinDir, filepath.Dir(f.Program)}
 	for sub, target := range overlaid() {
 		if err := os.MkdirAll(target, 0o755); err != nil {
 			return nil, fmt.Errorf("mount point: %w", err)
@@ -238,8 +241,10 @@ func (f *Fleet) Stop(ctx context.Context, name string) error {
 
 // afterlife removes what a machine that is down leaves outside its namespaces.
 func (f *Fleet) afterlife(name string) error {
+	if !f.State.OwnRoots { // its socket went with its /run
+		_ = os.Remove(f.Socket(name))
+	}
 	_ = os.Remove(f.pidPath(name))
-	_ = os.Remove(f.Socket(name))
 	return f.removeCgroups(name)
 }
 
