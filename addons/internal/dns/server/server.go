@@ -50,7 +50,7 @@ type Server struct {
 }
 
 // drainTime is how long connections may still bring questions once the server is to end.
-const drainTime = 200 * time.Millisecond
+const drainTime = 500 * time.Millisecond
 
 // New binds the sockets or takes those of the last run, so that a port in use is an error at once. Call Run then.
 func New(ctx context.Context, cfg Config) (*Server, error) {
