@@ -47,7 +47,7 @@ func TestResetRemovesTheDNSAddress(t *testing.T) {
 	if err := removeDNSAddress(layout); err != nil || len(addresses()) != 2 {
 		t.Errorf("a machine that is no member: %v, addresses %v", err, addresses())
 	}
-	member := settings{layout: layout, name: "node-1", address: "192.0.2.1", network: configv1.DefaultNetwork()}
+	member := settings{layout: layout, name: "node-1", masters: []string{"192.0.2.2"}, address: "192.0.2.1", network: configv1.DefaultNetwork()}
 	member.network.DNSAddress = "10.97.0.10"
 	for _, c := range components(false) {
 		if c.program != dns {
