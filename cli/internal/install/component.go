@@ -63,6 +63,7 @@ const (
 	containerd         = "containerd"
 	apiserver          = "apiserver"
 	cloudProviderLocal = "cloud-provider-local"
+	dns                = "dns"
 )
 
 // component is a program of a member.
@@ -79,6 +80,8 @@ type component struct {
 	after []string
 	// keepChildren: containers outlive a restart of the program.
 	keepChildren bool
+	// keepSockets is how many sockets may outlive a restart of the program.
+	keepSockets int
 }
 
 // components lists the programs of a member in the order they start.
@@ -92,7 +95,7 @@ func components(master bool) []component {
 		{program: "cloud-controller-manager", identity: pki.ComponentCloudControllerManager, port: configv1.PortCloudControllerManager, masterOnly: true, after: []string{apiserver, cloudProviderLocal}},
 		{program: "network-agent", identity: pki.ComponentNetworkAgent, port: configv1.PortNetworkAgent, after: []string{apiserver}},
 		{program: "kube-proxy", identity: pki.ComponentKubeProxy, port: configv1.PortKubeProxy, after: []string{apiserver}},
-		{program: "dns", identity: pki.ComponentDNS, port: configv1.PortDNS, after: []string{apiserver}},
+		{program: dns, identity: pki.ComponentDNS, port: configv1.PortDNS, after: []string{apiserver}, keepSockets: 4},
 		{program: "kubelet", identity: pki.ComponentKubelet, port: configv1.PortKubelet, after: []string{containerd, apiserver}, keepChildren: true},
 	}
 	var wanted []component

@@ -510,11 +510,12 @@ func TestSystemdUnit(t *testing.T) {
 	unit := supervisor.Unit{
 		Name: "kubelet", Exec: []string{"/opt/a b/kubelet", "--config", "/etc/kijabi/100%.yaml"},
 		Env: []string{"PATH=/bin"}, After: []string{"containerd"}, KillMode: supervisor.KillProcess,
+		FileDescriptorStoreMax: 4,
 	}
 	text := string((&systemd{}).render(unit))
 	for _, line := range []string{
 		`ExecStart="/opt/a b/kubelet" --config "/etc/kijabi/100%%.yaml"`, "After=network-online.target kijabi-containerd.service",
-		"KillMode=process", "Delegate=yes", "Restart=always", "Environment=PATH=/bin", "WantedBy=multi-user.target",
+		"KillMode=process", "Delegate=yes", "Restart=always", "Environment=PATH=/bin", "FileDescriptorStoreMax=4", "NotifyAccess=main", "WantedBy=multi-user.target",
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("unit lacks %q:\n%s", line, text)

@@ -262,7 +262,8 @@ func (s settings) units() []supervisor.Unit {
 	for _, c := range components(s.master) {
 		unit := supervisor.Unit{
 			Name: c.program, Description: "Kijabi " + c.program, After: c.after, Env: []string{path},
-			Exec: []string{filepath.Join(s.binDir, c.program), "--config", s.layout.config(c.program)},
+			Exec:                   []string{filepath.Join(s.binDir, c.program), "--config", s.layout.config(c.program)},
+			FileDescriptorStoreMax: c.keepSockets,
 		}
 		if c.keepChildren {
 			unit.KillMode = supervisor.KillProcess

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"kijabi.dev/platform/config"
+	configv1 "kijabi.dev/platform/config/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 
 	"kijabi.dev/cli/internal/access"
@@ -54,7 +59,7 @@ func Reset(ctx context.Context, o ResetOptions) error {
 	}
 	o.Progress.Say("programs stopped")
 	errs = append(errs, killContainers(ctx, o.Layout), unmountBelow(o.Layout))
-	errs = append(errs, o.Services.Remove(ctx, names), removeLinks(), removeFiles(o.Layout))
+	errs = append(errs, o.Services.Remove(ctx, names), removeLinks(), removeDNSAddress(o.Layout), removeFiles(o.Layout))
 	if err := joinLine(errs); err != nil {
 		return err
 	}
@@ -191,6 +196,32 @@ func removeLinks() error {
 		}
 	}
 	return joinLine(errs)
+}
+
+// removeDNSAddress takes the cluster's DNS address off the loopback interface, where the
+// dns program has left it. A machine without that program's configuration has none.
+func removeDNSAddress(layout Layout) error {
+	cfg := configv1.DNSConfiguration{Network: configv1.DefaultNetwork()}
+	if err := config.Load(layout.config(dns), &cfg); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("remove the DNS address: %w", err)
+	}
+	address, err := netip.ParseAddr(cfg.Network.DNSAddress)
+	if err != nil {
+		return fmt.Errorf("remove the DNS address: network.dnsAddress of %s: %w", layout.config(dns), err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("remove address %s from lo: %w", address, err)
+	}
+	err = netlink.AddrDel(lo, &netlink.Addr{IPNet: &net.IPNet{
+		IP: address.AsSlice(), Mask: net.CIDRMask(address.BitLen(), address.BitLen()),
+	}})
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove address %s from lo: %w", address, err)
+	}
+	return nil
 }
 
 // removeFiles removes state and configuration that an installation has made. The

@@ -145,6 +145,9 @@ func (s *systemd) render(unit supervisor.Unit) []byte {
 	if unit.KillMode == supervisor.KillProcess {
 		text.WriteString("KillMode=process\nDelegate=yes\nTasksMax=infinity\nOOMScoreAdjust=-999\n")
 	}
+	if unit.FileDescriptorStoreMax > 0 {
+		fmt.Fprintf(&text, "FileDescriptorStoreMax=%d\nNotifyAccess=main\n", unit.FileDescriptorStoreMax)
+	}
 	if timeout := unit.StopTimeout.Duration; timeout > 0 {
 		fmt.Fprintf(&text, "TimeoutStopSec=%d\n", int(timeout.Seconds()))
 	}

@@ -23,6 +23,7 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/resident"
 	"kijabi.dev/platform/logging"
+	"kijabi.dev/platform/sockets"
 )
 
 const (
@@ -40,9 +41,15 @@ func DefaultConfig() *configv1.DNSConfiguration {
 	}
 }
 
-// Run serves until ctx ends or a part fails, and then takes the address away again.
+// Run serves until ctx ends or a part fails. The address stays: while the program
+// restarts questions to it must wait, and when it is stopped be refused at once, rather
+// than go unanswered. `kijabi reset` removes it.
 func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) error {
 	network, err := parseNetwork(cfg.Network)
+	if err != nil {
+		return err
+	}
+	store, err := sockets.Inherit(log)
 	if err != nil {
 		return err
 	}
@@ -65,13 +72,14 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 	answering, err := server.New(ctx, server.Config{
 		Address: netip.AddrPortFrom(network.address, port),
 		Zone:    records.NewZone(records.Config{Domain: cfg.Network.ClusterDomain, Server: network.address, Ranges: network.ranges}),
-		Source:  source, Ready: program.Caches.HasSynced, Wait: program.Caches.WaitSynced, Upstream: upstream, Log: log,
+		Source:  source, Ready: program.Caches.HasSynced, Wait: program.Caches.WaitSynced, Sockets: store, Upstream: upstream, Log: log,
 	})
 	if err != nil {
-		return errors.Join(err, loopback.Remove(network.address))
+		return err
 	}
+	store.Close(ctx)
 	log.Info("answering", zap.Stringer("address", answering.Address()), zap.Stringers("upstream", upstream))
-	err = program.Run(ctx,
+	return program.Run(ctx,
 		func(context.Context) error {
 			program.Server.SetServing(true)
 			return nil
@@ -80,7 +88,6 @@ func Run(ctx context.Context, cfg *configv1.DNSConfiguration, log *zap.Logger) e
 		func(ctx context.Context) error {
 			return follow(ctx, cfg.Upstream, network.address, upstream, answering, log)
 		})
-	return errors.Join(err, loopback.Remove(network.address))
 }
 
 // follow applies changes of the host's resolv.conf, which a DHCP client may rewrite.

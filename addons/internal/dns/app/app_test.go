@@ -26,6 +26,7 @@ import (
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
+	"kijabi.dev/platform/sockets/socketstest"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
 
@@ -85,8 +86,8 @@ func (a apiserver) Watch(req *objectv1pb.WatchRequest, out grpc.ServerStreamingS
 }
 
 // TestProgram runs the program in a network namespace of its own: it answers from an
-// apiserver, from memory when that is gone, from its snapshot after a kill -9, and
-// takes its address away when it ends. Making a namespace needs root.
+// apiserver, from memory when that is gone, from its snapshot after it ended by a
+// signal, also what was asked meanwhile. Making a namespace needs root.
 func TestProgram(t *testing.T) {
 	// Sockets and children of this thread live in the new namespace. The thread is
 	// never unlocked, so that it ends with the test.
@@ -110,7 +111,8 @@ func TestProgram(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "dns.yaml"), []byte(strings.ReplaceAll(cluster, "DIR", dir)))
 
 	stopMasters := serve(t, identity)
-	running := start(t, program, dir)
+	manager := socketstest.New(t)
+	running := start(t, manager, program, dir)
 	waitFor(t, "an answer from the apiserver", answers)
 	for _, name := range []string{"services.snapshot", "endpointslices.snapshot"} {
 		waitFor(t, name, func() bool { _, err := os.Stat(filepath.Join(dir, "data", name)); return err == nil })
@@ -123,25 +125,53 @@ func TestProgram(t *testing.T) {
 	if !answers() {
 		t.Error("no answer once the masters are away")
 	}
-	if err := running.Process.Kill(); err != nil {
-		t.Fatal(err)
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL, syscall.SIGTERM} {
+		var pending []*dns.Conn
+		if signal == syscall.SIGTERM {
+			pending = append(pending, question(t, "udp"), question(t, "tcp"), question(t, "udp"), question(t, "tcp"))
+		}
+		if err := running.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		if err := running.Wait(); err != nil && signal == syscall.SIGTERM {
+			t.Errorf("the program ended with %v", err)
+		}
+		if !hasAddress(t, lo) {
+			t.Errorf("%s is not on lo after %s", server, signal)
+		}
+		pending = append(pending, question(t, "udp"), question(t, "tcp"))
+		running = start(t, manager, program, dir)
+		for i, conn := range pending {
+			if reply, err := conn.ReadMsg(); err != nil || len(reply.Answer) != 1 {
+				t.Errorf("answer to question %d around %s: %v, %v", i, signal, reply, err)
+			}
+			_ = conn.Close()
+		}
+		waitFor(t, "an answer from the snapshot", answers)
 	}
-	_ = running.Wait() // killed
-	if !hasAddress(t, lo) {
-		t.Error("the killed program's address is gone, so nothing is tested by adding it again")
-	}
-	running = start(t, program, dir)
-	waitFor(t, "an answer from the snapshot", answers)
-
 	if err := running.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := running.Wait(); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
-	if hasAddress(t, lo) {
-		t.Errorf("%s is still on lo", server)
+}
+
+// question asks without waiting for the answer.
+func question(t *testing.T, network string) *dns.Conn {
+	t.Helper()
+	conn, err := net.Dial(network, net.JoinHostPort(server, "53")) //nolint:noctx // a socket of this thread's namespace
+	if err != nil {
+		t.Fatal(err)
 	}
+	asked := &dns.Conn{Conn: conn}
+	if err := asked.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := asked.WriteMsg(new(dns.Msg).SetQuestion("web.shop.svc.cluster.local.", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	return asked
 }
 
 // certificates writes the files of the program's identity and returns the apiserver's.
@@ -199,14 +229,12 @@ func serve(t *testing.T, identity *pki.Identity) (stop func()) {
 }
 
 // start runs the program; the test's end kills it if it still runs.
-func start(t *testing.T, program, dir string) *exec.Cmd {
+func start(t *testing.T, manager *socketstest.Manager, program, dir string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, "--config", filepath.Join(dir, "dns.yaml"))
 	cmd.Stderr = testWriter{t}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	manager.Start(cmd)
 	return cmd
 }
 

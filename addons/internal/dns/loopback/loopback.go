@@ -3,20 +3,18 @@
 package loopback
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // name of the interface that every network namespace has.
 const name = "lo"
 
-// Add puts address on the loopback interface. It may be there already: a server
-// that was killed leaves it.
+// Add puts address on the loopback interface. It may be there already, from
+// the last run: nothing takes it away but `kijabi reset`.
 func Add(address netip.Addr) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -27,19 +25,6 @@ func Add(address netip.Addr) error {
 	}
 	if err := netlink.AddrReplace(link, hostAddress(address)); err != nil {
 		return fmt.Errorf("address %s on %s: %w", address, name, err)
-	}
-	return nil
-}
-
-// Remove takes address away again; one that is not there is no error.
-func Remove(address netip.Addr) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("address %s on %s: %w", address, name, err)
-	}
-	err = netlink.AddrDel(link, hostAddress(address))
-	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("remove address %s from %s: %w", address, name, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
@@ -18,6 +19,7 @@ import (
 
 	"kijabi.dev/addons/internal/dns/records"
 	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/sockets"
 )
 
 // Config lists what the server needs; Upstream may be empty, the rest is required.
@@ -31,6 +33,8 @@ type Config struct {
 	Ready func() bool
 	// Wait, if not nil, blocks until Source is complete; queries wait by it for a moment.
 	Wait func(context.Context) error
+	// Sockets gives and keeps the sockets, over restarts where it can; may be nil.
+	Sockets *sockets.Store
 	// Upstream resolvers for all other names; without any these are refused.
 	Upstream []netip.AddrPort
 	Log      *zap.Logger
@@ -40,12 +44,15 @@ type Config struct {
 type Server struct {
 	log     *zap.Logger
 	dns     *dnsserver.Server
-	stream  net.Listener
-	packets net.PacketConn
+	stream  *stream
+	packets *net.UDPConn
 	own     *handler
 }
 
-// New binds the sockets, so that a port in use is an error at once. Call Run then.
+// drainTime is how long connections may still bring questions once the server is to end.
+const drainTime = 500 * time.Millisecond
+
+// New binds the sockets or takes those of the last run, so that a port in use is an error at once. Call Run then.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	own := &handler{zone: cfg.Zone, source: cfg.Source, ready: cfg.Ready, wait: cfg.Wait}
 	own.chain.Store(newChain(cfg.Upstream))
@@ -61,7 +68,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("dns server: %w", err), s.close())
 	}
-	if err := s.listen(ctx, cfg.Address); err != nil {
+	if err := s.listen(ctx, cfg.Sockets, cfg.Address); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
@@ -69,19 +76,18 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // listen binds both sockets. Not with SO_REUSEPORT, as CoreDNS would: two servers
 // would share an address, each with half of the questions, and nobody would notice.
-func (s *Server) listen(ctx context.Context, address netip.AddrPort) error {
-	var cfg net.ListenConfig
+func (s *Server) listen(ctx context.Context, store *sockets.Store, address netip.AddrPort) error {
 	for attempt := 0; ; attempt++ {
-		stream, err := cfg.Listen(ctx, "tcp", address.String())
+		listener, err := store.Listen(ctx, "dns-tcp", address)
 		if err != nil {
 			return fmt.Errorf("dns server: %w", err)
 		}
-		packets, err := cfg.ListenPacket(ctx, "udp", stream.Addr().String())
+		packets, err := store.ListenPacket(ctx, "dns-udp", listener.Addr().(*net.TCPAddr).AddrPort()) //nolint:forcetypeassert // of a TCP listener
 		if err == nil {
-			s.stream, s.packets = stream, packets
+			s.stream, s.packets = newStream(listener), packets
 			return nil
 		}
-		_ = stream.Close() // the error to tell is that of the packets
+		_ = listener.Close() // the error to tell is that of the packets
 		if address.Port() != 0 || attempt == 9 {
 			return fmt.Errorf("dns server: %w", err)
 		}
@@ -103,7 +109,8 @@ func (s *Server) SetUpstream(resolvers []netip.AddrPort) error {
 	return s.own.chain.Swap(newChain(resolvers)).close()
 }
 
-// Run serves until ctx ends, then lets questions under way finish.
+// Run serves until ctx ends, then lets questions under way finish. Those that have not
+// been read stay in the sockets, for the next run if the service manager keeps them.
 func (s *Server) Run(ctx context.Context) error {
 	ended := func(task func() error) lifecycle.Task {
 		return func(ctx context.Context) error {
@@ -113,11 +120,20 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	drained := make(chan struct{})
 	return lifecycle.RunAll(ctx,
-		ended(func() error { return s.dns.Serve(s.stream) }),
+		ended(func() error {
+			defer close(drained) // all connections have ended
+			return s.dns.Serve(s.stream)
+		}),
 		ended(func() error { return s.dns.ServePacket(s.packets) }),
 		func(ctx context.Context) error {
 			<-ctx.Done()
+			s.stream.drain(time.Now().Add(drainTime))
+			select {
+			case <-drained:
+			case <-time.After(drainTime):
+			}
 			err := s.dns.Stop()
 			// A socket whose serving had not begun yet is unknown to Stop.
 			return errors.Join(err, s.close())

@@ -60,6 +60,13 @@ func start(t *testing.T, ready func() bool, upstream ...netip.AddrPort) netip.Ad
 
 func startServer(t *testing.T, ready func() bool, upstream ...netip.AddrPort) *server.Server {
 	t.Helper()
+	s := newServer(t, ready, upstream...)
+	run(t, s.Run)
+	return s
+}
+
+func newServer(t *testing.T, ready func() bool, upstream ...netip.AddrPort) *server.Server {
+	t.Helper()
 	s, err := server.New(t.Context(), server.Config{
 		Address: netip.MustParseAddrPort("127.0.0.1:0"),
 		Zone: records.NewZone(records.Config{
@@ -77,7 +84,6 @@ func startServer(t *testing.T, ready func() bool, upstream ...netip.AddrPort) *s
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, s.Run)
 	return s
 }
 
@@ -279,6 +285,46 @@ func TestForwardingToItselfEnds(t *testing.T) {
 	run(t, s.Run)
 	if reply := ask(t, "udp", at, "example.com.", dns.TypeA); reply.Rcode != dns.RcodeServerFailure {
 		t.Errorf("rcode %s", dns.RcodeToString[reply.Rcode])
+	}
+}
+
+// TestEndFinishesConnections ends the server while a question over TCP is half there.
+func TestEndFinishesConnections(t *testing.T) {
+	s := newServer(t, yes)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	conn, err := net.Dial("tcp", s.Address().String()) //nolint:noctx // a test's own socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	whole := &dns.Conn{Conn: conn}
+	question := new(dns.Msg).SetQuestion("web.shop.svc.cluster.local.", dns.TypeA)
+	// The first question shows that the connection is accepted.
+	if err := whole.WriteMsg(question); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := whole.ReadMsg(); err != nil {
+		t.Fatal(err)
+	}
+	packed, err := question.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	framed := append([]byte{0, byte(len(packed))}, packed...)
+	if _, err := conn.Write(framed[:10]); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := conn.Write(framed[10:]); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := whole.ReadMsg(); err != nil || len(reply.Answer) != 1 {
+		t.Errorf("answer %v, %v", reply, err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("ended with %v", err)
 	}
 }
 

@@ -74,8 +74,9 @@ func (c cgroup) members() []int {
 }
 
 // spawn starts the unit's program in its cgroup and in a session of its own, and
-// returns its pid. The caller reaps it.
-func spawn(unit *Unit, group cgroup, output *os.File) (int, error) {
+// returns its pid. It gets descriptors from 3 on, and more in its environment. The
+// caller reaps it.
+func spawn(unit *Unit, group cgroup, output *os.File, more []string, descriptors []stored) (int, error) {
 	if err := group.create(); err != nil {
 		return 0, err
 	}
@@ -83,6 +84,7 @@ func spawn(unit *Unit, group cgroup, output *os.File) (int, error) {
 	if !slices.ContainsFunc(env, func(entry string) bool { return strings.HasPrefix(entry, "PATH=") }) {
 		env = append([]string{defaultPath}, env...) // of two entries programs take the first
 	}
+	env = append(slices.Clip(env), more...)
 	attr := &syscall.SysProcAttr{Setsid: true}
 	if group != "" {
 		dir, err := os.Open(string(group))
@@ -97,7 +99,7 @@ func spawn(unit *Unit, group cgroup, output *os.File) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = null.Close() }()
-	pid, err := forkExec(unit.Exec, env, attr, null, output)
+	pid, err := forkExec(unit.Exec, env, attr, null, output, descriptors)
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", unit.Exec[0], err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -64,6 +65,7 @@ type Supervisor struct {
 	requests chan func()
 	down     bool // poweroff was asked for
 	writers  *errgroup.Group
+	notify   *net.UnixConn // nil when it could not be opened
 }
 
 // service is a unit and what became of it.
@@ -78,6 +80,7 @@ type service struct {
 	deadline time.Time // of the restart while Restarting, of SIGKILL while Stopping
 	again    bool      // start again once stopped
 	output   *os.File
+	stored   []stored        // in the order they came
 	waiting  []chan struct{} // closed when stopped
 }
 
@@ -106,6 +109,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			return err
 		}
 		group.Go(func() error { return s.serve(groupCtx, listener, path) })
+	}
+	if err := s.openNotify(); err != nil {
+		s.cfg.Log.Error("units cannot store descriptors", zap.Error(err))
+	} else {
+		defer s.closeNotify()
+		group.Go(func() error { return s.serveNotify(groupCtx) })
 	}
 	if s.cfg.OnReady != nil {
 		s.cfg.OnReady()
@@ -147,6 +156,7 @@ func (s *Supervisor) loop(ctx context.Context, children <-chan os.Signal) error 
 			request()
 		case <-timer.C:
 		}
+		s.receive() // before its sender is forgotten
 		s.collect()
 		s.expire(time.Now())
 	}
@@ -199,7 +209,8 @@ func (s *Supervisor) start(service *service) {
 	if service.unit.KillMode != KillProcess {
 		s.cgroup(service.unit.Name).kill() // leftovers of a run that crashed
 	}
-	pid, err := spawn(&service.unit, s.cgroup(service.unit.Name), service.output)
+	service.dropAbove(service.unit.FileDescriptorStoreMax)
+	pid, err := spawn(&service.unit, s.cgroup(service.unit.Name), service.output, s.storeEnv(service), service.stored)
 	if err != nil {
 		s.retry(service, err.Error(), log)
 		return
@@ -253,6 +264,8 @@ func (s *Supervisor) stopped(service *service) {
 	if service.again && !s.down {
 		service.again = false
 		s.start(service)
+	} else {
+		service.dropAbove(0)
 	}
 }
 

@@ -54,6 +54,10 @@ type Unit struct {
 	// LogMaxBytes is the size at which the log file is rotated, default 10 MiB; one
 	// old file is kept.
 	LogMaxBytes int64 `json:"logMaxBytes,omitempty"`
+	// FileDescriptorStoreMax is how many descriptors, such as sockets, the program may
+	// leave with the service manager for its next run, after a restart or a crash; 0
+	// means none. A stop closes them. See package sockets of platform.
+	FileDescriptorStoreMax int `json:"fileDescriptorStoreMax,omitempty"`
 }
 
 const (
@@ -75,6 +79,9 @@ func (u *Unit) Validate() error {
 	}
 	if u.KillMode != "" && u.KillMode != KillAll && u.KillMode != KillProcess {
 		errs = append(errs, fmt.Errorf("killMode %q: want control-group or process", u.KillMode))
+	}
+	if u.FileDescriptorStoreMax < 0 {
+		errs = append(errs, fmt.Errorf("fileDescriptorStoreMax %d: want 0 or more", u.FileDescriptorStoreMax))
 	}
 	return errors.Join(errs...)
 }
