@@ -216,22 +216,27 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
-			func(ctx context.Context) error { return serveWhenLoaded(ctx, objects, door, restDoor) },
+			func(ctx context.Context) error {
+				return serveWhenLoaded(ctx, objects, door, restDoor, lifecycle.Notifier{
+					Ready: door.WaitServing, Log: log,
+					Alive: []lifecycle.Task{door.Alive, func(context.Context) error {
+						_, _ = objects.Current(), group.Status()
+						return nil
+					}},
+				})
+			},
 		},
 	}, nil
 }
 
 // serveWhenLoaded opens the doors once the memory holds the cluster.
-func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server) error {
+func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
 	select {
 	case <-objects.Ready():
 	case <-ctx.Done():
 		return nil
 	}
-	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, func(ctx context.Context) error {
-		if err := lifecycle.NotifyReady(ctx); err != nil {
-			return err
-		}
+	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, notifier.Run, func(ctx context.Context) error {
 		return reportHealth(ctx, objects, door)
 	})
 }
