@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the packages that are missing: for the build a C compiler and libseccomp's
-# headers and static library (for runc); with the argument "test" also kubectl and
-# nft, which tests use as any user would. Says so first; NO_INSTALL=1 prints the command
+# headers and static library (for runc); with the argument "test" also kubectl, nft
+# and systemd-analyze, which tests use as any user would. Says so first; NO_INSTALL=1 prints the command
 # and stops.
 set -eu
 
@@ -24,6 +24,7 @@ builds || need "a C compiler and libseccomp's headers and static library (for ru
 if [ "${1:-}" = test ]; then
 	[ -x "${KIJABI_DEBIAN_KUBECTL:-}" ] || has kubectl || need 'kubectl (for the end-to-end test)' kubernetes-client kubernetes-client
 	has nft || need 'nft (for a test of the rules)' nftables nftables
+	has systemd-analyze || need 'systemd-analyze (for a test of the units)' systemd systemd
 fi
 [ -n "$what" ] || exit 0
 

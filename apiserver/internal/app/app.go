@@ -2,6 +2,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -163,7 +164,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 	objectService := rpcapi.NewObjectService(engine, authorizer)
-	mastersService := rpcapi.NewMastersService(group)
+	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
@@ -267,7 +268,7 @@ func current(objects *store.Store) error {
 // cluster of one, or asks a living master to let it join.
 func startEtcd(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
 	etcdConfig := etcdnode.Config{
-		Name: cfg.NodeName, Dir: filepath.Join(cfg.DataDir, "etcd"), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
+		Name: cfg.NodeName, Dir: cmp.Or(cfg.Etcd.DataDir, filepath.Join(cfg.DataDir, "etcd")), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
 		CertFile: cfg.Peer.CertFile, KeyFile: cfg.Peer.KeyFile, CAFile: cfg.Peer.CAFile,
 		QuotaBytes: cfg.Etcd.QuotaBytes, Retention: cfg.Etcd.HistoryRetention.Duration, Log: log.Named("etcd"),
 	}

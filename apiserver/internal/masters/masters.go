@@ -246,7 +246,7 @@ func (m *Masters) noticeRemoval(ctx context.Context) error {
 			return nil
 		case <-ticker.C():
 			if m.raft.State() == raft.Shutdown {
-				return errors.New("this master has been removed from the group: reset it and join again")
+				return errors.New("it has been removed from the masters of its cluster: run `kijabi reset` on it; it may join again with a new token")
 			}
 		}
 	}

@@ -16,6 +16,11 @@ const OptionsFile = ConfigDir + "/options.yaml"
 // join`. Every field has a default. It is read then and never again.
 type MemberOptions struct {
 	TypeMeta `json:",inline"`
+	// Name of the machine in the cluster, default its host name.
+	Name string `json:"name,omitempty"`
+	// AdvertiseAddress is the IP that other machines reach this one at, default that of
+	// the default route.
+	AdvertiseAddress string `json:"advertiseAddress,omitempty"`
 	// Network ranges of a new cluster. `kijabi master init` fixes them; machines that
 	// join learn them from the masters, and a join is refused if this file says otherwise.
 	Network Network `json:"network,omitzero"`

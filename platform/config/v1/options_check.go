@@ -20,6 +20,11 @@ func (f *faults) add(field, format string, args ...any) {
 // Validate tells every fault of the options on one line, each with its field.
 func (o *MemberOptions) Validate() error {
 	var f faults
+	if o.AdvertiseAddress != "" {
+		if _, err := netip.ParseAddr(o.AdvertiseAddress); err != nil {
+			f.add("advertiseAddress", "%q is no IP address", o.AdvertiseAddress)
+		}
+	}
 	o.Network.check(&f)
 	o.Directories.check(&f)
 	if q := o.Etcd.QuotaBytes; q != 0 && q < MinQuotaBytes {
