@@ -417,6 +417,11 @@ func TestInitAndJoin(t *testing.T) {
 		t.Error("the masters sign service account tokens with different keys")
 	}
 
+	t.Run("second init", func(t *testing.T) {
+		if _, err := InitMaster(ctx, first); err == nil || !strings.Contains(err.Error(), "already master vm1 of cluster "+member.ClusterID) || !strings.Contains(err.Error(), "kijabi reset") {
+			t.Errorf("second init = %v", err)
+		}
+	})
 	t.Run("again", func(t *testing.T) {
 		err := JoinNode(ctx, Invitation{founded.Address, founded.NodeToken}, node)
 		if err == nil || !strings.Contains(err.Error(), "already node vm4") || !strings.Contains(err.Error(), "kijabi reset") {

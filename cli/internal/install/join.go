@@ -205,6 +205,7 @@ func (o *Options) startNode(ctx context.Context, s settings, f *files, id *pki.I
 	defer cancel()
 	defer func() {
 		if err != nil {
+			err = o.Layout.explainFull(err)
 			o.rollback(ctx, s)
 			f.undo()
 		}

@@ -192,6 +192,7 @@ func (o *Options) startMaster(ctx context.Context, s settings, f *files) (err er
 	defer cancel()
 	defer func() {
 		if err != nil {
+			err = o.Layout.explainFull(err)
 			o.rollback(ctx, s)
 			f.undo()
 		}

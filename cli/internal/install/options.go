@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kijabi.dev/platform/config"
 	configv1 "kijabi.dev/platform/config/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
@@ -144,4 +146,22 @@ func (l Layout) Network() (configv1.Network, error) {
 		return configv1.Network{}, err
 	}
 	return dns.Network, nil
+}
+
+// scarce is less room than a program can work with.
+const scarce = 64 << 20
+
+// explainFull adds to the reason of a failure that a disk is full, if one is: the programs
+// that it makes fail say many other things.
+func (l Layout) explainFull(err error) error {
+	for _, dir := range []string{l.StateDir, l.containerdDir(), l.etcdDir()} {
+		var info unix.Statfs_t
+		if unix.Statfs(dir, &info) != nil {
+			continue
+		}
+		if left := info.Bavail * uint64(info.Bsize); left < scarce {
+			return fmt.Errorf("%w; the disk of %s is full (%d KiB left): make room, or choose other directories with --options, and run this again", err, dir, left>>10)
+		}
+	}
+	return err
 }

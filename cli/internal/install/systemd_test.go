@@ -150,10 +150,10 @@ func outsideTmp(t *testing.T, bin, home string) string {
 // last looked at, in tenths: 100 is a program without any bounds.
 func TestExposure(t *testing.T) {
 	limits := map[string]int{
-		"apiserver": 20, "scheduler": 20, "controller-manager": 20, "cloud-controller-manager": 20, "cloud-provider-local": 20,
-		"network-agent": 25, "kube-proxy": 25, "dns": 25,
+		"apiserver": 18, "scheduler": 18, "controller-manager": 18, "cloud-controller-manager": 18, "cloud-provider-local": 18,
+		"network-agent": 20, "kube-proxy": 20, "dns": 21,
 		// They mount volumes and start containers, which inherit what binds them.
-		"kubelet": 100, "containerd": 100,
+		"kubelet": 96, "containerd": 96,
 	}
 	dir := unitFiles(t, testLayout(t), outsideTmp(t, emptyPrograms(t), ""))
 	for _, c := range components(true) {

@@ -236,7 +236,8 @@ func (k *kubelet) confirm(ctx context.Context) error {
 	k.pods.OnChange(func(_, _ *corev1.Pod) {})
 	k.manager.Confirm()
 	k.sweep(ctx)
-	return waitDone(ctx)
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // sweep removes directories and cgroups of pods that ended while no kubelet ran.
