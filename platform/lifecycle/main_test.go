@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,31 +65,5 @@ func TestMainExitCodes(t *testing.T) {
 				t.Errorf("code %d, want %d; output:\n%s", code, test.code, output)
 			}
 		})
-	}
-}
-
-func TestNotify(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	t.Setenv(notifySocket, path)
-	if err := NotifyReady(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	buffer := make([]byte, 64)
-	n, err := listener.Read(buffer)
-	if err != nil || string(buffer[:n]) != "READY=1" {
-		t.Errorf("got %q, %v; want READY=1", buffer[:n], err)
-	}
-	t.Setenv(notifySocket, path+"x")
-	if err := NotifyReady(t.Context()); err == nil {
-		t.Error("a missing socket is no error")
-	}
-	t.Setenv(notifySocket, "")
-	if err := NotifyReady(t.Context()); err != nil {
-		t.Errorf("without a service manager: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -153,8 +154,11 @@ func RenewNow(ctx context.Context, files configv1.Identity, sign Signer) error {
 		if _, err := ParseCertificates(caPEM); err != nil {
 			return fmt.Errorf("renew %s: new CA bundle: %w", files.CertFile, err)
 		}
-		if err := atomicfile.Write(files.CAFile, caPEM, 0o644); err != nil {
-			return err
+		// Mostly they are what they were, and the programs of a machine share the file.
+		if known, err := os.ReadFile(files.CAFile); err != nil || !bytes.Equal(known, caPEM) {
+			if err := atomicfile.Write(files.CAFile, caPEM, 0o644); err != nil {
+				return err
+			}
 		}
 	}
 	return atomicfile.Write(files.CertFile, newCertPEM, 0o644)

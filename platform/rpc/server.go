@@ -105,6 +105,7 @@ type Server struct {
 	health   *health.Server
 	access   atomic.Pointer[accessTable]
 	address  atomic.Pointer[string]
+	serving  chan struct{}   // closed once it serves
 	stopping context.Context //nolint:containedctx // ends long streams when the server does
 	stop     context.CancelFunc
 }
@@ -121,7 +122,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, errors.New("rpc server: neither identity nor TLS configuration; nothing is served in clear")
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, tls: cfg.TLS, health: health.NewServer()}
+	s := &Server{cfg: cfg, tls: cfg.TLS, health: health.NewServer(), serving: make(chan struct{})}
 	if s.tls == nil && cfg.Identity != nil {
 		s.tls = cfg.Identity.ServerTLS(cfg.ClientAuth)
 	}
@@ -261,6 +262,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 	gate := newGate(s.cfg, s.tls, listener)
 	group := lifecycle.NewGroup(ctx)
+	close(s.serving)
 	group.Go(gate.run)
 	group.Go(func(context.Context) error { return serve(s.Server, gate.users) })
 	group.Go(func(context.Context) error { return serve(s.machines, gate.machines) })

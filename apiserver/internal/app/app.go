@@ -2,6 +2,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -163,7 +164,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 	objectService := rpcapi.NewObjectService(engine, authorizer)
-	mastersService := rpcapi.NewMastersService(group)
+	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
@@ -216,22 +217,27 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
-			func(ctx context.Context) error { return serveWhenLoaded(ctx, objects, door, restDoor) },
+			func(ctx context.Context) error {
+				return serveWhenLoaded(ctx, objects, door, restDoor, lifecycle.Notifier{
+					Ready: door.WaitServing, Log: log,
+					Alive: []lifecycle.Task{door.Alive, func(context.Context) error {
+						_, _ = objects.Current(), group.Status()
+						return nil
+					}},
+				})
+			},
 		},
 	}, nil
 }
 
 // serveWhenLoaded opens the doors once the memory holds the cluster.
-func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server) error {
+func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
 	select {
 	case <-objects.Ready():
 	case <-ctx.Done():
 		return nil
 	}
-	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, func(ctx context.Context) error {
-		if err := lifecycle.NotifyReady(ctx); err != nil {
-			return err
-		}
+	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, notifier.Run, func(ctx context.Context) error {
 		return reportHealth(ctx, objects, door)
 	})
 }
@@ -263,7 +269,7 @@ func current(objects *store.Store) error {
 // cluster of one, or asks a living master to let it join.
 func startEtcd(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
 	etcdConfig := etcdnode.Config{
-		Name: cfg.NodeName, Dir: filepath.Join(cfg.DataDir, "etcd"), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
+		Name: cfg.NodeName, Dir: cmp.Or(cfg.Etcd.DataDir, filepath.Join(cfg.DataDir, "etcd")), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
 		CertFile: cfg.Peer.CertFile, KeyFile: cfg.Peer.KeyFile, CAFile: cfg.Peer.CAFile,
 		QuotaBytes: cfg.Etcd.QuotaBytes, Retention: cfg.Etcd.HistoryRetention.Duration, Log: log.Named("etcd"),
 	}

@@ -99,12 +99,17 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("etcd member %s: %w", cfg.Name, err)
 	case <-e.Server.StopNotify():
 		e.Close()
-		return nil, fmt.Errorf("etcd member %s stopped while starting: has it been removed from the cluster?", cfg.Name)
+		return nil, removed(cfg.Name)
 	case <-ctx.Done():
 		e.Close()
 		return nil, fmt.Errorf("etcd member %s did not become ready: %w", cfg.Name, ctx.Err())
 	}
 	return &Node{cfg: cfg, etcd: e, backend: etcd.New(v3client.New(e.Server))}, nil
+}
+
+// removed is why a server stops by itself.
+func removed(name string) error {
+	return fmt.Errorf("%s has been removed from the masters of its cluster: run `kijabi reset` on it; it may join again with a new token", name)
 }
 
 // Run keeps the member until ctx ends or it fails; then it is closed.
@@ -120,7 +125,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case err := <-n.etcd.Err():
 			return fmt.Errorf("etcd member %s: %w", n.cfg.Name, err)
 		case <-n.etcd.Server.StopNotify():
-			return fmt.Errorf("etcd member %s has stopped: has it been removed from the cluster?", n.cfg.Name)
+			return removed(n.cfg.Name)
 		case <-ticker.C:
 			var err error
 			if neighbours, err = n.rememberNeighbours(neighbours); err != nil {

@@ -244,7 +244,7 @@ func (m *Masters) noticeRemoval(ctx context.Context) error {
 			return nil
 		case <-m.cfg.Clock.After(lifecycle.UntilBeat(m.cfg.Clock.Now(), reportInterval)):
 			if m.raft.State() == raft.Shutdown {
-				return errors.New("this master has been removed from the group: reset it and join again")
+				return errors.New("it has been removed from the masters of its cluster: run `kijabi reset` on it; it may join again with a new token")
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/masters"
+	configv1 "kijabi.dev/platform/config/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 )
 
@@ -25,13 +26,33 @@ const metadataHop = "kijabi-masters-hop"
 type MastersService struct {
 	mastersv1pb.UnsafeMastersServiceServer
 
-	masters *masters.Masters
+	masters  *masters.Masters
+	settings Settings
+}
+
+// Settings are the cluster's, told to machines that join.
+type Settings struct {
+	// Network ranges. Required.
+	Network configv1.Network
+	// EtcdQuotaBytes bounds the database of this master; 0 means the default.
+	EtcdQuotaBytes int64
 }
 
 var _ mastersv1pb.MastersServiceServer = (*MastersService)(nil)
 
 // NewMastersService returns the service of m.
-func NewMastersService(m *masters.Masters) *MastersService { return &MastersService{masters: m} }
+func NewMastersService(m *masters.Masters, settings Settings) *MastersService {
+	return &MastersService{masters: m, settings: settings}
+}
+
+// network is the cluster's ranges on the wire.
+func (s *MastersService) network() *mastersv1pb.Network {
+	n := s.settings.Network
+	return &mastersv1pb.Network{
+		PodCidr: n.PodCIDR, ServiceCidr: n.ServiceCIDR, DnsAddress: n.DNSAddress, ClusterDomain: n.ClusterDomain,
+		NodePortFirst: n.NodePortFirst, NodePortLast: n.NodePortLast,
+	}
+}
 
 // WatchLeader streams who leads; the open stream is the component's sign of life.
 func (s *MastersService) WatchLeader(req *mastersv1pb.WatchLeaderRequest, out grpc.ServerStreamingServer[mastersv1pb.WatchLeaderResponse]) error {
@@ -54,6 +75,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 	resp := &mastersv1pb.StatusResponse{
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
+		Network: s.network(),
 	}
 	for _, m := range status.Members {
 		resp.Members = append(resp.Members, memberStatus(m, status.Expected))
@@ -73,7 +95,10 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 	if err != nil {
 		return nil, statusOf(err, req.GetName())
 	}
-	resp := &mastersv1pb.JoinResponse{ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles}
+	resp := &mastersv1pb.JoinResponse{
+		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
+		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
+	}
 	for _, m := range result.Members {
 		resp.Members = append(resp.Members, member(m))
 	}

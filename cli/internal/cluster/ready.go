@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 
@@ -91,9 +90,16 @@ func (r *run) checkNodes(ctx context.Context, user *access.Access) error {
 	return nil
 }
 
-// ProbeDNS asks the cluster's DNS for the address of the API.
+// ProbeDNS asks the cluster's DNS for the address of the API, from a member.
 func ProbeDNS(ctx context.Context) error {
-	network := configv1.DefaultNetwork()
+	layout, err := install.InstalledLayout()
+	if err != nil {
+		return err
+	}
+	network, err := layout.Network()
+	if err != nil {
+		return err
+	}
 	server := net.JoinHostPort(network.DNSAddress, "53")
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, protocol, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, protocol, server)

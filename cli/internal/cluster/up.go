@@ -35,6 +35,8 @@ type Options struct {
 	KeepOnFailure bool
 	// Timeout of the whole; default 5 min.
 	Timeout time.Duration
+	// OptionsFile holds the options of machines that this run makes members; may be "".
+	OptionsFile string
 }
 
 // run is one `kijabi up`.
@@ -43,6 +45,7 @@ type run struct {
 	fleet *machine.Fleet
 	fresh bool     // the fleet was made by this run
 	added []string // machines made by this run
+	said  []byte   // content of the options file
 }
 
 // Up brings the cluster to what the plan asks for: it makes what is missing, starts
@@ -72,6 +75,9 @@ func Up(ctx context.Context, plan Plan, o Options) (*access.Access, error) {
 
 // prepare checks everything that can be checked before anything is made.
 func (r *run) prepare(plan Plan) error {
+	if err := r.readOptions(); err != nil {
+		return err
+	}
 	fleet, err := machine.Open(r.Root, plan.Name)
 	if errors.Is(err, machine.ErrNotFound) {
 		r.fresh = true
@@ -191,6 +197,9 @@ func (r *run) found(ctx context.Context) (machine.Machine, error) {
 // install runs an installing command in a machine, as a person would on a VM.
 func (r *run) install(ctx context.Context, m machine.Machine, command ...string) error {
 	if err := r.clean(ctx, m); err != nil {
+		return err
+	}
+	if err := r.giveOptions(m); err != nil {
 		return err
 	}
 	argv := append([]string{r.fleet.Program}, command...)

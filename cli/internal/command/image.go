@@ -46,8 +46,12 @@ itself it loads them there.`,
 		progress := newProgress()
 		fleet, err := machine.Open(machine.Root(), *name)
 		if errors.Is(err, machine.ErrNotFound) {
-			if member, ok, _ := install.ReadMember(install.DefaultLayout()); ok {
-				return importHere(c.Context(), member, archives, progress)
+			layout, err := install.InstalledLayout()
+			if err != nil {
+				return err
+			}
+			if member, ok, _ := install.ReadMember(layout); ok {
+				return importHere(c.Context(), layout, member, archives, progress)
 			}
 		}
 		if err != nil {
@@ -59,13 +63,13 @@ itself it loads them there.`,
 	return c
 }
 
-func importHere(ctx context.Context, member install.Member, archives []string, progress *output.Progress) error {
+func importHere(ctx context.Context, layout install.Layout, member install.Member, archives []string, progress *output.Progress) error {
 	for _, archive := range archives {
 		path, err := filepath.Abs(archive)
 		if err != nil {
 			return err
 		}
-		if err := install.ImportImage(ctx, install.DefaultLayout(), member.BinDir, path); err != nil {
+		if err := install.ImportImage(ctx, layout, member.BinDir, path); err != nil {
 			return err
 		}
 		progress.Say("%s: %s imported", member.Name, filepath.Base(archive))

@@ -5,6 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	configv1 "kijabi.dev/platform/config/v1"
+
 	"kijabi.dev/cli/internal/install"
 )
 
@@ -14,6 +16,7 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 	address := c.Flags().String("advertise-address", "", "IP that other machines reach this one at (default: that of the default route)")
 	bin := c.Flags().String("bin", "", "directory of the programs (default: that of kijabi)")
 	timeout := c.Flags().Duration("timeout", 0, "give up waiting after this time (default 2m)")
+	file := c.Flags().String("options", "", "options `FILE`, kind MemberOptions; flags win over it (default: "+configv1.OptionsFile+", if it exists)")
 	return func() (install.Options, error) {
 		dir, err := absolute(*bin)
 		if err != nil {
@@ -22,13 +25,23 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 		if err := requireRoot(); err != nil {
 			return install.Options{}, err
 		}
-		layout := install.DefaultLayout()
+		said, err := install.ReadOptions(*file)
+		if err != nil {
+			return install.Options{}, err
+		}
+		layout, err := install.InstalledLayout()
+		if err != nil {
+			return install.Options{}, err
+		}
+		if _, ok, err := install.ReadMember(layout); err == nil && !ok { // else its own layout finds it
+			layout = layout.With(said.Directories)
+		}
 		services, err := install.DetectServices(layout)
 		if err != nil {
 			return install.Options{}, err
 		}
 		return install.Options{
-			Layout: layout, Name: *name, Address: *address, BinDir: dir,
+			Layout: layout, Said: said, Name: *name, Address: *address, BinDir: dir,
 			Services: services, Progress: newProgress(), Timeout: *timeout,
 		}, nil
 	}
@@ -51,7 +64,16 @@ func newMasterInit() *cobra.Command {
 and waits until they are healthy. It then prints how other machines join. If it fails,
 nothing is left behind.`,
 		Example: `  sudo kijabi master init
-  sudo kijabi master init --advertise-address 10.0.0.11 --name vm1`,
+  sudo kijabi master init --advertise-address 10.0.0.11 --name vm1
+  sudo kijabi master init --options options.yaml
+
+  # options.yaml: every field has a default (docs/vms.md has all of them)
+  apiVersion: kijabi.dev/v1
+  kind: MemberOptions
+  network: {podCIDR: 10.32.0.0/14, serviceCIDR: 10.36.0.0/16}
+  directories: {state: /data/kijabi, etcd: /ssd/etcd}
+  etcd: {quotaBytes: 8589934592}
+  node: {labels: {disk: ssd}}`,
 		Args: cobra.NoArgs,
 	}
 	options := memberFlags(c)
@@ -151,7 +173,10 @@ network, configuration, certificates and data. A master is taken off the roster 
 		if err := requireRoot(); err != nil {
 			return err
 		}
-		layout := install.DefaultLayout()
+		layout, err := install.InstalledLayout()
+		if err != nil {
+			return err
+		}
 		services, err := install.DetectServices(layout)
 		if err != nil {
 			return err

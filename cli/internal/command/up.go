@@ -42,7 +42,8 @@ again and the machines' logs are kept.`,
 		Example: `  kijabi up                                   # 3 masters, 2 nodes
   kijabi up --masters 1 --nodes 0             # as small as it gets
   kijabi up --nodes 4                         # two nodes more
-  kijabi up --name second --subnet 10.90.0.0/24`,
+  kijabi up --name second --subnet 10.90.0.0/24
+  kijabi up --options options.yaml            # other address ranges, labels, …`,
 		Args: cobra.NoArgs,
 	}
 	name := nameFlag(c)
@@ -52,6 +53,7 @@ again and the machines' logs are kept.`,
 	bin := c.Flags().String("bin", "", "directory of the programs (default: that of kijabi)")
 	keep := c.Flags().Bool("keep-on-failure", false, "leave a cluster that does not come up for a look at it")
 	timeout := c.Flags().Duration("timeout", 5*time.Minute, "give up after this time")
+	file := c.Flags().String("options", "", "options `FILE` of the machines, as for kijabi master init")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		plan := cluster.Plan{Name: *name, Masters: *masters, Nodes: *nodes}
 		var err error
@@ -70,7 +72,7 @@ again and the machines' logs are kept.`,
 		if err != nil {
 			return err
 		}
-		options.KeepOnFailure, options.Timeout = *keep, *timeout
+		options.KeepOnFailure, options.Timeout, options.OptionsFile = *keep, *timeout, *file
 		user, err := cluster.Up(c.Context(), plan, options)
 		if err != nil {
 			return err

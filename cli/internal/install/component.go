@@ -7,10 +7,12 @@
 package install
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/pki"
@@ -24,6 +26,10 @@ type Layout struct {
 	StateDir string
 	// RunDir holds sockets.
 	RunDir string
+	// ContainerdDir holds images and containers; empty means one in StateDir.
+	ContainerdDir string
+	// EtcdDir holds a master's database; empty means one in StateDir.
+	EtcdDir string
 }
 
 // DefaultLayout is the layout of every real machine.
@@ -33,10 +39,21 @@ func DefaultLayout() Layout {
 
 func (l Layout) pki(name string) string { return filepath.Join(l.StateDir, "pki", name) }
 
+// leafDir holds the certificates of this machine's programs.
+func (l Layout) leafDir() string { return filepath.Join(l.StateDir, "identity") }
+
+func (l Layout) containerdDir() string {
+	return cmp.Or(l.ContainerdDir, filepath.Join(l.StateDir, containerd))
+}
+
+func (l Layout) etcdDir() string {
+	return cmp.Or(l.EtcdDir, filepath.Join(l.StateDir, apiserver, "etcd"))
+}
+
 func (l Layout) leaf(component string) configv1.Identity {
 	return configv1.Identity{
-		CertFile: filepath.Join(l.StateDir, "identity", component+".crt"),
-		KeyFile:  filepath.Join(l.StateDir, "identity", component+".key"),
+		CertFile: filepath.Join(l.leafDir(), component+".crt"),
+		KeyFile:  filepath.Join(l.leafDir(), component+".key"),
 		CAFile:   l.pki("ca.crt"),
 	}
 }
@@ -64,6 +81,7 @@ const (
 	apiserver          = "apiserver"
 	cloudProviderLocal = "cloud-provider-local"
 	dns                = "dns"
+	networkAgent       = "network-agent"
 )
 
 // component is a program of a member.
@@ -82,21 +100,54 @@ type component struct {
 	keepChildren bool
 	// keepSockets is how many sockets may outlive a restart of the program.
 	keepSockets int
+	// profile is how systemd confines it.
+	profile profile
+}
+
+// profile is how a service manager that can confines a program. Our supervisor cannot.
+type profile struct {
+	// sandboxed programs see only what they need of the machine. What mounts volumes or
+	// starts containers must see it as it is.
+	sandboxed bool
+	// capabilities that a sandboxed program keeps; those that have one talk netlink.
+	capabilities []string
+	// data: it has a directory of its own in the state directory.
+	data bool
+	// waitsFor names programs without which it does not start. A node's programs wait
+	// for no master, since they work and restart without one.
+	waitsFor []string
+	// waitsForOthers: whether it gets ready depends on other machines.
+	waitsForOthers bool
+	// memoryHigh is the use of memory that is out of the ordinary.
+	memoryHigh string
+	// stopTimeout, if it differs from 10 s.
+	stopTimeout time.Duration
 }
 
 // components lists the programs of a member in the order they start.
 func components(master bool) []component {
+	local := []string{apiserver} // of a master's programs that stand and fall with it
+	standby := func(memory string) profile { return profile{sandboxed: true, waitsFor: local, memoryHigh: memory} }
+	network := func(memory string, more ...string) profile {
+		return profile{sandboxed: true, data: true, capabilities: append([]string{"CAP_NET_ADMIN"}, more...), memoryHigh: memory}
+	}
 	all := []component{
-		{program: containerd, keepChildren: true},
-		{program: apiserver, identity: pki.ComponentAPIServer, port: configv1.PortGRPC, masterOnly: true},
-		{program: "scheduler", identity: pki.ComponentScheduler, port: configv1.PortScheduler, masterOnly: true, after: []string{apiserver}},
-		{program: "controller-manager", identity: pki.ComponentControllerManager, port: configv1.PortControllerManager, masterOnly: true, after: []string{apiserver}},
-		{program: cloudProviderLocal, identity: pki.ComponentCloudProvider, port: configv1.PortCloudProvider, masterOnly: true, after: []string{apiserver}},
-		{program: "cloud-controller-manager", identity: pki.ComponentCloudControllerManager, port: configv1.PortCloudControllerManager, masterOnly: true, after: []string{apiserver, cloudProviderLocal}},
-		{program: "network-agent", identity: pki.ComponentNetworkAgent, port: configv1.PortNetworkAgent, after: []string{apiserver}},
-		{program: "kube-proxy", identity: pki.ComponentKubeProxy, port: configv1.PortKubeProxy, after: []string{apiserver}},
-		{program: dns, identity: pki.ComponentDNS, port: configv1.PortDNS, after: []string{apiserver}, keepSockets: 4},
-		{program: "kubelet", identity: pki.ComponentKubelet, port: configv1.PortKubelet, after: []string{containerd, apiserver}, keepChildren: true},
+		{program: containerd, keepChildren: true, profile: profile{stopTimeout: 30 * time.Second}},
+		{
+			program: apiserver, identity: pki.ComponentAPIServer, port: configv1.PortGRPC, masterOnly: true,
+			profile: profile{sandboxed: true, data: true, waitsForOthers: true, memoryHigh: "75%", stopTimeout: 20 * time.Second},
+		},
+		{program: "scheduler", identity: pki.ComponentScheduler, port: configv1.PortScheduler, masterOnly: true, after: local, profile: standby("50%")},
+		{program: "controller-manager", identity: pki.ComponentControllerManager, port: configv1.PortControllerManager, masterOnly: true, after: local, profile: standby("50%")},
+		{program: cloudProviderLocal, identity: pki.ComponentCloudProvider, port: configv1.PortCloudProvider, masterOnly: true, after: local, profile: standby("256M")},
+		{program: "cloud-controller-manager", identity: pki.ComponentCloudControllerManager, port: configv1.PortCloudControllerManager, masterOnly: true, after: []string{apiserver, cloudProviderLocal}, profile: standby("512M")},
+		{program: networkAgent, identity: pki.ComponentNetworkAgent, port: configv1.PortNetworkAgent, after: local, profile: network("512M")},
+		{program: "kube-proxy", identity: pki.ComponentKubeProxy, port: configv1.PortKubeProxy, after: local, profile: network("1G")},
+		{program: dns, identity: pki.ComponentDNS, port: configv1.PortDNS, after: local, keepSockets: 4, profile: network("1G", "CAP_NET_BIND_SERVICE")},
+		{
+			program: "kubelet", identity: pki.ComponentKubelet, port: configv1.PortKubelet, after: []string{containerd, apiserver}, keepChildren: true,
+			profile: profile{waitsFor: []string{containerd}, stopTimeout: 30 * time.Second},
+		},
 	}
 	var wanted []component
 	for _, c := range all {

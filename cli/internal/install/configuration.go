@@ -2,6 +2,7 @@ package install
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -22,6 +23,8 @@ type settings struct {
 	binDir    string
 	clusterID string
 	network   configv1.Network
+	// said are the machine's options.
+	said      configv1.MemberOptions
 	master    bool
 	bootstrap bool
 	// masters are host addresses of the other masters.
@@ -100,6 +103,7 @@ func (s settings) value(c component) any {
 	default:
 		return &configv1.DNSConfiguration{
 			Common: s.common(c, "DNSConfiguration"), APIServers: s.apiServers(), DataDir: data, Network: s.network,
+			Upstream: s.said.DNS.Upstream,
 		}
 	}
 }
@@ -111,7 +115,10 @@ func (s settings) apiserver(c component, data string) any {
 		PeerAddress:      hostPort(s.address, configv1.PortPeer),
 		AdvertiseAddress: s.address, DataDir: data, PKIDir: filepath.Join(s.layout.StateDir, "pki"),
 		ClusterID: s.clusterID, Peer: s.peer(), Network: s.network, Bootstrap: s.bootstrap,
-		Etcd: configv1.Etcd{PeerURL: "https://" + hostPort(s.address, configv1.PortEtcdPeer)},
+		Etcd: configv1.Etcd{
+			PeerURL: "https://" + hostPort(s.address, configv1.PortEtcdPeer), DataDir: s.layout.EtcdDir,
+			QuotaBytes: s.said.Etcd.QuotaBytes,
+		},
 	}
 	for _, master := range s.masters {
 		value.Join = append(value.Join, hostPort(master, configv1.PortPeer))
@@ -133,8 +140,10 @@ func (s settings) kubelet(c component, data string) any {
 		CNIConfigDir:             s.layout.cniConfigDir(), Network: s.network,
 		Labels: map[string]string{"kubernetes.io/hostname": s.name},
 	}
-	if s.master {
-		value.Taints = []configv1.Taint{{Key: controlPlane, Effect: "NoSchedule"}}
+	maps.Copy(value.Labels, s.said.Node.Labels)
+	value.Taints = slices.Clone(s.said.Node.Taints)
+	if s.master && !s.said.Node.Schedulable {
+		value.Taints = append(value.Taints, configv1.Taint{Key: controlPlane, Effect: "NoSchedule"})
 	}
 	return value
 }

@@ -3,6 +3,7 @@ package install
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -69,14 +70,13 @@ func (s settings) containerd() ([]byte, error) {
 		return nil, err
 	}
 	run := filepath.Join(s.layout.RunDir, "containerd")
-	root := filepath.Join(s.layout.StateDir, "containerd")
 	var content bytes.Buffer
 	err = parsed.Execute(&content, map[string]any{
-		"Root": root, "State": run, "Socket": s.layout.containerdSocket(),
+		"Root": s.layout.containerdDir(), "State": run, "Socket": s.layout.containerdSocket(),
 		"TTRPC":   s.layout.containerdSocket() + ".ttrpc",
 		"Sandbox": sandboxImage, "Runc": filepath.Join(s.binDir, "runc"),
 		"CNIBin": filepath.Join(s.binDir, "cni"), "CNIConf": s.layout.cniConfigDir(),
-		"RestrictOOM": !hasCapability(unix.CAP_SYS_RESOURCE), "Snapshotter": snapshotter(s.layout.StateDir),
+		"RestrictOOM": !hasCapability(unix.CAP_SYS_RESOURCE), "Snapshotter": snapshotter(s.layout.containerdDir()),
 	})
 	return content.Bytes(), err
 }
@@ -92,12 +92,17 @@ func hasCapability(number uint) bool {
 	return data[number/32].Effective&(1<<(number%32)) != 0
 }
 
-// snapshotter is overlayfs, unless the state directory itself lies on an overlay or
-// in memory, which overlayfs does not take as its upper layer.
+// snapshotter is overlayfs, unless the directory, or where it will be made, itself lies
+// on an overlay or in memory, which overlayfs does not take as its upper layer.
 func snapshotter(dir string) string {
 	const overlayMagic, tmpfsMagic, ramfsMagic = 0x794c7630, 0x01021994, 0x858458f6
 	var info unix.Statfs_t
-	if unix.Statfs(dir, &info) == nil {
+	err := unix.Statfs(dir, &info)
+	for errors.Is(err, unix.ENOENT) && dir != "/" {
+		dir = filepath.Dir(dir)
+		err = unix.Statfs(dir, &info)
+	}
+	if err == nil {
 		switch int64(info.Type) { //nolint:unconvert // narrower on some architectures
 		case overlayMagic, tmpfsMagic, ramfsMagic:
 			return "native"
@@ -120,7 +125,7 @@ func ImageArchives(binDir string) []string {
 // ImportImage loads an OCI or docker archive into the machine's containerd.
 func ImportImage(ctx context.Context, layout Layout, binDir, archive string) error {
 	args := []string{"--address", layout.containerdSocket(), "--namespace", "k8s.io", "images", "import"}
-	if kind := snapshotter(layout.StateDir); kind != "overlayfs" {
+	if kind := snapshotter(layout.containerdDir()); kind != "overlayfs" {
 		args = append(args, "--snapshotter", kind)
 	}
 	command := exec.CommandContext(ctx, filepath.Join(binDir, "ctr"), append(args, archive)...)

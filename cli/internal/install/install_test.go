@@ -42,6 +42,8 @@ type world struct {
 	tokens  map[string]certificatev1pb.TokenRole // by whole token
 	members []*mastersv1pb.Member
 	pki     map[string][]byte
+	network configv1.Network
+	quota   int64
 	broken  string // a program that never becomes healthy
 }
 
@@ -86,7 +88,7 @@ func (a *apiserverStandIn) Issue(_ context.Context, in *certificatev1pb.IssueReq
 func (a *apiserverStandIn) Status(context.Context, *mastersv1pb.StatusRequest) (*mastersv1pb.StatusResponse, error) {
 	a.world.mu.Lock()
 	defer a.world.mu.Unlock()
-	return &mastersv1pb.StatusResponse{ClusterId: a.id, Leader: a.world.members[0].GetName(), Epoch: 7, Members: slices.Clone(a.world.members)}, nil
+	return &mastersv1pb.StatusResponse{ClusterId: a.id, Leader: a.world.members[0].GetName(), Epoch: 7, Members: slices.Clone(a.world.members), Network: a.world.ranges()}, nil
 }
 
 func (a *apiserverStandIn) Join(_ context.Context, in *mastersv1pb.JoinRequest) (*mastersv1pb.JoinResponse, error) {
@@ -96,13 +98,13 @@ func (a *apiserverStandIn) Join(_ context.Context, in *mastersv1pb.JoinRequest) 
 		Name: in.GetName(), PeerAddress: in.GetPeerAddress(), GrpcAddress: in.GetGrpcAddress(),
 		RestAddress: in.GetRestAddress(), Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER,
 	})
-	return &mastersv1pb.JoinResponse{ClusterId: a.id, Members: slices.Clone(a.world.members), Pki: a.world.pki}, nil
+	return &mastersv1pb.JoinResponse{ClusterId: a.id, Members: slices.Clone(a.world.members), Pki: a.world.pki, Network: a.world.ranges(), EtcdQuotaBytes: a.world.quota}, nil
 }
 
 func (a *apiserverStandIn) Remove(_ context.Context, in *mastersv1pb.RemoveRequest) (*mastersv1pb.RemoveResponse, error) {
-	a.world.mu.Lock()
-	defer a.world.mu.Unlock()
-	a.world.members = slices.DeleteFunc(a.world.members, func(m *mastersv1pb.Member) bool { return m.GetName() == in.GetName() })
+	if !a.world.removeMember(in.GetName()) {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "masters"}, in.GetName())
+	}
 	return &mastersv1pb.RemoveResponse{}, nil
 }
 
@@ -267,6 +269,23 @@ func (s *standInServices) loadOther(name, path string) (configv1.Common, func(*r
 	return common, func(*rpc.Server) {}, err
 }
 
+// ranges are what the founder was configured with.
+func (w *world) ranges() *mastersv1pb.Network {
+	return &mastersv1pb.Network{
+		PodCidr: w.network.PodCIDR, ServiceCidr: w.network.ServiceCIDR, DnsAddress: w.network.DNSAddress,
+		ClusterDomain: w.network.ClusterDomain, NodePortFirst: w.network.NodePortFirst, NodePortLast: w.network.NodePortLast,
+	}
+}
+
+// removeMember takes a master off the roster, if it is on it.
+func (w *world) removeMember(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := len(w.members)
+	w.members = slices.DeleteFunc(w.members, func(m *mastersv1pb.Member) bool { return m.GetName() == name })
+	return len(w.members) < before
+}
+
 // found makes the roster of a new cluster.
 func (w *world) found(c configv1.APIServerConfiguration) {
 	w.mu.Lock()
@@ -275,6 +294,7 @@ func (w *world) found(c configv1.APIServerConfiguration) {
 		Name: c.NodeName, PeerAddress: c.PeerAddress, GrpcAddress: c.ListenAddress, RestAddress: c.RESTAddress,
 		Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER,
 	}}
+	w.network, w.quota = c.Network, c.Etcd.QuotaBytes
 	w.pki = map[string][]byte{}
 	for _, name := range []string{"ca.crt", "ca.key", "peer-ca.crt", "peer-ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key", "service-account.pub"} {
 		w.pki[name], _ = os.ReadFile(filepath.Join(c.PKIDir, name))
@@ -397,6 +417,11 @@ func TestInitAndJoin(t *testing.T) {
 		t.Error("the masters sign service account tokens with different keys")
 	}
 
+	t.Run("second init", func(t *testing.T) {
+		if _, err := InitMaster(ctx, first); err == nil || !strings.Contains(err.Error(), "already master vm1 of cluster "+member.ClusterID) || !strings.Contains(err.Error(), "kijabi reset") {
+			t.Errorf("second init = %v", err)
+		}
+	})
 	t.Run("again", func(t *testing.T) {
 		err := JoinNode(ctx, Invitation{founded.Address, founded.NodeToken}, node)
 		if err == nil || !strings.Contains(err.Error(), "already node vm4") || !strings.Contains(err.Error(), "kijabi reset") {
@@ -503,23 +528,6 @@ func TestMasterThatFailsLeavesTheRoster(t *testing.T) {
 	}
 	if len(w.members) != 1 || len(filesBelow(t, second.Layout)) != 0 || len(services.ends) != 0 {
 		t.Errorf("left behind: roster %v, files %v", w.members, filesBelow(t, second.Layout))
-	}
-}
-
-func TestSystemdUnit(t *testing.T) {
-	unit := supervisor.Unit{
-		Name: "kubelet", Exec: []string{"/opt/a b/kubelet", "--config", "/etc/kijabi/100%.yaml"},
-		Env: []string{"PATH=/bin"}, After: []string{"containerd"}, KillMode: supervisor.KillProcess,
-		FileDescriptorStoreMax: 4,
-	}
-	text := string((&systemd{}).render(unit))
-	for _, line := range []string{
-		`ExecStart="/opt/a b/kubelet" --config "/etc/kijabi/100%%.yaml"`, "After=network-online.target kijabi-containerd.service",
-		"KillMode=process", "Delegate=yes", "Restart=always", "Environment=PATH=/bin", "FileDescriptorStoreMax=4", "NotifyAccess=main", "WantedBy=multi-user.target",
-	} {
-		if !strings.Contains(text, line+"\n") {
-			t.Errorf("unit lacks %q:\n%s", line, text)
-		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -162,10 +163,11 @@ func JoinNode(ctx context.Context, invitation Invitation, o Options) (err error)
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	s := settings{
-		layout: o.Layout, name: o.Name, address: o.Address, binDir: o.BinDir, network: configv1.DefaultNetwork(),
-	}
+	s := o.settings(false)
 	var f files
+	if err := f.addDirectories(&o); err != nil {
+		return err
+	}
 	var kubelet *issued
 	for _, c := range components(false) {
 		if c.identity == "" {
@@ -203,6 +205,7 @@ func (o *Options) startNode(ctx context.Context, s settings, f *files, id *pki.I
 	defer cancel()
 	defer func() {
 		if err != nil {
+			err = o.Layout.explainFull(err)
 			o.rollback(ctx, s)
 			f.undo()
 		}
@@ -225,7 +228,7 @@ func (o *Options) startNode(ctx context.Context, s settings, f *files, id *pki.I
 	return o.writeMember(s)
 }
 
-// learn asks a master for the cluster's id and masters.
+// learn asks a master for the cluster's id, ranges and masters.
 func (s *settings) learn(ctx context.Context, at string, id *pki.Identity) error {
 	conn, err := rpc.Dial(at, id)
 	if err != nil {
@@ -237,6 +240,9 @@ func (s *settings) learn(ctx context.Context, at string, id *pki.Identity) error
 	answer, err := mastersv1pb.NewMastersServiceClient(conn).Status(ctx, &mastersv1pb.StatusRequest{})
 	if err != nil {
 		return fmt.Errorf("ask %s for the masters: %w", at, err)
+	}
+	if err := s.adopt(answer.GetNetwork()); err != nil {
+		return err
 	}
 	s.clusterID = answer.GetClusterId()
 	s.masters = hostsOf(answer.GetMembers(), s.name)
@@ -295,11 +301,13 @@ func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err erro
 		}
 	}()
 	o.Progress.Say("%s: on the roster as learner", o.Name)
-	s := settings{
-		layout: o.Layout, name: o.Name, address: o.Address, binDir: o.BinDir, clusterID: answer.GetClusterId(),
-		network: configv1.DefaultNetwork(), master: true, masters: hostsOf(answer.GetMembers(), o.Name),
+	s := o.settings(true)
+	s.clusterID, s.masters = answer.GetClusterId(), hostsOf(answer.GetMembers(), o.Name)
+	s.said.Etcd.QuotaBytes = cmp.Or(s.said.Etcd.QuotaBytes, answer.GetEtcdQuotaBytes())
+	if err := s.adopt(answer.GetNetwork()); err != nil {
+		return err
 	}
-	f, err := masterFiles(s, answer, own)
+	f, err := masterFiles(s, answer, &o)
 	if err != nil {
 		return err
 	}
@@ -352,7 +360,7 @@ func leave(ctx context.Context, masters mastersv1pb.MastersServiceClient, name s
 
 // masterFiles are the files of a joining master: the shared keys, certificates signed
 // with them, and configurations.
-func masterFiles(s settings, answer *mastersv1pb.JoinResponse, own *issued) (*files, error) {
+func masterFiles(s settings, answer *mastersv1pb.JoinResponse, o *Options) (*files, error) {
 	shared := answer.GetPki()
 	parse := func(name string) (*pki.CA, error) {
 		ca, err := pki.ParseCA(shared[name+".crt"], shared[name+".key"])
@@ -370,6 +378,9 @@ func masterFiles(s settings, answer *mastersv1pb.JoinResponse, own *issued) (*fi
 		return nil, err
 	}
 	f := &files{}
+	if err := f.addDirectories(o); err != nil {
+		return nil, err
+	}
 	for name, content := range shared {
 		if filepath.Base(name) != name {
 			return nil, fmt.Errorf("key %q handed over by the masters is no plain file name", name)
@@ -380,14 +391,11 @@ func masterFiles(s settings, answer *mastersv1pb.JoinResponse, own *issued) (*fi
 		}
 		f.add(s.layout.pki(name), content, mode)
 	}
-	into := s.layout.leaf(pki.ComponentAPIServer)
-	f.add(into.KeyFile, own.key, 0o600)
-	f.add(into.CertFile, own.cert, 0o644)
 	masters := []access.Master{doors(s.name, s.address)}
 	for _, member := range answer.GetMembers() {
 		if member.GetName() != s.name {
 			masters = append(masters, access.Master{Name: member.GetName(), GRPC: member.GetGrpcAddress(), REST: member.GetRestAddress()})
 		}
 	}
-	return f, errors.Join(issueAll(f, s, cluster, peer, pki.ComponentAPIServer), addAdmin(f, s, cluster, masters), f.addConfigurations(s))
+	return f, errors.Join(issueAll(f, s, cluster, peer), addAdmin(f, s, cluster, masters), f.addConfigurations(s))
 }

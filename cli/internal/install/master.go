@@ -80,6 +80,10 @@ func issue(f *files, ca *pki.CA, s settings, component string, into configv1.Ide
 	if request.Server {
 		request.IPs = append(request.IPs, net.ParseIP(s.address))
 	}
+	if component == pki.ComponentAPIServer { // pods reach it as a service
+		request.IPs = append(request.IPs, s.network.APIAddress().AsSlice())
+		request.DNSNames = append(request.DNSNames, "kubernetes.default.svc."+s.network.ClusterDomain)
+	}
 	certPEM, keyPEM, err := ca.Issue(request)
 	if err != nil {
 		return err
@@ -89,10 +93,10 @@ func issue(f *files, ca *pki.CA, s settings, component string, into configv1.Ide
 	return nil
 }
 
-// issueAll adds the certificates of all of a master's programs but those that it has.
-func issueAll(f *files, s settings, cluster, peer *pki.CA, has pki.Component) error {
+// issueAll adds the certificates of all of a master's programs.
+func issueAll(f *files, s settings, cluster, peer *pki.CA) error {
 	for _, c := range components(true) {
-		if c.identity == "" || c.identity == has {
+		if c.identity == "" {
 			continue
 		}
 		if err := issue(f, cluster, s, c.identity, s.layout.leaf(c.identity)); err != nil {
@@ -139,16 +143,17 @@ func InitMaster(ctx context.Context, o Options) (_ *Founded, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := settings{
-		layout: o.Layout, name: o.Name, address: o.Address, binDir: o.BinDir, clusterID: clusterID,
-		network: configv1.DefaultNetwork(), master: true, bootstrap: true,
+	s := o.settings(true)
+	s.clusterID, s.network, s.bootstrap = clusterID, o.Said.Network.WithDefaults(), true
+	if err := checkAddress(s.address, s.network); err != nil {
+		return nil, err
 	}
 	made, err := newAuthorities()
 	if err != nil {
 		return nil, err
 	}
 	var f files
-	err = errors.Join(made.add(&f, s.layout), issueAll(&f, s, made.cluster, made.peer, ""),
+	err = errors.Join(f.addDirectories(&o), made.add(&f, s.layout), issueAll(&f, s, made.cluster, made.peer),
 		addAdmin(&f, s, made.cluster, []access.Master{doors(s.name, s.address)}), f.addConfigurations(s))
 	if err != nil {
 		return nil, err
@@ -187,6 +192,7 @@ func (o *Options) startMaster(ctx context.Context, s settings, f *files) (err er
 	defer cancel()
 	defer func() {
 		if err != nil {
+			err = o.Layout.explainFull(err)
 			o.rollback(ctx, s)
 			f.undo()
 		}

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -18,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kijabi.dev/platform/atomicfile"
+	configv1 "kijabi.dev/platform/config/v1"
 
 	"kijabi.dev/cli/internal/machine/supervisor"
 	"kijabi.dev/cli/internal/output"
@@ -27,9 +29,12 @@ import (
 type Options struct {
 	// Layout of the machine's files. Required.
 	Layout Layout
-	// Name of the machine; default its host name.
+	// Said are the machine's options; the fields here win. The layout holds the
+	// directories already.
+	Said configv1.MemberOptions
+	// Name of the machine; default that of Said, or its host name.
 	Name string
-	// Address others reach the machine at; default that of its default route.
+	// Address others reach the machine at; default that of Said, or of its default route.
 	Address string
 	// BinDir holds the programs; default the directory of the running one.
 	BinDir string
@@ -81,6 +86,7 @@ func (o *Options) complete(master bool) error {
 	if o.Timeout == 0 {
 		o.Timeout = 2 * time.Minute
 	}
+	o.Name, o.Address = cmp.Or(o.Name, o.Said.Name), cmp.Or(o.Address, o.Said.AdvertiseAddress)
 	if o.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -102,6 +108,9 @@ func (o *Options) complete(master bool) error {
 		return err
 	}
 	if err := o.checkFresh(); err != nil {
+		return err
+	}
+	if err := o.checkDirectories(); err != nil {
 		return err
 	}
 	if err := o.resolveAddress(); err != nil {
@@ -147,7 +156,7 @@ func (o *Options) checkFresh() error {
 		return fmt.Errorf("this machine is already %s %s of cluster %s: run `kijabi reset` first to take it out",
 			role, member.Name, member.ClusterID)
 	}
-	for _, path := range []string{o.Layout.config("kubelet"), o.Layout.pki("ca.crt")} {
+	for _, path := range []string{o.Layout.config("kubelet"), o.Layout.pki("ca.crt"), o.Layout.directories()} {
 		if _, err := os.Stat(path); err == nil {
 			return fmt.Errorf("%s is left of an installation that did not finish: run `kijabi reset` first", path)
 		}
@@ -280,6 +289,11 @@ func unitNames(master bool) []string {
 		names = append(names, c.program)
 	}
 	return names
+}
+
+// settings are what the options come to, before anything of the cluster is known.
+func (o *Options) settings(master bool) settings {
+	return settings{layout: o.Layout, name: o.Name, address: o.Address, binDir: o.BinDir, master: master, said: o.Said}
 }
 
 // writeMember declares the machine a member.

@@ -88,6 +88,9 @@ func leaveMasters(ctx context.Context, layout Layout, name string) error {
 	if len(status.GetMembers()) <= 1 {
 		return nil // the last one takes the cluster with it
 	}
+	if !slices.ContainsFunc(status.GetMembers(), func(m *mastersv1pb.Member) bool { return m.GetName() == name }) {
+		return nil // somebody has removed it already
+	}
 	_, err = masters.Remove(ctx, &mastersv1pb.RemoveRequest{Name: name})
 	return err
 }
@@ -156,7 +159,7 @@ func unmountBelow(layout Layout) error {
 	var points []string
 	for line := range strings.Lines(string(content)) {
 		fields := strings.Fields(line)
-		for _, dir := range []string{layout.StateDir, layout.RunDir, "/run/netns/cni-", "/var/run/netns/cni-"} {
+		for _, dir := range []string{layout.StateDir, layout.containerdDir(), layout.RunDir, "/run/netns/cni-", "/var/run/netns/cni-"} {
 			if strings.HasPrefix(fields[4], strings.TrimSuffix(dir, "/")+"/") || strings.HasSuffix(dir, "-") && strings.HasPrefix(fields[4], dir) {
 				points = append(points, fields[4])
 			}
@@ -232,6 +235,14 @@ func removeFiles(layout Layout) error {
 		filepath.Join(layout.StateDir, "identity"), filepath.Join(layout.StateDir, "cni"),
 		filepath.Dir(layout.containerdSocket()),
 	}
+	for _, dir := range []string{layout.ContainerdDir, layout.EtcdDir} {
+		entries, _ := os.ReadDir(dir) // it may have been taken away, or not been made
+		for _, entry := range entries {
+			if !keep(entry.Name()) {
+				own = append(own, filepath.Join(dir, entry.Name()))
+			}
+		}
+	}
 	for _, name := range unitNames(true) {
 		own = append(own, layout.config(name), filepath.Join(layout.StateDir, name))
 	}
@@ -239,5 +250,8 @@ func removeFiles(layout Layout) error {
 	for _, path := range own {
 		errs = append(errs, os.RemoveAll(path))
 	}
-	return joinLine(errs)
+	if err := joinLine(errs); err != nil {
+		return err
+	}
+	return os.RemoveAll(layout.directories()) // last: it says where the rest is
 }

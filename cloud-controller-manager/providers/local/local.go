@@ -41,7 +41,8 @@ func Run(ctx context.Context, cfg *configv1.CloudProviderLocalConfiguration, log
 		return fmt.Errorf("dial apiserver %s: %w", cfg.APIServer, err)
 	}
 	defer func() { _ = conn.Close() }()
-	return lifecycle.RunAll(ctx, identity.Run, server.Run, func(ctx context.Context) error {
+	notifier := lifecycle.Notifier{Ready: server.WaitServing, Alive: []lifecycle.Task{server.Alive}, Log: log}
+	return lifecycle.RunAll(ctx, identity.Run, server.Run, notifier.Run, func(ctx context.Context) error {
 		return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(conn), log)
 	})
 }

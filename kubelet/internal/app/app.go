@@ -96,14 +96,13 @@ func Run(ctx context.Context, cfg *configv1.KubeletConfiguration, log *zap.Logge
 		func(ctx context.Context) error {
 			return pki.RenewLoop(ctx, cfg.Identity, certificatev1pb.NewCertificateServiceClient(conn), log)
 		},
-		func(ctx context.Context) error {
-			return errors.Join(lifecycle.NotifyReady(ctx), waitDone(ctx))
-		})
-}
-
-func waitDone(ctx context.Context) error {
-	<-ctx.Done()
-	return ctx.Err()
+		lifecycle.Notifier{
+			Ready: own.WaitServing, Log: log,
+			Alive: []lifecycle.Task{own.Alive, func(context.Context) error {
+				_, _ = k.caches.HasSynced(), k.manager.Has("")
+				return nil
+			}},
+		}.Run)
 }
 
 // kubelet is everything that does not depend on how masters are reached.
@@ -237,7 +236,8 @@ func (k *kubelet) confirm(ctx context.Context) error {
 	k.pods.OnChange(func(_, _ *corev1.Pod) {})
 	k.manager.Confirm()
 	k.sweep(ctx)
-	return waitDone(ctx)
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // sweep removes directories and cgroups of pods that ended while no kubelet ran.

@@ -137,6 +137,8 @@ type APIServerConfiguration struct {
 type Etcd struct {
 	// PeerURL others dial, https://ip:2380. Required.
 	PeerURL string `json:"peerURL"`
+	// DataDir holds the database, default etcd in the apiserver's data directory.
+	DataDir string `json:"dataDir,omitempty"`
 	// QuotaBytes bounds the database, default 4 GiB.
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
 	// HistoryRetention is how long revisions are kept, default 24h.

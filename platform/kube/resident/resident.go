@@ -96,11 +96,12 @@ func (p *Program) Run(ctx context.Context, act lifecycle.Task, beside ...lifecyc
 		func(ctx context.Context) error {
 			return pki.RenewLoop(ctx, p.cfg.Common.Identity, certificatev1pb.NewCertificateServiceClient(p.conn), p.cfg.Log)
 		},
+		// Waiting for masters is not starting: the service manager need not wait, too.
+		lifecycle.Notifier{
+			Ready: p.Server.WaitServing, Log: p.cfg.Log,
+			Alive: []lifecycle.Task{p.Server.Alive, func(context.Context) error { _ = p.Caches.HasSynced(); return nil }},
+		}.Run,
 		func(ctx context.Context) error {
-			// Waiting for masters is not starting: the service manager need not wait, too.
-			if err := lifecycle.NotifyReady(ctx); err != nil {
-				p.cfg.Log.Warn("service manager not told", zap.Error(err))
-			}
 			if err := p.Caches.WaitSynced(ctx); err != nil {
 				return nil //nolint:nilerr // asked to end while waiting
 			}

@@ -91,6 +91,13 @@ func (p *Program) Run(ctx context.Context, act lifecycle.Task) error {
 		p.Server.Run,
 		p.Caches.Run,
 		p.Elector.Run,
+		lifecycle.Notifier{
+			Ready: p.Server.WaitServing, Log: p.cfg.Log,
+			Alive: []lifecycle.Task{p.Server.Alive, func(context.Context) error {
+				_, _ = p.Caches.HasSynced(), p.Elector.Leading()
+				return nil
+			}},
+		}.Run,
 		p.Elector.WhileLeader(func(ctx context.Context) error {
 			if err := p.Caches.WaitSynced(ctx); err != nil {
 				return nil //nolint:nilerr // leadership ended before the caches were there

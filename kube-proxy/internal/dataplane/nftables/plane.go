@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -57,7 +58,10 @@ type Plane struct {
 	cfg  Config
 	ipv6 bool
 	ns   netns.NsHandle
-	udp  chan struct{} // holds one token when connections without state need a look
+	// atHome: ns is that of the process, so nothing has to be entered, which would need
+	// CAP_SYS_ADMIN.
+	atHome bool
+	udp    chan struct{} // holds one token when connections without state need a look
 
 	mu        sync.Mutex
 	conn      *nft.Conn
@@ -90,7 +94,12 @@ func New(cfg Config) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("current network namespace: %w", err)
 	}
-	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, udp: make(chan struct{}, 1), goneUDP: map[services.Front]struct{}{}}
+	process, err := netns.GetFromPid(os.Getpid())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("network namespace of the process: %w", err), ns.Close())
+	}
+	defer func() { _ = process.Close() }()
+	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, atHome: ns.Equal(process), udp: make(chan struct{}, 1), goneUDP: map[services.Front]struct{}{}}
 	p.reset()
 	if err := p.open(); err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -111,14 +120,18 @@ func (p *Plane) reset() {
 // the socket.
 func (p *Plane) open() error {
 	p.closeSockets()
-	conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(int(p.ns)), nft.WithSockOptions(func(c *netlink.Conn) error {
+	ns := 0 // none to enter
+	if !p.atHome {
+		ns = int(p.ns)
+	}
+	conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(ns), nft.WithSockOptions(func(c *netlink.Conn) error {
 		return errors.Join(c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
 	}))
 	if err != nil {
 		return fmt.Errorf("open nftables socket: %w", err)
 	}
 	p.conn = conn
-	if p.raw, err = dialRaw(int(p.ns)); err != nil {
+	if p.raw, err = dialRaw(ns); err != nil {
 		return err
 	}
 	return nil

@@ -464,7 +464,9 @@ type StatusResponse struct {
 	// How long the answering master has run.
 	Uptime *durationpb.Duration `protobuf:"bytes,6,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// Name of the answering master.
-	AnsweredBy    string `protobuf:"bytes,7,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
+	AnsweredBy string `protobuf:"bytes,7,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
+	// The cluster's address ranges.
+	Network       *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +550,104 @@ func (x *StatusResponse) GetAnsweredBy() string {
 	return ""
 }
 
+func (x *StatusResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+// Network holds the cluster's address ranges, fixed at init and the same on every machine.
+type Network struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Range of all pods, such as 10.244.0.0/16.
+	PodCidr string `protobuf:"bytes,1,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	// Range of service addresses, such as 10.96.0.0/16.
+	ServiceCidr string `protobuf:"bytes,2,opt,name=service_cidr,json=serviceCidr,proto3" json:"service_cidr,omitempty"`
+	// Address of the cluster's DNS.
+	DnsAddress string `protobuf:"bytes,3,opt,name=dns_address,json=dnsAddress,proto3" json:"dns_address,omitempty"`
+	// DNS domain, such as cluster.local.
+	ClusterDomain string `protobuf:"bytes,4,opt,name=cluster_domain,json=clusterDomain,proto3" json:"cluster_domain,omitempty"`
+	// First node port.
+	NodePortFirst int32 `protobuf:"varint,5,opt,name=node_port_first,json=nodePortFirst,proto3" json:"node_port_first,omitempty"`
+	// Last node port.
+	NodePortLast  int32 `protobuf:"varint,6,opt,name=node_port_last,json=nodePortLast,proto3" json:"node_port_last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Network) GetPodCidr() string {
+	if x != nil {
+		return x.PodCidr
+	}
+	return ""
+}
+
+func (x *Network) GetServiceCidr() string {
+	if x != nil {
+		return x.ServiceCidr
+	}
+	return ""
+}
+
+func (x *Network) GetDnsAddress() string {
+	if x != nil {
+		return x.DnsAddress
+	}
+	return ""
+}
+
+func (x *Network) GetClusterDomain() string {
+	if x != nil {
+		return x.ClusterDomain
+	}
+	return ""
+}
+
+func (x *Network) GetNodePortFirst() int32 {
+	if x != nil {
+		return x.NodePortFirst
+	}
+	return 0
+}
+
+func (x *Network) GetNodePortLast() int32 {
+	if x != nil {
+		return x.NodePortLast
+	}
+	return 0
+}
+
 // JoinRequest introduces a new master.
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -567,7 +667,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +679,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +692,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JoinRequest) GetName() string {
@@ -640,14 +740,19 @@ type JoinResponse struct {
 	// Masters already on the roster.
 	Members []*Member `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
 	// Shared key material: file name below the pki directory to PEM content.
-	Pki           map[string][]byte `protobuf:"bytes,4,rep,name=pki,proto3" json:"pki,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Pki map[string][]byte `protobuf:"bytes,4,rep,name=pki,proto3" json:"pki,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The cluster's address ranges.
+	Network *Network `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
+	// Bound of the answering master's database in bytes, 0 for the default. The new master
+	// takes it over unless it was told another.
+	EtcdQuotaBytes int64 `protobuf:"varint,6,opt,name=etcd_quota_bytes,json=etcdQuotaBytes,proto3" json:"etcd_quota_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +764,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +777,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{7}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -703,6 +808,20 @@ func (x *JoinResponse) GetPki() map[string][]byte {
 	return nil
 }
 
+func (x *JoinResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *JoinResponse) GetEtcdQuotaBytes() int64 {
+	if x != nil {
+		return x.EtcdQuotaBytes
+	}
+	return 0
+}
+
 // RemoveRequest names a master to remove.
 type RemoveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -714,7 +833,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +845,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +858,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -758,7 +877,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +889,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +902,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
 }
 
 // TransferRequest hands leadership over.
@@ -797,7 +916,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +928,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +941,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TransferRequest) GetTo() string {
@@ -843,7 +962,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +974,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +987,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TransferResponse) GetLeader() string {
@@ -911,7 +1030,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"components\x18\f \x03(\v2\".kijabi.masters.v1.ComponentStatusR\n" +
 	"components\x127\n" +
 	"\tlast_seen\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\"\n" +
-	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\"\x8d\x02\n" +
+	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\"\xc3\x02\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -921,19 +1040,30 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x0eleader_changes\x18\x05 \x01(\x03R\rleaderChanges\x121\n" +
 	"\x06uptime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1f\n" +
 	"\vanswered_by\x18\a \x01(\tR\n" +
-	"answeredBy\"\xae\x01\n" +
+	"answeredBy\x124\n" +
+	"\anetwork\x18\b \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\"\xdd\x01\n" +
+	"\aNetwork\x12\x19\n" +
+	"\bpod_cidr\x18\x01 \x01(\tR\apodCidr\x12!\n" +
+	"\fservice_cidr\x18\x02 \x01(\tR\vserviceCidr\x12\x1f\n" +
+	"\vdns_address\x18\x03 \x01(\tR\n" +
+	"dnsAddress\x12%\n" +
+	"\x0ecluster_domain\x18\x04 \x01(\tR\rclusterDomain\x12&\n" +
+	"\x0fnode_port_first\x18\x05 \x01(\x05R\rnodePortFirst\x12$\n" +
+	"\x0enode_port_last\x18\x06 \x01(\x05R\fnodePortLast\"\xae\x01\n" +
 	"\vJoinRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\"\n" +
 	"\retcd_peer_url\x18\x03 \x01(\tR\vetcdPeerUrl\x12!\n" +
 	"\fgrpc_address\x18\x04 \x01(\tR\vgrpcAddress\x12!\n" +
-	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\x88\x02\n" +
+	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xe8\x02\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
 	"\x14etcd_initial_cluster\x18\x02 \x01(\tR\x12etcdInitialCluster\x123\n" +
 	"\amembers\x18\x03 \x03(\v2\x19.kijabi.masters.v1.MemberR\amembers\x12:\n" +
-	"\x03pki\x18\x04 \x03(\v2(.kijabi.masters.v1.JoinResponse.PkiEntryR\x03pki\x1a6\n" +
+	"\x03pki\x18\x04 \x03(\v2(.kijabi.masters.v1.JoinResponse.PkiEntryR\x03pki\x124\n" +
+	"\anetwork\x18\x05 \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12(\n" +
+	"\x10etcd_quota_bytes\x18\x06 \x01(\x03R\x0eetcdQuotaBytes\x1a6\n" +
 	"\bPkiEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"#\n" +
@@ -965,8 +1095,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06master\x12h\n" +
 	"\bTransfer\x12\".kijabi.masters.v1.TransferRequest\x1a#.kijabi.masters.v1.TransferResponse\"\x13\xea\xe0\x18\x0f\n" +
 	"\x05admin\n" +
-	"\x06masterB\xbd\x01\n" +
-	"\x15com.kijabi.masters.v1B\fMastersProtoP\x01Z0kijabi.dev/proto/gen/kijabi/masters/v1;mastersv1\xa2\x02\x03KMX\xaa\x02\x11Kijabi.Masters.V1\xca\x02\x11Kijabi\\Masters\\V1\xe2\x02\x1dKijabi\\Masters\\V1\\GPBMetadata\xea\x02\x13Kijabi::Masters::V1b\x06proto3"
+	"\x06masterB2Z0kijabi.dev/proto/gen/kijabi/masters/v1;mastersv1b\x06proto3"
 
 var (
 	file_kijabi_masters_v1_masters_proto_rawDescOnce sync.Once
@@ -981,7 +1110,7 @@ func file_kijabi_masters_v1_masters_proto_rawDescGZIP() []byte {
 }
 
 var file_kijabi_masters_v1_masters_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(MemberRole)(0),               // 0: kijabi.masters.v1.MemberRole
 	(*WatchLeaderRequest)(nil),    // 1: kijabi.masters.v1.WatchLeaderRequest
@@ -990,39 +1119,42 @@ var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(*ComponentStatus)(nil),       // 4: kijabi.masters.v1.ComponentStatus
 	(*Member)(nil),                // 5: kijabi.masters.v1.Member
 	(*StatusResponse)(nil),        // 6: kijabi.masters.v1.StatusResponse
-	(*JoinRequest)(nil),           // 7: kijabi.masters.v1.JoinRequest
-	(*JoinResponse)(nil),          // 8: kijabi.masters.v1.JoinResponse
-	(*RemoveRequest)(nil),         // 9: kijabi.masters.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 10: kijabi.masters.v1.RemoveResponse
-	(*TransferRequest)(nil),       // 11: kijabi.masters.v1.TransferRequest
-	(*TransferResponse)(nil),      // 12: kijabi.masters.v1.TransferResponse
-	nil,                           // 13: kijabi.masters.v1.JoinResponse.PkiEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*Network)(nil),               // 7: kijabi.masters.v1.Network
+	(*JoinRequest)(nil),           // 8: kijabi.masters.v1.JoinRequest
+	(*JoinResponse)(nil),          // 9: kijabi.masters.v1.JoinResponse
+	(*RemoveRequest)(nil),         // 10: kijabi.masters.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 11: kijabi.masters.v1.RemoveResponse
+	(*TransferRequest)(nil),       // 12: kijabi.masters.v1.TransferRequest
+	(*TransferResponse)(nil),      // 13: kijabi.masters.v1.TransferResponse
+	nil,                           // 14: kijabi.masters.v1.JoinResponse.PkiEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
 }
 var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	0,  // 0: kijabi.masters.v1.Member.role:type_name -> kijabi.masters.v1.MemberRole
 	4,  // 1: kijabi.masters.v1.Member.components:type_name -> kijabi.masters.v1.ComponentStatus
-	14, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
+	15, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
 	5,  // 3: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
-	15, // 4: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
-	5,  // 5: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
-	13, // 6: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
-	1,  // 7: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
-	3,  // 8: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
-	7,  // 9: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
-	9,  // 10: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
-	11, // 11: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
-	2,  // 12: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
-	6,  // 13: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
-	8,  // 14: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
-	10, // 15: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
-	12, // 16: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	16, // 4: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
+	7,  // 5: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
+	5,  // 6: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
+	14, // 7: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
+	7,  // 8: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
+	1,  // 9: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
+	3,  // 10: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
+	8,  // 11: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
+	10, // 12: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
+	12, // 13: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
+	2,  // 14: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
+	6,  // 15: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
+	9,  // 16: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
+	11, // 17: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
+	13, // 18: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_masters_v1_masters_proto_init() }
@@ -1036,7 +1168,7 @@ func file_kijabi_masters_v1_masters_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_masters_v1_masters_proto_rawDesc), len(file_kijabi_masters_v1_masters_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
