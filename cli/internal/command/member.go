@@ -14,6 +14,7 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 	address := c.Flags().String("advertise-address", "", "IP that other machines reach this one at (default: that of the default route)")
 	bin := c.Flags().String("bin", "", "directory of the programs (default: that of kijabi)")
 	timeout := c.Flags().Duration("timeout", 0, "give up waiting after this time (default 2m)")
+	ignored := ignoreFlag(c)
 	return func() (install.Options, error) {
 		dir, err := absolute(*bin)
 		if err != nil {
@@ -29,7 +30,7 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 		}
 		return install.Options{
 			Layout: layout, Name: *name, Address: *address, BinDir: dir,
-			Services: services, Progress: newProgress(), Timeout: *timeout,
+			Services: services, Progress: newProgress(), Timeout: *timeout, IgnorePreflight: ignored(),
 		}, nil
 	}
 }

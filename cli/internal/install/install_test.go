@@ -322,6 +322,7 @@ func machineOf(t *testing.T, w *world, name string, n int) (Options, *standInSer
 	return Options{
 		Layout: layout, Name: name, Address: "127.0.77." + strconv.Itoa(n), BinDir: bin,
 		Services: services, Timeout: 20 * time.Second,
+		IgnorePreflight: []string{"address-scope"}, // others do not reach 127.0.77.0/24
 	}, services
 }
 
@@ -519,11 +520,5 @@ func TestSystemdUnit(t *testing.T) {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("unit lacks %q:\n%s", line, text)
 		}
-	}
-}
-
-func TestDeleteTableThatIsNotThere(t *testing.T) {
-	if err := deleteTable("kijabi-test-none"); err != nil {
-		t.Error(err)
 	}
 }
