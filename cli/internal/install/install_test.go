@@ -447,6 +447,8 @@ func TestJoinRefused(t *testing.T) {
 		{name: "another cluster's token", token: foreign, want: []string{"another pin"}},
 		{name: "nobody there", at: "127.0.77.99", token: founded.NodeToken, want: []string{"connection refused", "127.0.77.99:6444"}},
 		{name: "busy port", token: founded.NodeToken, n: 15, want: []string{"port 10250", "busy"}},
+		{name: "loopback address", token: founded.NodeToken, change: func(o *Options) { o.IgnorePreflight = nil }, want: []string{"loopback", "--ignore-preflight address-scope"}},
+		{name: "check that does not exist", token: founded.NodeToken, change: func(o *Options) { o.IgnorePreflight = []string{"prots"} }, want: []string{`"prots"`, "address-scope"}},
 		{name: "foreign address", token: founded.NodeToken, change: func(o *Options) { o.Address = "203.0.113.9" }, want: []string{"203.0.113.9", "does not belong"}},
 		{name: "bad name", token: founded.NodeToken, change: func(o *Options) { o.Name = "Big Machine" }, want: []string{"Big Machine", "--name"}},
 		{name: "missing program", token: founded.NodeToken, change: func(o *Options) {

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -107,9 +108,16 @@ type Header struct {
 // Write runs the collectors and writes the bundle, whose files lie in a directory called
 // root. Only not being able to write is an error.
 func Write(ctx context.Context, out io.Writer, root string, header Header, collectors []Collector) (*Manifest, error) {
+	return writeWithin(ctx, out, root, header, collectors, limits{entryLimit, totalLimit})
+}
+
+// limits of a bundle in bytes: of one file, and of all together.
+type limits struct{ entry, total int }
+
+func writeWithin(ctx context.Context, out io.Writer, root string, header Header, collectors []Collector, bounds limits) (*Manifest, error) {
 	compressed := gzip.NewWriter(out)
 	w := &writer{
-		tar: tar.NewWriter(compressed), root: root, left: totalLimit,
+		tar: tar.NewWriter(compressed), root: root, bounds: bounds, left: bounds.total,
 		manifest: Manifest{
 			Created: header.Created.UTC(), Version: lifecycle.Version(), Machine: header.Machine, Member: header.Member,
 			Files: []File{}, Missing: []Missing{}, LeftOut: leftOut(),
@@ -179,22 +187,23 @@ func (c Collector) run(ctx context.Context, slots *semaphore.Weighted) result {
 type writer struct {
 	tar      *tar.Writer
 	root     string
+	bounds   limits
 	left     int
 	manifest Manifest
 }
 
 func (w *writer) add(subject string, got result) error {
 	if got.err != nil {
-		reason, _ := Redact([]byte(got.err.Error()))
+		reason, _ := Redact([]byte(strings.Join(strings.Fields(got.err.Error()), " ")))
 		w.manifest.Missing = append(w.manifest.Missing, Missing{What: subject, Reason: string(reason)})
 	}
 	for _, entry := range got.entries {
-		if len(entry.Content) > entryLimit {
-			entry.Content, entry.Cut = entry.Content[:entryLimit], true
+		if len(entry.Content) > w.bounds.entry {
+			entry.Content, entry.Cut = entry.Content[:w.bounds.entry], true
 		}
 		content, redacted := Redact(entry.Content)
 		if len(content) > w.left {
-			w.manifest.Missing = append(w.manifest.Missing, Missing{What: entry.Path, Reason: fmt.Sprintf("the bundle is full (%d MiB)", totalLimit>>20)})
+			w.manifest.Missing = append(w.manifest.Missing, Missing{What: entry.Path, Reason: fmt.Sprintf("the bundle is full (%d KiB)", w.bounds.total>>10)})
 			continue
 		}
 		if err := w.write(entry.Path, content); err != nil {

@@ -19,7 +19,7 @@ type ClusterOptions struct {
 	Status func(ctx context.Context) (any, error)
 	// Connect returns a connection to any master. Required.
 	Connect func(ctx context.Context) (*grpc.ClientConn, error)
-	// Node restricts pods to those of a node, which is all that it may see. Empty for all.
+	// Node restricts the objects to a node's own, which are all that it may see. Empty for all.
 	Node string
 }
 
@@ -58,12 +58,13 @@ func (o ClusterOptions) objects(ctx context.Context) ([]Entry, error) {
 	var entries []Entry
 	var errs []error
 	for _, kind := range object.Kinds() {
-		if !collected(kind) {
+		options := client.ListOptions{Limit: objectLimit}
+		selector, ofNode := map[string]string{"pods": "spec.nodeName=", "nodes": "metadata.name="}[kind.GVR.Resource]
+		if !collected(kind) || o.Node != "" && !ofNode {
 			continue
 		}
-		options := client.ListOptions{Limit: objectLimit}
-		if o.Node != "" && kind.GVR.Resource == "pods" {
-			options.FieldSelector = "spec.nodeName=" + o.Node
+		if o.Node != "" {
+			options.FieldSelector = selector + o.Node
 		}
 		objects, err := api.ListKind(ctx, kind, options)
 		if err != nil {
@@ -74,6 +75,9 @@ func (o ClusterOptions) objects(ctx context.Context) ([]Entry, error) {
 		errs = append(errs, err)
 		entry.Cut = entry.Cut || len(objects) == objectLimit
 		entries = append(entries, entry)
+	}
+	if o.Node != "" {
+		errs = append(errs, errors.New("a node may list only its own; make another bundle on a master"))
 	}
 	return entries, errors.Join(errs...)
 }

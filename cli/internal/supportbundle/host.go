@@ -125,34 +125,39 @@ func (o MachineOptions) programs(context.Context) ([]Entry, error) {
 		if err != nil || filepath.Dir(program) != o.Member.BinDir || !slices.Contains(wanted, filepath.Base(program)) {
 			continue
 		}
-		if one, err := figureOf(filepath.Dir(link)); err == nil { // it may have ended
-			one.Program = filepath.Base(program)
-			all = append(all, one)
+		one, parent, err := figureOf(filepath.Dir(link))
+		if err != nil || parent == os.Getpid() { // it has ended, or we are asking for its version
+			continue
 		}
+		one.Program = filepath.Base(program)
+		all = append(all, one)
 	}
 	entry, err := JSON("figures.json", all)
 	return []Entry{entry}, err
 }
 
-func figureOf(dir string) (figure, error) {
-	one := figure{Status: map[string]string{}}
-	var err error
+// figureOf reads a process's directory in /proc.
+func figureOf(dir string) (one figure, parent int, err error) {
+	one.Status = map[string]string{}
 	if one.PID, err = strconv.Atoi(filepath.Base(dir)); err != nil {
-		return one, err
+		return one, 0, err
 	}
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
 	if err != nil {
-		return one, err
+		return one, 0, err
 	}
 	for line := range strings.Lines(string(status)) {
 		name, value, _ := strings.Cut(line, ":")
 		if slices.Contains([]string{"VmRSS", "VmHWM", "VmSize", "RssAnon", "Threads"}, name) {
 			one.Status[name] = strings.TrimSuffix(strings.TrimSpace(value), " kB")
 		}
+		if name == "PPid" {
+			parent, _ = strconv.Atoi(strings.TrimSpace(value))
+		}
 	}
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
-		return one, err
+		return one, parent, err
 	}
 	// The second field is a name in brackets that may hold anything; user and system time are 14 and 15.
 	if fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(fields) > 12 {
@@ -163,7 +168,7 @@ func figureOf(dir string) (figure, error) {
 	}
 	files, err := os.ReadDir(filepath.Join(dir, "fd"))
 	one.OpenFiles = len(files)
-	return one, err
+	return one, parent, err
 }
 
 // usage of a directory.

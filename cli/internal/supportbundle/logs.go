@@ -172,7 +172,7 @@ func run(ctx context.Context, limit int, name string, args ...string) (content [
 	content, cut = output.bytes()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
-		return nil, false, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args[:min(len(args), 3)], " "), err, lines[len(lines)-1])
+		return nil, false, fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args[max(0, len(args)-2):], " "), err, lines[len(lines)-1])
 	}
 	return content, cut, nil
 }

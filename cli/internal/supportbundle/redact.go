@@ -29,7 +29,11 @@ var rules = sync.OnceValue(func() ruleSet {
 	compile := func(pattern, template string, guards ...string) rule {
 		return rule{guards, regexp.MustCompile(pattern), template}
 	}
-	words := []string{"passw", "passphrase", "token", "secret", "credential", "key"}
+	words := []string{"passw", "passphrase", "token", "secret", "credential"}
+	for _, kind := range []string{"api", "access", "private"} {
+		words = append(words, kind+"key", kind+"-key", kind+"_key")
+	}
+	words = append(words, "keydata", "key-data", "key_data")
 	const key = `["']?[a-z0-9_.-]*` + secretWords
 	return ruleSet{
 		whole: []rule{
