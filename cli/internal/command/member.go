@@ -17,6 +17,7 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 	bin := c.Flags().String("bin", "", "directory of the programs (default: that of kijabi)")
 	timeout := c.Flags().Duration("timeout", 0, "give up waiting after this time (default 2m)")
 	file := c.Flags().String("options", "", "options `FILE`, kind MemberOptions; flags win over it (default: "+configv1.OptionsFile+", if it exists)")
+	ignored := ignoreFlag(c)
 	return func() (install.Options, error) {
 		dir, err := absolute(*bin)
 		if err != nil {
@@ -42,7 +43,7 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 		}
 		return install.Options{
 			Layout: layout, Said: said, Name: *name, Address: *address, BinDir: dir,
-			Services: services, Progress: newProgress(), Timeout: *timeout,
+			Services: services, Progress: newProgress(), Timeout: *timeout, IgnorePreflight: ignored(),
 		}, nil
 	}
 }

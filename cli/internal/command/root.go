@@ -82,7 +82,8 @@ shows how a cluster is doing, and is its kubectl.`,
 		}
 	}
 	grouped("host", newUp(), newDown(), newMachine(), newImage())
-	grouped("member", newMaster(), newNode(), newReset(), newBundle())
+	grouped("member", newMaster(), newNode(), newReset())
+	grouped("member", newPreflight(), newSupportBundle(), newBundle())
 	grouped("operate", newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
 	return root
 }

@@ -219,3 +219,6 @@ func withPort(address string, port int) (string, error) {
 	}
 	return hostPort(address, port), nil
 }
+
+// Units lists the names of a member's units, in the order they start.
+func Units(master bool) []string { return unitNames(master) }

@@ -125,12 +125,9 @@ func (i *issuer) explain(err error) error {
 	return fmt.Errorf("join through %s: %s: make a new token on a master with `kijabi token create --role %s`", i.at, text, role)
 }
 
-// dialPinned connects to a master by token.
+// dialPinned connects to a master, given as host:port, by token.
 func dialPinned(invitation Invitation, token Token, o *Options) (*issuer, *grpc.ClientConn, error) {
-	address, err := withPort(invitation.Master, configv1.PortGRPC)
-	if err != nil {
-		return nil, nil, err
-	}
+	address := invitation.Master
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(pinned(token))), grpc.WithNoProxy())
 	if err != nil {
 		return nil, nil, fmt.Errorf("join through %s: %w", address, err)
@@ -142,7 +139,7 @@ func dialPinned(invitation Invitation, token Token, o *Options) (*issuer, *grpc.
 }
 
 // begin checks token and machine, and connects.
-func begin(invitation Invitation, o *Options, master bool) (*issuer, *grpc.ClientConn, error) {
+func begin(ctx context.Context, invitation Invitation, o *Options, master bool) (*issuer, *grpc.ClientConn, error) {
 	token, err := ParseToken(invitation.Token)
 	if err != nil {
 		return nil, nil, err
@@ -150,7 +147,10 @@ func begin(invitation Invitation, o *Options, master bool) (*issuer, *grpc.Clien
 	if err := token.check(master); err != nil {
 		return nil, nil, err
 	}
-	if err := o.complete(master); err != nil {
+	if invitation.Master, err = withPort(invitation.Master, configv1.PortGRPC); err != nil {
+		return nil, nil, err
+	}
+	if err := o.complete(ctx, master, invitation.Master); err != nil {
 		return nil, nil, err
 	}
 	return dialPinned(invitation, token, o)
@@ -158,7 +158,7 @@ func begin(invitation Invitation, o *Options, master bool) (*issuer, *grpc.Clien
 
 // JoinNode makes this machine a node of an existing cluster.
 func JoinNode(ctx context.Context, invitation Invitation, o Options) (err error) {
-	certificates, conn, err := begin(invitation, &o, false)
+	certificates, conn, err := begin(ctx, invitation, &o, false)
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func hostsOf(members []*mastersv1pb.Member, except string) []string {
 
 // JoinMaster makes this machine a further master of an existing cluster.
 func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err error) {
-	certificates, conn, err := begin(invitation, &o, true)
+	certificates, conn, err := begin(ctx, invitation, &o, true)
 	if err != nil {
 		return err
 	}

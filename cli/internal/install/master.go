@@ -136,7 +136,7 @@ type Founded struct {
 
 // InitMaster makes this machine the first master of a new cluster.
 func InitMaster(ctx context.Context, o Options) (_ *Founded, err error) {
-	if err := o.complete(true); err != nil {
+	if err := o.complete(ctx, true, ""); err != nil {
 		return nil, err
 	}
 	clusterID, err := randomID()

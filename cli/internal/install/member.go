@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,6 +43,8 @@ type Options struct {
 	Progress *output.Progress
 	// Timeout of waiting for the programs to be healthy; default 2 min.
 	Timeout time.Duration
+	// IgnorePreflight names checks of package preflight whose failure is accepted.
+	IgnorePreflight []string
 }
 
 // Member is what an installation leaves in member.json, as its last step.
@@ -77,9 +78,9 @@ func ReadMember(layout Layout) (member Member, ok bool, err error) {
 	return member, true, nil
 }
 
-// complete fills in defaults and checks that the machine can become a member. Nothing
-// is changed.
-func (o *Options) complete(master bool) error {
+// complete fills in defaults and checks that the machine can become a member, by way of
+// the master at join if there is one. Nothing is changed.
+func (o *Options) complete(ctx context.Context, master bool, join string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("a machine is installed by root: run this with sudo")
 	}
@@ -87,12 +88,8 @@ func (o *Options) complete(master bool) error {
 		o.Timeout = 2 * time.Minute
 	}
 	o.Name, o.Address = cmp.Or(o.Name, o.Said.Name), cmp.Or(o.Address, o.Said.AdvertiseAddress)
-	if o.Name == "" {
-		name, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("host name: %w", err)
-		}
-		o.Name = strings.ToLower(name)
+	if err := o.resolveName(); err != nil {
+		return err
 	}
 	if err := checkName(o.Name); err != nil {
 		return err
@@ -116,7 +113,20 @@ func (o *Options) complete(master bool) error {
 	if err := o.resolveAddress(); err != nil {
 		return err
 	}
-	return checkPorts(o.Address, ports(master))
+	return o.preflight(ctx, master, join)
+}
+
+// resolveName gives the machine its host name, if it was given none.
+func (o *Options) resolveName() error {
+	if o.Name != "" {
+		return nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	o.Name = strings.ToLower(name)
+	return nil
 }
 
 func checkName(name string) error {
@@ -149,19 +159,22 @@ func (o *Options) checkFresh() error {
 		return err
 	}
 	if ok {
-		role := "node"
-		if member.Master {
-			role = "master"
-		}
-		return fmt.Errorf("this machine is already %s %s of cluster %s: run `kijabi reset` first to take it out",
-			role, member.Name, member.ClusterID)
+		return fmt.Errorf("this machine is already %s: run `kijabi reset` first to take it out", member)
 	}
-	for _, path := range []string{o.Layout.config("kubelet"), o.Layout.pki("ca.crt"), o.Layout.directories()} {
-		if _, err := os.Stat(path); err == nil {
-			return fmt.Errorf("%s is left of an installation that did not finish: run `kijabi reset` first", path)
-		}
+	if path := o.Layout.Unfinished(); path != "" {
+		return fmt.Errorf("%s is left of an installation that did not finish: run `kijabi reset` first", path)
 	}
 	return nil
+}
+
+// Unfinished names a file of an installation that was cut off; empty if there is none.
+func (l Layout) Unfinished() string {
+	for _, path := range []string{l.config("kubelet"), l.pki("ca.crt"), l.directories()} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 func (o *Options) resolveAddress() error {
@@ -180,24 +193,6 @@ func (o *Options) resolveAddress() error {
 	}
 	if net.ParseIP(o.Address) == nil {
 		return fmt.Errorf("address %q is no IP address: give one of this machine with --advertise-address", o.Address)
-	}
-	return nil
-}
-
-// checkPorts binds each port for a moment.
-func checkPorts(address string, ports []int) error {
-	for _, port := range ports {
-		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", hostPort(address, port))
-		switch {
-		case err == nil:
-			_ = listener.Close()
-		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("port %d of %s is busy: stop the program that listens there (find it with `ss -ltnp`)", port, address)
-		case errors.Is(err, syscall.EADDRNOTAVAIL):
-			return fmt.Errorf("address %s does not belong to this machine: choose one of `ip address` with --advertise-address", address)
-		default:
-			return fmt.Errorf("port %d of %s: %w", port, address, err)
-		}
 	}
 	return nil
 }

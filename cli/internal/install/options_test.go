@@ -181,7 +181,7 @@ func TestReadOptions(t *testing.T) {
 	for flag, want := range map[string]string{"": "vm7", "vm8": "vm8"} {
 		o, _ := machineOf(t, newWorld(), flag, 51)
 		o.Said = said
-		if err := o.complete(false); err != nil || o.Name != want {
+		if err := o.complete(t.Context(), false, ""); err != nil || o.Name != want {
 			t.Errorf("flag %q: name %q, %v", flag, o.Name, err)
 		}
 	}
@@ -197,6 +197,10 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(o.Layout.StateDir, unix.MNT_DETACH) })
+	if _, err := InitMaster(t.Context(), o); err == nil || !strings.Contains(err.Error(), "disk-space") {
+		t.Errorf("preflight on a full disk: %v", err)
+	}
+	o.IgnorePreflight = append(slices.Clone(o.IgnorePreflight), "disk-space", "disk-latency") // as if the disk had filled up in between
 	_, err := InitMaster(t.Context(), o)
 	for _, part := range []string{"no space left on device", "the disk of " + o.Layout.StateDir + " is full", "--options"} {
 		if err == nil || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "\n") {

@@ -23,6 +23,7 @@ import (
 
 	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/output"
+	"kijabi.dev/cli/internal/packetfilter"
 )
 
 // ResetOptions of Reset.
@@ -194,7 +195,7 @@ func removeLinks() error {
 		}
 	}
 	for _, table := range []string{"kijabi-proxy", "kijabi-network"} {
-		if err := deleteTable(table); err != nil {
+		if err := packetfilter.DeleteTable(table); err != nil {
 			errs = append(errs, err)
 		}
 	}
