@@ -83,6 +83,7 @@ shows how a cluster is doing, and is its kubectl.`,
 	}
 	grouped("host", newUp(), newDown(), newMachine(), newImage())
 	grouped("member", newMaster(), newNode(), newReset(), newBundle())
+	root.AddCommand(newContainerSetup())
 	grouped("operate", newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
 	return root
 }
