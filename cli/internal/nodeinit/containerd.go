@@ -67,7 +67,7 @@ func runContainerd(bin string, log *zap.Logger) error {
 		log: log, orderFile: config, env: []string{programPath(bin)},
 		argv: []string{filepath.Join(bin, "containerd"), "--config", config},
 	}
-	err = g.loop()
+	err = g.loop(asked())
 	if err == nil {
 		sayFarewell()
 	}

@@ -36,10 +36,16 @@ type guard struct {
 // errLost is the end of a program whose surroundings went away.
 var errLost = errors.New("containerd's container has ended: starting anew")
 
-// loop returns when the program has ended: nil if by a signal to this process.
-func (g *guard) loop() error {
-	stop, children := make(chan os.Signal, 4), make(chan os.Signal, 1)
+// asked returns the signals that ask this process to end.
+func asked() <-chan os.Signal {
+	stop := make(chan os.Signal, 4)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	return stop
+}
+
+// loop returns when the program has ended: nil if it was asked to by a signal from stop.
+func (g *guard) loop(stop <-chan os.Signal) error {
+	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	tick := time.NewTicker(poll)
 	defer tick.Stop()

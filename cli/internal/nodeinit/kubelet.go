@@ -29,7 +29,7 @@ func runKubelet(bin string, log *zap.Logger) error {
 		log: log, lost: loan.lost, env: []string{programPath(bin)},
 		argv: []string{filepath.Join(bin, "kubelet"), "--await-config"},
 	}
-	return g.loop()
+	return g.loop(asked())
 }
 
 // enter brings this thread into a mount namespace, or rather into a copy of it: what is
