@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"kijabi.dev/cli/internal/machine/supervisor"
@@ -52,7 +53,7 @@ func (c *Containers) Stop(ctx context.Context, name string) error {
 	defer tick.Stop()
 	for {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
-		if err != nil && ctx.Err() == nil {
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 		if conn != nil {

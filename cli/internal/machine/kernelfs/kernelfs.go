@@ -5,6 +5,7 @@ package kernelfs
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -96,8 +97,8 @@ func Mount(all []Hierarchy, links map[string]string) error {
 	if err := unix.Mount("proc", "/proc", "proc", flags, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := unix.Mount("sysfs", "/sys", "sysfs", flags, ""); err != nil {
-		return fmt.Errorf("mount /sys: %w", err)
+	if err := mountAnew("sysfs", "/sys", flags, ""); err != nil {
+		return err
 	}
 	pure := len(all) == 1 && all[0].Path == CgroupRoot
 	if !pure {
@@ -113,8 +114,8 @@ func Mount(all []Hierarchy, links map[string]string) error {
 		if h.V2 {
 			kind = "cgroup2"
 		}
-		if err := unix.Mount("cgroup", h.Path, kind, flags, h.Options); err != nil {
-			return fmt.Errorf("mount %s: %w", h.Path, err)
+		if err := mountAnew(kind, h.Path, flags, h.Options); err != nil {
+			return err
 		}
 		if h.V2 {
 			if err := leaveRootCgroup(h.Path, pure); err != nil {
@@ -126,6 +127,22 @@ func Mount(all []Hierarchy, links map[string]string) error {
 		if err := os.Symlink(target, filepath.Join(CgroupRoot, name)); err != nil && !os.IsExist(err) {
 			return err
 		}
+	}
+	return nil
+}
+
+// mountAnew mounts over what is there, or in its place: the kernel refuses to mount a
+// file system over itself, such as the /sys of a container that it shows read-only.
+func mountAnew(kind, target string, flags uintptr, options string) error {
+	err := unix.Mount(kind, target, kind, flags, options)
+	if errors.Is(err, unix.EBUSY) {
+		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", target, err)
+		}
+		err = unix.Mount(kind, target, kind, flags, options)
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", target, err)
 	}
 	return nil
 }
