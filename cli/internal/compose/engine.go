@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strings"
 )
 
@@ -98,6 +99,14 @@ func (c container) ok() bool {
 	return c.state == "running"
 }
 
+// rank orders containers that are not as they should be: what failed before what works.
+func (c container) rank() int {
+	if c.setup() && c.state == "running" {
+		return 1
+	}
+	return 0
+}
+
 // byProject selects everything that Compose made for the demo.
 const byProject = "label=com.docker.compose.project=" + Project
 
@@ -119,29 +128,34 @@ func (e *engine) containers(ctx context.Context) ([]container, error) {
 	return found, nil
 }
 
+// progressTime begins the lines of a setup.
+const progressTime = `^\s*[0-9.]+s\s+(waiting: )?`
+
 // lastWords is the last line that a container has printed.
 func (e *engine) lastWords(ctx context.Context, name string) string {
 	const most = 300
 	out, err := exec.CommandContext(ctx, e.docker, "logs", "--tail", "1", name).CombinedOutput()
-	line := strings.TrimPrefix(lastLine(string(out), "it has printed nothing"), "Error: ")
-	if err != nil || len(line) <= most {
-		return line
+	if err != nil {
+		return "its output cannot be read"
 	}
-	return line[:most] + "…"
+	line := lastLine(string(out), "it has printed nothing")
+	line = strings.TrimPrefix(regexp.MustCompile(progressTime).ReplaceAllString(line, ""), "Error: ")
+	if len(line) > most {
+		return line[:most] + "…"
+	}
+	return line
 }
 
 // explain says what is wrong with a container, in a line.
 func (e *engine) explain(ctx context.Context, c container) string {
-	state := c.state
-	if c.state == "exited" {
-		state = strings.ToLower(c.status)
-	}
 	switch {
 	case c.setup() && c.state == "running":
-		return fmt.Sprintf("%s is at it: %s", c.name, e.lastWords(ctx, c.name))
+		return fmt.Sprintf("%s: %s", c.name, e.lastWords(ctx, c.name))
+	case c.state == "created":
+		return fmt.Sprintf("%s is not started yet", c.name)
 	case c.state == "exited" && !c.setup():
-		return fmt.Sprintf("%s is stopped (%s): start it with `docker start %s`", c.name, state, c.name)
+		return fmt.Sprintf("%s is stopped (%s): start it with `docker start %s`", c.name, c.status, c.name)
 	default:
-		return fmt.Sprintf("%s is %s: %s (docker logs %s)", c.name, state, e.lastWords(ctx, c.name), c.name)
+		return fmt.Sprintf("%s is %s: %s (docker logs %s)", c.name, c.state, e.lastWords(ctx, c.name), c.name)
 	}
 }

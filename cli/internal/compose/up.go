@@ -2,6 +2,7 @@ package compose
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,35 +149,36 @@ func (r *run) checkMembers(ctx context.Context) error {
 	if len(all) == 0 {
 		return errors.New("no container is there: was the demo removed meanwhile?")
 	}
-	slices.SortFunc(all, func(a, b container) int { return strings.Compare(a.name, b.name) })
-	var reasons []string
+	var waiting []container
 	for _, c := range all {
 		if !c.ok() {
-			reasons = append(reasons, r.engine.explain(ctx, c))
-			continue
-		}
-		if c.setup() && !r.said[c.machine] {
+			waiting = append(waiting, c)
+		} else if c.setup() && !r.said[c.machine] {
 			r.said[c.machine] = true
 			r.Progress.Say("%s is a member", c.machine)
 		}
 	}
-	if len(reasons) == 0 {
+	if len(waiting) == 0 {
 		return nil
 	}
-	// One is enough to read; a setup that fails explains more than those that wait for it.
-	slices.SortStableFunc(reasons, func(a, b string) int { return weight(a) - weight(b) })
-	if more := len(reasons) - 1; more > 0 {
-		return fmt.Errorf("%s (%d other containers are not ready either)", reasons[0], more)
+	// One is enough to read: what failed explains more than what waits for it.
+	reason := r.engine.explain(ctx, slices.MinFunc(waiting, func(a, b container) int {
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), strings.Compare(a.name, b.name))
+	}))
+	err = errors.New(reason)
+	if more := len(waiting) - 1; more > 0 {
+		err = fmt.Errorf("%s (and %d more containers)", reason, more)
 	}
-	return errors.New(reasons[0])
+	r.pause(ctx)
+	return err
 }
 
-// weight orders reasons: what failed before what waits.
-func weight(reason string) int {
-	if strings.Contains(reason, " is at it: ") {
-		return 1
+// pause keeps the engine from being asked all the time: each question starts a process.
+func (r *run) pause(ctx context.Context) {
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
 	}
-	return 0
 }
 
 // checkReady returns nil once every machine's node is Ready.
