@@ -75,6 +75,16 @@ down: ## stop the cluster of `make up` and remove all of it
 status: ## describe the cluster of `make up`
 	@$(BIN)/kijabi status
 
+.PHONY: compose-up
+compose-up: ## start the compose demo on the Docker engine, print next steps (COMPOSE_FLAGS)
+	@[ -e $(BIN)/kijabi ] && [ -e $(BIN)/container-images/kijabi.docker.tar ] || $(MAKE) build images
+	@$(BIN)/kijabi compose up --file deploy/compose/docker-compose.yaml --images $(BIN)/container-images $(COMPOSE_FLAGS)
+
+.PHONY: compose-down
+compose-down: ## remove the compose demo and all that belongs to it
+	@[ -e $(BIN)/kijabi ] || $(MAKE) components
+	@$(BIN)/kijabi compose down
+
 ## Testing
 
 # Tests that make network namespaces, mounts and cgroups need root.
@@ -104,6 +114,10 @@ test-vm: ## install the release archive on a Debian virtual machine with systemd
 	@sh deploy/deps.sh vm
 	@$(MAKE) --no-print-directory bundle BUNDLE_ARCHES=amd64
 	@cd test && $(SUDO) go run ./debian -bundle $(BIN)/bundle/kijabi-$(VERSION)-linux-amd64.tar.gz -work $(CURDIR)/.cache/vm
+
+.PHONY: test-compose
+test-compose: build images ## the compose demo on the Docker engine of this host: start, drills, end
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -timeout 15m -v ./compose
 
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run

@@ -34,6 +34,11 @@ const (
 // --log-level and --version, loads the configuration over defaults, makes the
 // logger, and calls run with a context that SIGTERM or SIGINT ends. A second
 // signal kills the program the default way. It returns the exit code.
+//
+// With --await-config the program starts before its configuration is there, waits for
+// it, and ends when it is taken away: the file is the order to run, for machines that
+// start programs without a service manager. With --health it asks the running program
+// how it is, and exits 0 or 1.
 func Main[C any](name string, defaults *C, run func(ctx context.Context, cfg *C, log *zap.Logger) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -46,6 +51,8 @@ type options struct {
 	config   string
 	logLevel string
 	version  bool
+	await    bool
+	health   bool
 }
 
 func mainWith[C any](ctx context.Context, name string, args []string, stdout, stderr io.Writer,
@@ -62,9 +69,23 @@ func mainWith[C any](ctx context.Context, name string, args []string, stdout, st
 		_, _ = fmt.Fprintln(stdout, name, Version())
 		return ExitOK
 	}
+	if opts.await {
+		if err := awaitConfig(ctx, name, opts); err != nil {
+			return ExitOK // told to end while waiting
+		}
+	}
 	if err := config.Load(opts.config, defaults); err != nil {
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		if opts.health {
+			return ExitFailure
+		}
 		return ExitUsage
+	}
+	if opts.health {
+		return reportHealth(ctx, name, defaults, stdout)
+	}
+	if opts.await {
+		run = whileConfigured(opts.config, run)
 	}
 	if opts.logLevel == "" {
 		opts.logLevel = configuredLevel(defaults)
@@ -96,6 +117,8 @@ func parse(name string, args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&opts.config, "config", filepath.Join(configv1.ConfigDir, name+".yaml"), "configuration `file`")
 	flags.StringVar(&opts.logLevel, "log-level", "", "debug, info, warn or error; replaces the configuration's")
 	flags.BoolVar(&opts.version, "version", false, "print the version and exit")
+	flags.BoolVar(&opts.await, "await-config", false, "wait until the configuration is there, and end when it is taken away")
+	flags.BoolVar(&opts.health, "health", false, "ask the running program whether it serves, print the answer, and exit 0 or 1")
 	if err := flags.Parse(args); err != nil {
 		return opts, err
 	}

@@ -86,3 +86,18 @@ func (h UserHome) MakeDir(cluster string) (string, error) {
 	}
 	return dir, nil
 }
+
+// Forget removes the person's certificate for a cluster and the kubeconfig's entries.
+func (h UserHome) Forget(cluster string) error {
+	gone := &Access{Dir: filepath.Join(h.Dir, cluster), Cluster: Cluster{Name: cluster}}
+	if _, err := os.Stat(h.Kubeconfig()); err == nil {
+		if err := gone.RemoveKubeconfig(h.Kubeconfig(), h.Owner); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(gone.Dir); err != nil {
+		return fmt.Errorf("access to cluster %q: %w", cluster, err)
+	}
+	_ = os.Remove(h.Dir) // if empty
+	return nil
+}

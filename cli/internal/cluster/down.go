@@ -3,11 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 
-	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/machine"
 )
 
@@ -46,21 +42,5 @@ func down(ctx context.Context, fleet *machine.Fleet, o Options, keepData bool) e
 	if keepData {
 		return nil
 	}
-	return removeAccess(fleet.State.Name, o.Home)
-}
-
-// removeAccess removes the user's certificate and kubeconfig entries.
-func removeAccess(name string, home access.UserHome) error {
-	dir := filepath.Join(home.Dir, name)
-	gone := &access.Access{Dir: dir, Cluster: access.Cluster{Name: name}}
-	if _, err := os.Stat(home.Kubeconfig()); err == nil {
-		if err := gone.RemoveKubeconfig(home.Kubeconfig(), home.Owner); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("access to cluster %q: %w", name, err)
-	}
-	_ = os.Remove(home.Dir) // if empty
-	return nil
+	return o.Home.Forget(fleet.State.Name)
 }

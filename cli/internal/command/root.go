@@ -81,9 +81,10 @@ shows how a cluster is doing, and is its kubectl.`,
 			root.AddCommand(c)
 		}
 	}
-	grouped("host", newUp(), newDown(), newMachine(), newImage())
+	grouped("host", newUp(), newDown(), newMachine(), newImage(), newCompose())
 	grouped("member", newMaster(), newNode(), newReset())
 	grouped("member", newPreflight(), newSupportBundle(), newBundle())
+	root.AddCommand(newContainerSetup())
 	grouped("operate", newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
 	return root
 }

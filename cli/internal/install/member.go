@@ -39,6 +39,10 @@ type Options struct {
 	BinDir string
 	// Services is the machine's service manager. Required.
 	Services Services
+	// ProgramsElsewhere is set where the programs are not this machine's files but
+	// those of containers. BinDir is then where they find each other, and holds ctr and
+	// the images here as well.
+	ProgramsElsewhere bool
 	// Progress is told each step. May be nil.
 	Progress *output.Progress
 	// Timeout of waiting for the programs to be healthy; default 2 min.
@@ -101,8 +105,10 @@ func (o *Options) complete(ctx context.Context, master bool, join string) error 
 		}
 		o.BinDir = filepath.Dir(program)
 	}
-	if err := CheckPrograms(o.BinDir); err != nil {
-		return err
+	if !o.ProgramsElsewhere {
+		if err := CheckPrograms(o.BinDir); err != nil {
+			return err
+		}
 	}
 	if err := o.checkFresh(); err != nil {
 		return err

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,75 +10,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"kijabi.dev/cli/internal/machine/kernelfs"
 )
-
-const cgroupRoot = "/sys/fs/cgroup"
-
-// hierarchy is one cgroup file system of the host.
-type hierarchy struct {
-	// Path of its mount, such as /sys/fs/cgroup/memory.
-	Path string `json:"path"`
-	// Options to mount it with: controllers or a name; empty for cgroup v2.
-	Options string `json:"options"`
-	// V2 is the unified hierarchy.
-	V2 bool `json:"v2"`
-}
-
-// hierarchies lists the cgroup file systems mounted at or below /sys/fs/cgroup.
-func hierarchies() ([]hierarchy, error) {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("mounts: %w", err)
-	}
-	defer func() { _ = file.Close() }()
-	var found []hierarchy
-	scanner := bufio.NewScanner(file)
-	for scanner.Scan() {
-		before, after, ok := strings.Cut(scanner.Text(), " - ")
-		fields, kind := strings.Fields(before), strings.Fields(after)
-		if !ok || len(fields) < 5 || len(kind) < 3 || !strings.HasPrefix(fields[4], cgroupRoot) {
-			continue
-		}
-		if slices.ContainsFunc(found, func(h hierarchy) bool { return h.Path == fields[4] }) {
-			continue
-		}
-		switch kind[0] {
-		case "cgroup2":
-			found = append(found, hierarchy{Path: fields[4], V2: true})
-		case "cgroup":
-			found = append(found, hierarchy{Path: fields[4], Options: v1Options(kind[2])})
-		}
-	}
-	if err := scanner.Err(); err != nil {
-		return nil, fmt.Errorf("mounts: %w", err)
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("no cgroups are mounted at %s: mount cgroup2 there", cgroupRoot)
-	}
-	return found, nil
-}
-
-// v1Options keeps the controllers and the name out of a v1 mount's options.
-func v1Options(super string) string {
-	var kept []string
-	for option := range strings.SplitSeq(super, ",") {
-		switch {
-		case option == "rw", option == "ro", option == "xattr", option == "clone_children", option == "noprefix",
-			strings.HasPrefix(option, "release_agent="):
-		case option == "name=systemd":
-			kept = append(kept, "none", option)
-		default:
-			kept = append(kept, option)
-		}
-	}
-	return strings.Join(kept, ",")
-}
 
 func (f *Fleet) cgroupName() string { return "kijabi-" + f.State.Name }
 
 // joinCgroups makes the machine's cgroup in each hierarchy and moves pid there.
 func (f *Fleet) joinCgroups(machine string, pid int) error {
-	all, err := hierarchies()
+	all, err := kernelfs.Hierarchies()
 	if err != nil {
 		return err
 	}
@@ -90,9 +29,9 @@ func (f *Fleet) joinCgroups(machine string, pid int) error {
 			return fmt.Errorf("cgroup: %w", err)
 		}
 		if h.V2 {
-			enableControllers(h.Path)
-			enableControllers(parent)
-			if h.Path == cgroupRoot {
+			kernelfs.EnableControllers(h.Path)
+			kernelfs.EnableControllers(parent)
+			if h.Path == kernelfs.CgroupRoot {
 				if err := requireControllers(own); err != nil {
 					return err
 				}
@@ -112,15 +51,6 @@ func (f *Fleet) joinCgroups(machine string, pid int) error {
 	return nil
 }
 
-// enableControllers hands all controllers down to children. Which of them succeeded is
-// judged by requireControllers.
-func enableControllers(dir string) {
-	content, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-	for _, name := range strings.Fields(string(content)) {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0)
-	}
-}
-
 func requireControllers(dir string) error {
 	content, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -130,7 +60,7 @@ func requireControllers(dir string) error {
 	for _, name := range []string{"cpu", "memory", "pids"} {
 		if !slices.Contains(have, name) {
 			return fmt.Errorf("cgroup controller %q is not available in %s: enable it in %s/cgroup.subtree_control",
-				name, dir, cgroupRoot)
+				name, dir, kernelfs.CgroupRoot)
 		}
 	}
 	return nil
@@ -160,7 +90,7 @@ func inheritCPUs(dir string) error {
 // removeCgroups removes a cgroup directory below the fleet's in every hierarchy; an
 // empty machine name means all. Processes that are still leaving are waited for.
 func (f *Fleet) removeCgroups(machine string) error {
-	all, err := hierarchies()
+	all, err := kernelfs.Hierarchies()
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"kijabi.dev/cli/internal/machine/kernelfs"
 )
 
 // Command returns a command that runs argv inside the machine, like exec.CommandContext.
@@ -100,7 +102,7 @@ func await(child *os.Process) (int, error) {
 
 // enterCgroups moves this process into the machine's cgroups.
 func enterCgroups(group string) error {
-	all, err := hierarchies()
+	all, err := kernelfs.Hierarchies()
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 
 	configv1 "kijabi.dev/platform/config/v1"
 
+	"kijabi.dev/cli/internal/machine/kernelfs"
 	"kijabi.dev/cli/internal/machine/supervisor"
 )
 
@@ -63,8 +64,13 @@ func arrange() error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("new cgroup namespace: %w", err)
 	}
-	if err := mountKernel(&described); err != nil {
+	if err := kernelfs.Mount(described.Hierarchies, described.CgroupLinks); err != nil {
 		return err
+	}
+	if units := unitCgroups(); units != "" {
+		if err := os.MkdirAll(units, 0o755); err != nil {
+			return fmt.Errorf("cgroup: %w", err)
+		}
 	}
 	// Containers may ask for mounts that reach the machine, as on any node.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
@@ -176,65 +182,6 @@ func mountMemory() error {
 	return os.MkdirAll("/run/lock", 0o1777)
 }
 
-// mountKernel mounts /proc, /sys and the cgroups as the new namespaces show them.
-func mountKernel(described *spec) error {
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("proc", "/proc", "proc", flags, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
-	if err := unix.Mount("sysfs", "/sys", "sysfs", flags, ""); err != nil {
-		return fmt.Errorf("mount /sys: %w", err)
-	}
-	pure := len(described.Hierarchies) == 1 && described.Hierarchies[0].Path == cgroupRoot
-	if !pure {
-		if err := unix.Mount("tmpfs", cgroupRoot, "tmpfs", flags, "mode=755"); err != nil {
-			return fmt.Errorf("mount %s: %w", cgroupRoot, err)
-		}
-	}
-	for _, h := range described.Hierarchies {
-		if err := os.MkdirAll(h.Path, 0o755); err != nil {
-			return err
-		}
-		kind := "cgroup"
-		if h.V2 {
-			kind = "cgroup2"
-		}
-		if err := unix.Mount("cgroup", h.Path, kind, flags, h.Options); err != nil {
-			return fmt.Errorf("mount %s: %w", h.Path, err)
-		}
-		if h.V2 {
-			if err := leaveRootCgroup(h.Path, pure); err != nil {
-				return err
-			}
-		}
-	}
-	for name, target := range described.CgroupLinks {
-		if err := os.Symlink(target, filepath.Join(cgroupRoot, name)); err != nil && !os.IsExist(err) {
-			return err
-		}
-	}
-	return nil
-}
-
-// leaveRootCgroup moves process 1 into a leaf, since a v2 cgroup either holds processes
-// or hands controllers down.
-func leaveRootCgroup(root string, pure bool) error {
-	leaf := filepath.Join(root, "init")
-	if err := os.MkdirAll(leaf, 0o755); err != nil {
-		return fmt.Errorf("cgroup: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Join(root, "units"), 0o755); err != nil {
-		return fmt.Errorf("cgroup: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
-		return fmt.Errorf("enter cgroup %s: %w", leaf, err)
-	}
-	if pure {
-		enableControllers(root)
-	}
-	return nil
-}
-
 // Run is the second stage: the supervisor. It returns when the machine was shut down.
 func Run(ctx context.Context, log *zap.Logger) error {
 	result := os.NewFile(resultFD, "result")
@@ -273,7 +220,7 @@ func Run(ctx context.Context, log *zap.Logger) error {
 
 // unitCgroups is where units get cgroups of their own: the unified hierarchy, if any.
 func unitCgroups() string {
-	for _, dir := range []string{cgroupRoot, filepath.Join(cgroupRoot, "unified")} {
+	for _, dir := range []string{kernelfs.CgroupRoot, filepath.Join(kernelfs.CgroupRoot, "unified")} {
 		if _, err := os.Stat(filepath.Join(dir, "cgroup.controllers")); err == nil {
 			return filepath.Join(dir, "units")
 		}

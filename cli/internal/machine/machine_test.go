@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 
+	"kijabi.dev/cli/internal/machine/kernelfs"
 	"kijabi.dev/cli/internal/machine/supervisor"
 )
 
@@ -194,7 +195,7 @@ func footprint(t *testing.T, fleet *Fleet) []string {
 			found = append(found, "mount "+strings.Fields(line)[4])
 		}
 	}
-	all, err := hierarchies()
+	all, err := kernelfs.Hierarchies()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,7 @@
 package machine
 
+import "kijabi.dev/cli/internal/machine/kernelfs"
+
 // spec is what a new process 1 is told over its first pipe.
 type spec struct {
 	// Name becomes the host name.
@@ -13,7 +15,7 @@ type spec struct {
 	// /tmp or /run.
 	Keep []string `json:"keep"`
 	// Hierarchies of cgroups to mount.
-	Hierarchies []hierarchy `json:"hierarchies"`
+	Hierarchies []kernelfs.Hierarchy `json:"hierarchies"`
 	// CgroupLinks are the host's symbolic links in /sys/fs/cgroup, such as cpu to
 	// cpu,cpuacct.
 	CgroupLinks map[string]string `json:"cgroupLinks"`

@@ -15,6 +15,7 @@ import (
 
 	configv1 "kijabi.dev/platform/config/v1"
 
+	"kijabi.dev/cli/internal/machine/kernelfs"
 	"kijabi.dev/cli/internal/machine/supervisor"
 )
 
@@ -110,11 +111,11 @@ func (f *Fleet) start(ctx context.Context, m Machine) (err error) {
 
 // prepare makes the machine's files and says what its process 1 has to do.
 func (f *Fleet) prepare(m Machine) (*spec, error) {
-	all, err := hierarchies()
+	all, err := kernelfs.Hierarchies()
 	if err != nil {
 		return nil, err
 	}
-	described := &spec{Name: m.Name, Hierarchies: all, CgroupLinks: cgroupLinks()}
+	described := &spec{Name: m.Name, Hierarchies: all, CgroupLinks: kernelfs.Links()}
 	if f.State.OwnRoots {
 		described.Root = f.RootDir(m.Name)
 		return described, f.prepareRoot(m)
@@ -172,17 +173,6 @@ func resolvers() string {
 		}
 	}
 	return ""
-}
-
-func cgroupLinks() map[string]string {
-	links := map[string]string{}
-	entries, _ := os.ReadDir(cgroupRoot)
-	for _, entry := range entries {
-		if target, err := os.Readlink(filepath.Join(cgroupRoot, entry.Name())); err == nil {
-			links[entry.Name()] = target
-		}
-	}
-	return links
 }
 
 // awaitReady waits for process 1 to report.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"kijabi.dev/kube-proxy/internal/services"
@@ -29,11 +28,7 @@ type udpView struct {
 // cleanUDP deletes the stale flows and says how many there were.
 func (p *Plane) cleanUDP() (uint, error) {
 	v, gone := p.udpTargets()
-	ns := p.ns
-	if p.atHome {
-		ns = netns.None()
-	}
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+	h, err := netlink.NewHandleAt(p.ns, unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
 	if err != nil {
 		return 0, fmt.Errorf("open conntrack socket: %w", err)
 	}

@@ -57,11 +57,8 @@ type Config struct {
 type Plane struct {
 	cfg  Config
 	ipv6 bool
-	ns   netns.NsHandle
-	// atHome: ns is that of the process, so nothing has to be entered, which would need
-	// CAP_SYS_ADMIN.
-	atHome bool
-	udp    chan struct{} // holds one token when connections without state need a look
+	ns   netns.NsHandle // not open where it is the process's own
+	udp  chan struct{}  // holds one token when connections without state need a look
 
 	mu        sync.Mutex
 	conn      *nft.Conn
@@ -90,22 +87,38 @@ func New(cfg Config) (*Plane, error) {
 	if cfg.PodCIDR.Addr().Is6() != cfg.ServiceCIDR.Addr().Is6() {
 		return nil, fmt.Errorf("nftables plane: pod range %s and service range %s are of different families", cfg.PodCIDR, cfg.ServiceCIDR)
 	}
-	ns, err := netns.Get()
+	ns, err := currentNamespace()
 	if err != nil {
 		return nil, fmt.Errorf("current network namespace: %w", err)
 	}
-	process, err := netns.GetFromPid(os.Getpid())
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("network namespace of the process: %w", err), ns.Close())
-	}
-	defer func() { _ = process.Close() }()
-	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, atHome: ns.Equal(process), udp: make(chan struct{}, 1), goneUDP: map[services.Front]struct{}{}}
+	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, udp: make(chan struct{}, 1), goneUDP: map[services.Front]struct{}{}}
 	p.reset()
 	if err := p.open(); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
+
+// currentNamespace returns the network namespace of this thread, not open if it is the
+// process's own: to enter a namespace, be it the present one, takes a right that a plane
+// does not need otherwise.
+func currentNamespace() (netns.NsHandle, error) {
+	ns, err := netns.Get()
+	if err != nil {
+		return netns.None(), err
+	}
+	own, err := netns.GetFromPid(os.Getpid())
+	if err != nil {
+		return netns.None(), errors.Join(err, ns.Close())
+	}
+	if !ns.Equal(own) {
+		return ns, own.Close()
+	}
+	return netns.None(), errors.Join(ns.Close(), own.Close())
+}
+
+// descriptor is what the sockets' libraries want to know; 0 is the present namespace.
+func descriptor(ns netns.NsHandle) int { return max(int(ns), 0) }
 
 func (p *Plane) reset() {
 	p.rules = newRuleset(familyOf(p.ipv6), p.cfg.PodCIDR, p.cfg.ServiceCIDR)
@@ -120,18 +133,14 @@ func (p *Plane) reset() {
 // the socket.
 func (p *Plane) open() error {
 	p.closeSockets()
-	ns := 0 // none to enter
-	if !p.atHome {
-		ns = int(p.ns)
-	}
-	conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(ns), nft.WithSockOptions(func(c *netlink.Conn) error {
+	conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(descriptor(p.ns)), nft.WithSockOptions(func(c *netlink.Conn) error {
 		return errors.Join(c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
 	}))
 	if err != nil {
 		return fmt.Errorf("open nftables socket: %w", err)
 	}
 	p.conn = conn
-	if p.raw, err = dialRaw(ns); err != nil {
+	if p.raw, err = dialRaw(descriptor(p.ns)); err != nil {
 		return err
 	}
 	return nil
