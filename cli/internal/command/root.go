@@ -66,7 +66,10 @@ shows how a cluster is doing, and is its kubectl.`,
   # A cluster of virtual machines
   vm1$ sudo kijabi master init
   vm2$ sudo kijabi master join vm1 --token kijabi.m.…
-  vm4$ sudo kijabi node join vm1 --token kijabi.n.…`,
+  vm4$ sudo kijabi node join vm1 --token kijabi.n.…
+
+  # The same over SSH, for all machines that a file names
+  kijabi deploy hosts.yaml`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -83,7 +86,7 @@ shows how a cluster is doing, and is its kubectl.`,
 	}
 	grouped("host", newUp(), newDown(), newMachine(), newImage())
 	grouped("member", newMaster(), newNode(), newReset())
-	grouped("operate", newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
+	grouped("operate", newDeploy(), newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
 	return root
 }
 
