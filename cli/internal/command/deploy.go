@@ -21,7 +21,7 @@ import (
 // deployFlags of `kijabi deploy`.
 type deployFlags struct {
 	yes, planOnly, prune, acceptNew bool
-	knownHosts                      string
+	knownHosts, ignorePreflight     string
 }
 
 func newDeploy() *cobra.Command {
@@ -67,6 +67,7 @@ The file:
 	c.Flags().BoolVar(&flags.prune, "prune", false, "take machines out of the cluster that are not in the file")
 	c.Flags().BoolVar(&flags.acceptNew, "accept-new", false, "add host keys that are not known to known_hosts")
 	c.Flags().StringVar(&flags.knownHosts, "known-hosts", "", "file of host keys (default ~/.ssh/known_hosts)")
+	c.Flags().StringVar(&flags.ignorePreflight, "ignore-preflight", "", "go on although these checks of a machine fail: NAME[,NAME], or all")
 	c.RunE = func(c *cobra.Command, args []string) error { return runDeploy(c, args[0], flags) }
 	return c
 }
@@ -149,7 +150,10 @@ func deployOptions(hosts *deploy.Hosts, flags deployFlags) (deploy.Options, erro
 	if err != nil {
 		return deploy.Options{}, err
 	}
-	return deploy.Options{Hosts: hosts, Home: home, Program: program, Trust: trust, Progress: progress, Prune: flags.prune}, nil
+	return deploy.Options{
+		Hosts: hosts, Home: home, Program: program, Trust: trust, Progress: progress,
+		Prune: flags.prune, IgnorePreflight: flags.ignorePreflight,
+	}, nil
 }
 
 func printPlan(out io.Writer, cluster string, plan *deploy.Plan) error {

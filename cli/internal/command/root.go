@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/output"
@@ -153,8 +154,8 @@ func lookPath(name string) (string, error) {
 }
 
 func isTerminal(file *os.File) bool {
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // clusterFlag adds --cluster and returns a function that finds the access.

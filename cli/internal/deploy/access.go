@@ -67,9 +67,12 @@ func (r *run) giveAccess(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), accessTimeout)
 	defer cancel()
-	cluster, err := r.readCluster(ctx, r.anchor)
-	if err != nil {
-		return err
+	cluster := r.cluster
+	if cluster == nil || r.Plan.Changes() {
+		var err error
+		if cluster, err = r.readCluster(ctx, r.anchor); err != nil {
+			return err
+		}
 	}
 	if _, err := r.Home.MakeDir(r.Hosts.Cluster); err != nil {
 		return err

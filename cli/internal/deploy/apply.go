@@ -145,7 +145,7 @@ func (r *run) carryOut(ctx context.Context, host Host, step Step) error {
 	case Clean:
 		return r.exec(ctx, m, host, "remove the unfinished installation", program{args: []string{"reset", "--local"}})
 	case Check:
-		return r.check(ctx, m, host)
+		return r.check(ctx, m, host, step)
 	case Init:
 		return r.found(ctx, m, host, step)
 	case JoinMaster, JoinNode:

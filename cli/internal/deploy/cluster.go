@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"kijabi.dev/cli/internal/remote"
@@ -84,17 +85,25 @@ func (d *Deployment) status(ctx context.Context, anchor string) (leading, error)
 
 // readCluster asks the anchor for masters and nodes.
 func (d *Deployment) readCluster(ctx context.Context, anchor string) (*Cluster, error) {
+	var list corev1.NodeList
+	var group errgroup.Group
+	group.Go(func() error {
+		out, err := d.ask(ctx, anchor, "kubectl", "get", "nodes", "-o", "json")
+		if err == nil {
+			err = json.Unmarshal(out, &list)
+		}
+		if err != nil {
+			return fmt.Errorf("nodes of the cluster, asked on %s: %w", anchor, err)
+		}
+		return nil
+	})
 	status, err := d.status(ctx, anchor)
+	listErr := group.Wait()
+	if err == nil { // without a leader the status says more
+		err = listErr
+	}
 	if err != nil {
 		return nil, err
-	}
-	out, err := d.ask(ctx, anchor, "kubectl", "get", "nodes", "-o", "json")
-	if err != nil {
-		return nil, fmt.Errorf("nodes of the cluster, asked on %s: %w", anchor, err)
-	}
-	var list corev1.NodeList
-	if err := json.Unmarshal(out, &list); err != nil {
-		return nil, fmt.Errorf("nodes of the cluster, asked on %s: %w", anchor, err)
 	}
 	cluster := &Cluster{}
 	for _, master := range status.Masters {

@@ -46,12 +46,18 @@ echo free $(df -Pm /opt 2>/dev/null | awk 'NR == 2 { print $4 }')
 for dir in /opt/kijabi-*; do
 	[ ! -f "$dir/SHA256SUMS" ] || echo programs "${dir#/opt/kijabi-}" "$(sha256sum <"$dir/SHA256SUMS" | cut -d ' ' -f 1)"
 done
-if [ -f /var/lib/kijabi/member.json ]; then
+` + stateScript + `if [ -f "$state/member.json" ]; then
 	echo member
-	cat /var/lib/kijabi/member.json
-elif [ -e /var/lib/kijabi/pki ] || [ -e /etc/kijabi/kubelet.yaml ]; then
+	cat "$state/member.json"
+elif [ -e "$state/pki" ] || [ -e /etc/kijabi/kubelet.yaml ]; then
 	echo partial
 fi`
+
+// stateScript finds the state directory, which may have been chosen when the machine
+// was installed.
+const stateScript = `state=$(sed -n 's|^dataDir: *"\{0,1\}\(/.*\)/kubelet"\{0,1\}$|\1|p' /etc/kijabi/kubelet.yaml 2>/dev/null)
+state=${state:-/var/lib/kijabi}
+`
 
 // gather asks a machine.
 func gather(ctx context.Context, m Shell) Facts {

@@ -15,12 +15,12 @@ done
 
 // leaveNode drains a node, resets its machine and deletes its Node.
 func (r *run) leaveNode(ctx context.Context, host Host) error {
-	if r.ready(ctx, host.Name) { // nothing on a dead machine can be moved in an orderly way
-		_, err := r.ask(ctx, r.anchor, "kubectl", "drain", host.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=2m")
-		if err != nil {
-			return fmt.Errorf("drain it: %w: correct what keeps its pods, and run this again", err)
-		}
-		r.Progress.Say("%s: drained", host.Name)
+	cluster, err := r.readCluster(ctx, r.anchor)
+	if err != nil {
+		return err
+	}
+	if err := r.drain(ctx, cluster, host.Name); err != nil {
+		return err
 	}
 	resetErr := r.reset(ctx, host)
 	if ctx.Err() != nil {
@@ -35,17 +35,21 @@ func (r *run) leaveNode(ctx context.Context, host Host) error {
 	return nil
 }
 
-// ready reports whether a node is Ready. When that cannot be found out it is not.
-func (r *run) ready(ctx context.Context, name string) bool {
-	cluster, err := r.readCluster(ctx, r.anchor)
-	if err != nil {
-		return false
+// drain moves the pods of a node elsewhere. On a dead machine there is nothing that can
+// be moved in an orderly way.
+func (r *run) drain(ctx context.Context, cluster *Cluster, name string) error {
+	if node, _ := cluster.node(name); !node.Ready {
+		return nil
 	}
-	node, _ := cluster.node(name)
-	return node.Ready
+	_, err := r.ask(ctx, r.anchor, "kubectl", "drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=2m")
+	if err != nil {
+		return fmt.Errorf("drain it: %w: correct what keeps its pods, and run this again", err)
+	}
+	r.Progress.Say("%s: drained", name)
+	return nil
 }
 
-// leaveMaster resets a master's machine, which leaves the roster first, waits until the
+// leaveMaster drains and resets a master's machine, which leaves the roster first, waits until the
 // others have a leader, and deletes its Node.
 func (r *run) leaveMaster(ctx context.Context, host Host) error {
 	// Others may have died since the plan was made.
@@ -63,6 +67,9 @@ func (r *run) leaveMaster(ctx context.Context, host Host) error {
 		left = append(left, master)
 	}
 	if err := quorate(left, leaving); err != nil {
+		return err
+	}
+	if err := r.drain(ctx, cluster, host.Name); err != nil {
 		return err
 	}
 	if err := r.reset(ctx, host); err != nil {

@@ -37,7 +37,7 @@ type Step struct {
 	Action Action
 	// Bundle of Install and Upload.
 	Bundle Bundle
-	// Advertise is the address of Init and the joins; empty lets the machine choose.
+	// Advertise is the address of Check, Init and the joins; empty lets the machine choose.
 	Advertise string
 	// Labels of Adjust.
 	Labels map[string]string
@@ -198,7 +198,7 @@ func (in Input) decideHost(host Host, plan *Plan, founder string) HostPlan {
 	if facts.Partial { // by the new programs: the old ones may be missing
 		made.Steps = append(made.Steps, Step{Action: Clean})
 	}
-	made.Steps = append(made.Steps, Step{Action: Check})
+	made.Steps = append(made.Steps, Step{Action: Check, Advertise: advertise(host, facts)})
 	join := Step{Action: JoinNode, Advertise: advertise(host, facts)}
 	switch {
 	case host.Name == founder:

@@ -188,7 +188,7 @@ func TestDecide(t *testing.T) {
 		},
 		"prune a node": {
 			Input{Hosts: testHosts(Host{Name: "m1", Role: Master}, Host{Name: "m2", Role: Master}, Host{Name: "m3", Role: Master}), Facts: allMembers(), Cluster: wholeCluster(), Prune: true},
-			but(map[string]string{"n1": "leave: drain, reset, delete its Node"}),
+			but(map[string]string{"n1": "leave: drain it, reset it, delete its Node"}),
 		},
 		"prune masters while one is dead": {
 			Input{Hosts: testHosts(Host{Name: "m1", Role: Master}, Host{Name: "n1", Role: Node}), Facts: allMembers(), Prune: true, Cluster: &Cluster{
@@ -201,7 +201,7 @@ func TestDecide(t *testing.T) {
 		},
 		"prune masters": {
 			Input{Hosts: testHosts(Host{Name: "m1", Role: Master}, Host{Name: "n1", Role: Node}), Facts: allMembers(), Prune: true, Cluster: wholeCluster()},
-			but(map[string]string{"m2": "leave: off the masters, reset, delete its Node", "m3": "leave: off the masters, reset, delete its Node"}),
+			but(map[string]string{"m2": "leave: drain it, take it off the masters, reset it, delete its Node", "m3": "leave: drain it, take it off the masters, reset it, delete its Node"}),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

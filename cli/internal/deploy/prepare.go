@@ -40,6 +40,9 @@ type Options struct {
 	Progress *output.Progress
 	// Prune takes machines out of the cluster that are not in the file.
 	Prune bool
+	// IgnorePreflight is handed to the checks and the installing commands; empty for
+	// none.
+	IgnorePreflight string
 }
 
 // Deployment is one run: what was found, what is to be done, and the connections.
@@ -50,6 +53,7 @@ type Deployment struct {
 
 	version string // of the bundle
 	facts   map[string]Facts
+	cluster *Cluster       // before anything was changed; nil if there was none
 	user    *access.Access // what is known on this computer, or new
 
 	mu     sync.Mutex
@@ -91,6 +95,7 @@ func Prepare(ctx context.Context, o Options) (_ *Deployment, err error) {
 			return nil, err
 		}
 	}
+	d.cluster = in.Cluster
 	d.Plan, err = Decide(in)
 	return d, err
 }

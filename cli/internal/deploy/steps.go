@@ -129,29 +129,68 @@ func (r *run) exec(ctx context.Context, m Shell, host Host, what string, p progr
 	return nil
 }
 
-// check runs the preflight checks, where the programs have them.
-func (r *run) check(ctx context.Context, m Shell, host Host) error {
-	probe := remote.Script{Text: `"$1" preflight --help >/dev/null 2>&1`, Args: []string{r.program(host.Name)}}
-	var none *remote.ExitError
-	if err := m.Run(ctx, probe); errors.As(err, &none) {
+// report is the part of `kijabi preflight -o json` that is looked at.
+type report struct {
+	Findings []struct {
+		Check   string `json:"check"`
+		Level   string `json:"level"`
+		Text    string `json:"text"`
+		Fix     string `json:"fix"`
+		Ignored bool   `json:"ignored"`
+	} `json:"findings"`
+}
+
+// check runs the preflight checks, where the programs have them. Warnings are said.
+func (r *run) check(ctx context.Context, m Shell, host Host, step Step) error {
+	program := r.program(host.Name)
+	probe := remote.Script{Text: `"$1" preflight --help >/dev/null 2>&1`, Args: []string{program}}
+	var failed *remote.ExitError
+	if err := m.Run(ctx, probe); errors.As(err, &failed) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	return r.exec(ctx, m, host, "preflight", program{args: []string{"preflight"}})
+	args := append([]string{program, "preflight", "--role", string(host.Role), "-o", "json"}, r.memberFlags(host, step)...)
+	var out bytes.Buffer
+	err := m.Run(ctx, remote.Script{Text: `"$@"`, Args: args, Output: &out})
+	if err != nil && !errors.As(err, &failed) {
+		return err
+	}
+	var found report
+	if jsonErr := json.Unmarshal(out.Bytes(), &found); jsonErr != nil {
+		return fmt.Errorf("preflight: %w", errors.Join(err, jsonErr))
+	}
+	var faults []string
+	for _, f := range found.Findings {
+		text := strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", f.Check, f.Text, f.Fix), ": ")
+		switch {
+		case f.Level == "failure" && !f.Ignored:
+			faults = append(faults, text)
+		case f.Level != "ok":
+			r.Progress.Say("%s: warning: %s", host.Name, text)
+		}
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("preflight: %s", strings.Join(faults, "; "))
+	}
+	return nil
 }
 
-func memberFlags(host Host, step Step) []string {
+// memberFlags are those that preflight, init and the joins share.
+func (r *run) memberFlags(host Host, step Step) []string {
 	flags := []string{"--name", host.Name}
 	if step.Advertise != "" {
 		flags = append(flags, "--advertise-address", step.Advertise)
+	}
+	if r.IgnorePreflight != "" {
+		flags = append(flags, "--ignore-preflight", r.IgnorePreflight)
 	}
 	return flags
 }
 
 // found makes the first master, which is asked from now on.
 func (r *run) found(ctx context.Context, m Shell, host Host, step Step) error {
-	if err := r.exec(ctx, m, host, "found the cluster", program{args: append([]string{"master", "init"}, memberFlags(host, step)...)}); err != nil {
+	if err := r.exec(ctx, m, host, "found the cluster", program{args: append([]string{"master", "init"}, r.memberFlags(host, step)...)}); err != nil {
 		return err
 	}
 	member, err := readMember(ctx, m)
@@ -165,12 +204,12 @@ func (r *run) found(ctx context.Context, m Shell, host Host, step Step) error {
 // readMember reads what a machine has just become.
 func readMember(ctx context.Context, m Shell) (*install.Member, error) {
 	var out bytes.Buffer
-	if err := m.Run(ctx, remote.Script{Text: "cat /var/lib/kijabi/member.json", Output: &out}); err != nil {
+	if err := m.Run(ctx, remote.Script{Text: stateScript + `cat "$state/member.json"`, Output: &out}); err != nil {
 		return nil, err
 	}
 	var member install.Member
 	if err := json.Unmarshal(out.Bytes(), &member); err != nil {
-		return nil, fmt.Errorf("its /var/lib/kijabi/member.json: %w", err)
+		return nil, fmt.Errorf("its member.json: %w", err)
 	}
 	return &member, nil
 }
@@ -180,7 +219,7 @@ func (r *run) joinOne(ctx context.Context, m Shell, host Host, step Step) error 
 	if err != nil {
 		return err
 	}
-	args := append([]string{string(host.Role), "join", r.at}, memberFlags(host, step)...)
+	args := append([]string{string(host.Role), "join", r.at}, r.memberFlags(host, step)...)
 	return r.exec(ctx, m, host, "join as "+string(host.Role), program{args: args, token: token})
 }
 

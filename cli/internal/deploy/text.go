@@ -28,9 +28,9 @@ func (s Step) Text() string {
 	case Adjust:
 		return s.adjustText()
 	case LeaveNode:
-		return "leave: drain, reset, delete its Node"
+		return "leave: drain it, reset it, delete its Node"
 	case LeaveMaster:
-		return "leave: off the masters, reset, delete its Node"
+		return "leave: drain it, take it off the masters, reset it, delete its Node"
 	default:
 		return string(s.Action)
 	}
