@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the packages that are missing: for the build a C compiler and libseccomp's
-# headers and static library (for runc); with the argument "test" also kubectl, nft
-# and systemd-analyze, which tests use as any user would; with the arguments "bundle ARCH..." the same
+# headers and static library (for runc); with the argument "test" also kubectl, nft,
+# systemd-analyze, sudo and sshd, which tests use as any user would; with the arguments "bundle ARCH..." the same
 # for other architectures, which only Debian's packages offer; with the argument "vm" what
 # makes and runs a Debian virtual machine. Says so first; NO_INSTALL=1 prints the command
 # and stops.
@@ -28,6 +28,28 @@ if [ "${1:-}" = test ]; then
 	[ -x "${KIJABI_DEBIAN_KUBECTL:-}" ] || has kubectl || need 'kubectl (for the end-to-end test)' kubernetes-client kubernetes-client
 	has nft || need 'nft (for a test of the rules)' nftables nftables
 	has systemd-analyze || need 'systemd-analyze (for a test of the units)' systemd systemd
+	has sudo || need 'sudo (for a test of kijabi deploy)' sudo sudo
+fi
+
+# sshd is for tests of kijabi deploy. On Debian it is unpacked, not installed, for an
+# installed one would open port 22 of this machine.
+sshd=.cache/debian/usr/sbin/sshd
+if [ "${1:-}" = test ] && [ ! -x "${KIJABI_SSHD:-}" ] && ! has sshd && [ ! -x "$sshd" ]; then
+	if ! command -v apt-get >/dev/null 2>&1; then
+		need 'sshd (for a test of kijabi deploy)' openssh-server openssh-server
+	elif [ "${NO_INSTALL:-}" = 1 ]; then
+		echo "error: missing: sshd (for a test of kijabi deploy): run 'apt-get install openssh-server' as root, or name one by KIJABI_SSHD" >&2
+		exit 1
+	else
+		echo "missing: sshd (for a test of kijabi deploy); unpacking Debian's into .cache/debian"
+		mkdir -p .cache/debian
+		(
+			cd .cache/debian
+			packages='openssh-server libwrap0'
+			apt-get download -q $packages || { sudo=''; [ "$(id -u)" = 0 ] || sudo=sudo; $sudo apt-get update -q && apt-get download -q $packages; }
+			for package in openssh-server_*.deb libwrap0_*.deb; do dpkg-deb -x "$package" . && rm "$package"; done
+		)
+	fi
 fi
 if [ "${1:-}" = vm ]; then
 	has debootstrap || need 'debootstrap (for a Debian system to test on)' debootstrap debootstrap

@@ -40,6 +40,7 @@ var onlyIn = []struct{ library, place, reason string }{
 	{"k8s.io/cri-api", "kubelet/internal/runtime/cri test/bench", "the rest of the kubelet speaks its own Runtime interface"},
 	{"github.com/google/nftables", "kube-proxy/internal/dataplane/nftables addons/internal/network", "rules are made where their model is"},
 	{"k8s.io/kubectl", "cli", "kubectl is embedded once"},
+	{"golang.org/x/crypto/ssh", "cli/internal/remote", "whoever needs a machine runs commands on it by package remote"},
 	{"k8s.io/client-go/kubernetes", "test", "our programs use platform/kube/client"},
 }
 

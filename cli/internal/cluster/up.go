@@ -37,6 +37,9 @@ type Options struct {
 	Timeout time.Duration
 	// OptionsFile holds the options of machines that this run makes members; may be "".
 	OptionsFile string
+	// Bare starts machines and installs nothing in them: a cluster is then made by hand,
+	// by `kijabi deploy`, or by an Up that is not bare.
+	Bare bool
 }
 
 // run is one `kijabi up`.
@@ -50,7 +53,7 @@ type run struct {
 
 // Up brings the cluster to what the plan asks for: it makes what is missing, starts
 // what is stopped, and waits until the cluster is Ready. If it fails, what this run made
-// is removed again.
+// is removed again. A bare Up returns no access.
 func Up(ctx context.Context, plan Plan, o Options) (*access.Access, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 5 * time.Minute
@@ -93,8 +96,10 @@ func (r *run) prepare(plan Plan) error {
 		return err
 	}
 	r.fleet = fleet
-	if err := install.CheckPrograms(fleet.State.BinDir); err != nil {
-		return err
+	if !r.Bare {
+		if err := install.CheckPrograms(fleet.State.BinDir); err != nil {
+			return err
+		}
 	}
 	return fleet.CheckSubnet()
 }
@@ -108,6 +113,9 @@ func (r *run) up(ctx context.Context) (*access.Access, error) {
 	}
 	if err := r.startMachines(ctx); err != nil {
 		return nil, err
+	}
+	if r.Bare {
+		return nil, nil
 	}
 	founder, err := r.found(ctx)
 	if err != nil {

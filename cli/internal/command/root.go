@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/output"
@@ -66,7 +67,10 @@ shows how a cluster is doing, and is its kubectl.`,
   # A cluster of virtual machines
   vm1$ sudo kijabi master init
   vm2$ sudo kijabi master join vm1 --token kijabi.m.…
-  vm4$ sudo kijabi node join vm1 --token kijabi.n.…`,
+  vm4$ sudo kijabi node join vm1 --token kijabi.n.…
+
+  # The same over SSH, for all machines that a file names
+  kijabi deploy hosts.yaml`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -85,7 +89,7 @@ shows how a cluster is doing, and is its kubectl.`,
 	grouped("member", newMaster(), newNode(), newReset())
 	grouped("member", newPreflight(), newSupportBundle(), newBundle())
 	root.AddCommand(newContainerSetup())
-	grouped("operate", newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
+	grouped("operate", newDeploy(), newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
 	return root
 }
 
@@ -152,8 +156,8 @@ func lookPath(name string) (string, error) {
 }
 
 func isTerminal(file *os.File) bool {
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // clusterFlag adds --cluster and returns a function that finds the access.

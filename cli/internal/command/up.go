@@ -43,6 +43,7 @@ again and the machines' logs are kept.`,
   kijabi up --masters 1 --nodes 0             # as small as it gets
   kijabi up --nodes 4                         # two nodes more
   kijabi up --name second --subnet 10.90.0.0/24
+  kijabi up --bare                            # empty machines, to try installing in
   kijabi up --options options.yaml            # other address ranges, labels, …`,
 		Args: cobra.NoArgs,
 	}
@@ -52,6 +53,7 @@ again and the machines' logs are kept.`,
 	subnet := c.Flags().String("subnet", "", "addresses of the machines (default 10.89.0.0/24); the host gets the first")
 	bin := c.Flags().String("bin", "", "directory of the programs (default: that of kijabi)")
 	keep := c.Flags().Bool("keep-on-failure", false, "leave a cluster that does not come up for a look at it")
+	bare := c.Flags().Bool("bare", false, "start machines and install nothing in them")
 	timeout := c.Flags().Duration("timeout", 5*time.Minute, "give up after this time")
 	file := c.Flags().String("options", "", "options `FILE` of the machines, as for kijabi master init")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -72,10 +74,14 @@ again and the machines' logs are kept.`,
 		if err != nil {
 			return err
 		}
-		options.KeepOnFailure, options.Timeout, options.OptionsFile = *keep, *timeout, *file
+		options.KeepOnFailure, options.Timeout, options.OptionsFile, options.Bare = *keep, *timeout, *file, *bare
 		user, err := cluster.Up(c.Context(), plan, options)
 		if err != nil {
 			return err
+		}
+		if *bare {
+			options.Progress.Say("the machines are up: see `kijabi machine list --name %s`", *name)
+			return nil
 		}
 		options.Progress.Say("cluster %q is Ready", *name)
 		nextSteps(options.Home.Kubeconfig(), user)
