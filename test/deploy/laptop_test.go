@@ -169,8 +169,14 @@ func (l *laptop) makeBundle(t *testing.T, arch string) {
 		return err
 	}
 	err = filepath.WalkDir(l.bin, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+		if err != nil {
 			return err
+		}
+		switch dir, name := filepath.Split(strings.TrimPrefix(path, l.bin)); {
+		case entry.IsDir() && !slices.Contains([]string{"/", "/cni", "/images"}, "/"+strings.Trim(dir+name, "/")):
+			return fs.SkipDir // other things are built into bin/, too
+		case entry.IsDir(), dir == "/images/" && name != "pause.tar":
+			return nil
 		}
 		content, err := os.Open(path)
 		if err != nil {

@@ -17,6 +17,8 @@ import (
 
 const (
 	dialTimeout = 10 * time.Second
+	// loginTimeout is how long a machine, which may be busy, may take to let us in.
+	loginTimeout = 30 * time.Second
 	// undoTimeout is how long a command that was told to end may take to undo its work.
 	undoTimeout = 90 * time.Second
 	// A connection that is silent for keepaliveMisses times keepaliveEvery is dead.
@@ -38,7 +40,7 @@ type Machine struct {
 
 // Dial connects to a machine and makes sure that commands can run as root there.
 func Dial(ctx context.Context, target Target, trust *Trust) (*Machine, error) {
-	signers, agent, err := target.keys()
+	signers, agent, err := target.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +65,7 @@ func connect(ctx context.Context, target Target, trust *Trust, signers []ssh.Sig
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	_ = conn.SetDeadline(time.Now().Add(dialTimeout))
+	_ = conn.SetDeadline(time.Now().Add(loginTimeout))
 	var refused error
 	config := &ssh.ClientConfig{
 		User: target.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(signers...)}, HostKeyAlgorithms: trust.algorithms(target.Address),

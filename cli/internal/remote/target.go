@@ -6,6 +6,7 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -35,8 +36,8 @@ type Target struct {
 func usualKeys() []string { return []string{"id_ed25519", "id_ecdsa", "id_rsa"} }
 
 // keys returns the signers to log in with, and a closer of the agent's connection.
-func (t Target) keys() ([]ssh.Signer, io.Closer, error) {
-	agentKeys, closer, agentErr := keysOfAgent()
+func (t Target) keys(ctx context.Context) ([]ssh.Signer, io.Closer, error) {
+	agentKeys, closer, agentErr := keysOfAgent(ctx)
 	if t.KeyFile != "" {
 		signer, err := keyOfFile(t.KeyFile, agentKeys)
 		if err != nil {
@@ -99,12 +100,12 @@ type nothing struct{}
 func (nothing) Close() error { return nil }
 
 // keysOfAgent returns none when there is no agent.
-func keysOfAgent() ([]ssh.Signer, io.Closer, error) {
+func keysOfAgent(ctx context.Context) ([]ssh.Signer, io.Closer, error) {
 	socket := os.Getenv("SSH_AUTH_SOCK")
 	if socket == "" {
 		return nil, nothing{}, nil
 	}
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).Dial("unix", socket) //nolint:noctx // bounded by the timeout
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, nothing{}, fmt.Errorf("SSH agent of $SSH_AUTH_SOCK: %w", err)
 	}
