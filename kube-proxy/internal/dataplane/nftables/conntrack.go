@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"kijabi.dev/kube-proxy/internal/services"
@@ -28,7 +29,11 @@ type udpView struct {
 // cleanUDP deletes the stale flows and says how many there were.
 func (p *Plane) cleanUDP() (uint, error) {
 	v, gone := p.udpTargets()
-	h, err := netlink.NewHandleAt(p.ns, unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+	var h *netlink.Handle
+	err := p.inside(func(enter netns.NsHandle) (err error) {
+		h, err = netlink.NewHandleAt(enter, unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("open conntrack socket: %w", err)
 	}

@@ -13,7 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -57,8 +57,8 @@ type Config struct {
 type Plane struct {
 	cfg  Config
 	ipv6 bool
-	ns   netns.NsHandle // not open where it is the process's own
-	udp  chan struct{}  // holds one token when connections without state need a look
+	ns   netns.NsHandle
+	udp  chan struct{} // holds one token when connections without state need a look
 
 	mu        sync.Mutex
 	conn      *nft.Conn
@@ -87,7 +87,7 @@ func New(cfg Config) (*Plane, error) {
 	if cfg.PodCIDR.Addr().Is6() != cfg.ServiceCIDR.Addr().Is6() {
 		return nil, fmt.Errorf("nftables plane: pod range %s and service range %s are of different families", cfg.PodCIDR, cfg.ServiceCIDR)
 	}
-	ns, err := currentNamespace()
+	ns, err := netns.Get()
 	if err != nil {
 		return nil, fmt.Errorf("current network namespace: %w", err)
 	}
@@ -99,22 +99,21 @@ func New(cfg Config) (*Plane, error) {
 	return p, nil
 }
 
-// currentNamespace returns the network namespace of this thread, not open if it is the
-// process's own: to enter a namespace, be it the present one, takes a right that a plane
-// does not need otherwise.
-func currentNamespace() (netns.NsHandle, error) {
-	ns, err := netns.Get()
+// inside calls dial with the namespace it has to enter, none if this thread is in the plane's
+// already: to enter a namespace, be it the present one, takes a right that a plane does not
+// need otherwise.
+func (p *Plane) inside(dial func(enter netns.NsHandle) error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := netns.Get()
 	if err != nil {
-		return netns.None(), err
+		return fmt.Errorf("current network namespace: %w", err)
 	}
-	own, err := netns.GetFromPid(os.Getpid())
-	if err != nil {
-		return netns.None(), errors.Join(err, ns.Close())
+	enter := p.ns
+	if here.Equal(p.ns) {
+		enter = netns.None()
 	}
-	if !ns.Equal(own) {
-		return ns, own.Close()
-	}
-	return netns.None(), errors.Join(ns.Close(), own.Close())
+	return errors.Join(here.Close(), dial(enter))
 }
 
 // descriptor is what the sockets' libraries want to know; 0 is the present namespace.
@@ -133,17 +132,17 @@ func (p *Plane) reset() {
 // the socket.
 func (p *Plane) open() error {
 	p.closeSockets()
-	conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(descriptor(p.ns)), nft.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
-	}))
-	if err != nil {
-		return fmt.Errorf("open nftables socket: %w", err)
-	}
-	p.conn = conn
-	if p.raw, err = dialRaw(descriptor(p.ns)); err != nil {
+	return p.inside(func(enter netns.NsHandle) error {
+		conn, err := nft.New(nft.AsLasting(), nft.WithNetNSFd(descriptor(enter)), nft.WithSockOptions(func(c *netlink.Conn) error {
+			return errors.Join(c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
+		}))
+		if err != nil {
+			return fmt.Errorf("open nftables socket: %w", err)
+		}
+		p.conn = conn
+		p.raw, err = dialRaw(descriptor(enter))
 		return err
-	}
-	return nil
+	})
 }
 
 func (p *Plane) closeSockets() {
@@ -458,10 +457,7 @@ func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closeSockets()
-	if p.ns.IsOpen() {
-		return p.ns.Close()
-	}
-	return nil
+	return p.ns.Close()
 }
 
 // Clean removes the tables of both families from the current network namespace, as a
