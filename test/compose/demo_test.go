@@ -134,6 +134,21 @@ func (d *demo) leftovers(t *testing.T) string {
 	return strings.Join(found, "\n")
 }
 
+// describe is what a person would look at first.
+func (d *demo) describe() string {
+	var text strings.Builder
+	kijabi := filepath.Join(d.bin, "kijabi")
+	for _, argv := range [][]string{
+		{kijabi, "status"},
+		{kijabi, "kubectl", "get", "pods", "--all-namespaces", "--output", "wide"},
+		{"docker", "ps", "--all", "--filter", project, "--format", "{{.Names}} {{.Status}}"},
+	} {
+		out, err := d.try(time.Minute, "", argv...)
+		fmt.Fprintf(&text, "%s: %v\n%s\n", strings.Join(argv, " "), err, out)
+	}
+	return text.String()
+}
+
 // started tells when each container of the demo was started last.
 func (d *demo) started(t *testing.T) map[string]string {
 	t.Helper()
@@ -146,14 +161,17 @@ func (d *demo) started(t *testing.T) map[string]string {
 	return when
 }
 
-// processes lists what runs in the container of a machine's containerd, as "pid args",
-// by the part of the command line asked for.
-func (d *demo) processes(t *testing.T, machine, part string) []string {
+// processes lists the pods' processes in the container of a machine's containerd, as
+// "pid args".
+func (d *demo) processes(t *testing.T, machine string) []string {
 	t.Helper()
 	var found []string
-	for line := range strings.Lines(d.docker(t, "top", machine+"-containerd", "-o", "pid,lstart,args")) {
-		if strings.Contains(line, part) {
-			found = append(found, strings.TrimSpace(line))
+	for line := range strings.Lines(d.docker(t, "top", machine+"-containerd", "-o", "pid,args")) {
+		fields := strings.Fields(line)
+		for _, program := range []string{"/pause", "/guestbook-store", "/guestbook-web", "/toolbox"} {
+			if len(fields) > 1 && fields[1] == program {
+				found = append(found, strings.Join(fields, " "))
+			}
 		}
 	}
 	slices.Sort(found)

@@ -52,6 +52,7 @@ var unlinked = map[string][]string{
 	"controller-manager/cmd/controller-manager":             {"go.etcd.io/etcd/client/v3", "k8s.io/kubernetes"},
 	"cloud-controller-manager/cmd/cloud-controller-manager": {"go.etcd.io/etcd/client/v3"},
 	"apiserver/cmd/apiserver":                               {"k8s.io/kubernetes", "k8s.io/apiserver"},
+	"cli/cmd/kijabi-node-init":                              {"k8s.io/kubectl", "google.golang.org/grpc"},
 }
 
 func list(t *testing.T, args ...string) []pkg {

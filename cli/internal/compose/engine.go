@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Project is the name that Compose gives to everything it makes.
@@ -126,6 +127,28 @@ func (e *engine) containers(ctx context.Context) ([]container, error) {
 		}
 	}
 	return found, nil
+}
+
+// started tells when containers were started last.
+func (e *engine) started(ctx context.Context, all []container) (map[string]time.Time, error) {
+	args := []string{"inspect", "--format", "{{.Name}} {{.State.StartedAt}}"}
+	for _, c := range all {
+		args = append(args, c.name)
+	}
+	out, err := e.run(ctx, args...)
+	if err != nil {
+		return nil, fmt.Errorf("inspect containers: %w", err)
+	}
+	when := map[string]time.Time{}
+	for line := range strings.Lines(out) {
+		name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		at, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			return nil, fmt.Errorf("start of container %s: %w", name, err)
+		}
+		when[strings.TrimPrefix(name, "/")] = at
+	}
+	return when, nil
 }
 
 // progressTime begins the lines of a setup.

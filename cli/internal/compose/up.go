@@ -68,6 +68,9 @@ func Up(ctx context.Context, o Options) (*access.Access, error) {
 	if err := r.start(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.rejoin(ctx); err != nil {
+		return nil, err
+	}
 	if err := o.Progress.Wait(ctx, "every machine is a member", r.checkMembers); err != nil {
 		return nil, err
 	}
@@ -119,6 +122,34 @@ func (r *run) start(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// rejoin starts again the containers of a machine whose holder was started after them:
+// they are in a network that is gone.
+func (r *run) rejoin(ctx context.Context) error {
+	all, err := r.engine.containers(ctx)
+	if err != nil {
+		return err
+	}
+	started, err := r.engine.started(ctx, all)
+	if err != nil {
+		return err
+	}
+	var stranded []string
+	for _, c := range all {
+		if c.state == "running" && started[c.name].Before(started[c.machine]) {
+			stranded = append(stranded, c.name)
+		}
+	}
+	if len(stranded) == 0 {
+		return nil
+	}
+	slices.Sort(stranded)
+	if _, err := r.engine.run(ctx, append([]string{"restart", "--time", "5"}, stranded...)...); err != nil {
+		return fmt.Errorf("start containers in the new network of their machine: %w", err)
+	}
+	r.Progress.Say("started again in the new network of their machine: %s", strings.Join(stranded, ", "))
+	return nil
 }
 
 // whyUp finds the line in Compose's output that tells the cause, and adds the fix where
