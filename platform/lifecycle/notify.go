@@ -55,21 +55,26 @@ func (n Notifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// keepAlive tells three times within the interval that all parts have answered.
+// keepAlive tells again and again that all parts have answered. Parts get half of the
+// interval to answer in, and are asked again soon if they do not: on a machine that is
+// short of CPU everything takes long, and to start programs again would make it worse.
 func (n Notifier) keepAlive(ctx context.Context, socket string, interval time.Duration) {
-	const perInterval = 3
-	ticker := time.NewTicker(interval / perInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		if err := n.ask(ctx, interval/perInterval); err == nil {
-			n.tell(ctx, socket, "WATCHDOG=1")
-		} else if ctx.Err() == nil {
-			n.Log.Warn("a part of the program does not answer, service manager not told", zap.Error(err))
-		}
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-ctx.Done():
 			return
+		}
+		if err := n.ask(ctx, interval/2); err == nil {
+			n.tell(ctx, socket, "WATCHDOG=1")
+			timer.Reset(interval / 4)
+		} else {
+			if ctx.Err() == nil {
+				n.Log.Warn("a part of the program does not answer, service manager not told", zap.Error(err))
+			}
+			timer.Reset(interval / 20)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -108,6 +109,9 @@ type Server struct {
 	serving  chan struct{}   // closed once it serves
 	stopping context.Context //nolint:containedctx // ends long streams when the server does
 	stop     context.CancelFunc
+
+	selfMu sync.Mutex
+	self   *grpc.ClientConn // made by Alive
 }
 
 var _ grpc.ServiceRegistrar = (*Server)(nil)
@@ -288,6 +292,7 @@ func serve(server *grpc.Server, listener net.Listener) error {
 func (s *Server) shutdown() {
 	s.health.Shutdown()
 	s.stop()
+	s.closeSelf()
 	hard := time.AfterFunc(s.cfg.GracePeriod, func() {
 		s.Server.Stop()
 		s.machines.Stop()

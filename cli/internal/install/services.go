@@ -20,7 +20,8 @@ type Services interface {
 	// Install writes units and makes them start with the machine. It replaces units
 	// of the same name.
 	Install(ctx context.Context, units []supervisor.Unit) error
-	// Start starts a unit; nothing happens to one that runs.
+	// Start starts a unit; nothing happens to one that runs. Others of the last
+	// installation may start with it.
 	Start(ctx context.Context, name string) error
 	// Stop stops a unit and waits for its end. A unit that does not exist is no error.
 	Stop(ctx context.Context, name string) error

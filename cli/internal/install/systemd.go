@@ -18,7 +18,7 @@ const unitPrefix = "kijabi-"
 
 // watchdog is the silence after which systemd starts a program of ours again. It is long:
 // a machine that is short of CPU must not lose programs on top.
-const watchdog = 30 * time.Second
+const watchdog = time.Minute
 
 // startTimeout bounds the start of programs that depend on no other machine.
 const startTimeout = 90 * time.Second
@@ -42,12 +42,13 @@ func (c component) target() string {
 type underSystemd struct {
 	layout  Layout
 	manager systemd.Manager
+	started map[string]bool // targets, since the last installation
 }
 
 var _ Services = (*underSystemd)(nil)
 
 func newSystemd(layout Layout, dir string) *underSystemd {
-	return &underSystemd{layout: layout, manager: systemd.Manager{Dir: dir, Prefix: unitPrefix}}
+	return &underSystemd{layout: layout, manager: systemd.Manager{Dir: dir, Prefix: unitPrefix}, started: map[string]bool{}}
 }
 
 func (s *underSystemd) Install(ctx context.Context, units []supervisor.Unit) error {
@@ -66,15 +67,22 @@ func (s *underSystemd) Install(ctx context.Context, units []supervisor.Unit) err
 		services = append(services, service)
 	}
 	groups := slices.DeleteFunc(targets(), func(t systemd.Target) bool { return !wanted[t.Name] })
+	s.started = map[string]bool{}
 	return s.manager.Install(ctx, groups, services)
 }
 
+// Start starts the target of the program, with which systemd starts all its others in their
+// order: once is enough.
 func (s *underSystemd) Start(ctx context.Context, name string) error {
 	c, err := componentOf(name)
-	if err != nil {
+	if err != nil || s.started[c.target()] {
 		return err
 	}
-	return s.manager.Start(ctx, unitPrefix+name, c.target())
+	if err := s.manager.Start(ctx, c.target()); err != nil {
+		return err
+	}
+	s.started[c.target()] = true
+	return nil
 }
 
 func (s *underSystemd) Stop(ctx context.Context, name string) error {
@@ -114,7 +122,7 @@ func (c component) service(unit supervisor.Unit, layout Layout) (systemd.Service
 	binDir := filepath.Dir(unit.Exec[0])
 	service := systemd.Service{
 		Name: unitPrefix + unit.Name, Description: unit.Description, Exec: unit.Exec, Env: unit.Env,
-		Target: c.target(), Slice: c.target(), Mounts: slices.Compact([]string{binDir, layout.ConfigDir, layout.StateDir}),
+		Target: c.target(), Mounts: slices.Compact([]string{binDir, layout.ConfigDir, layout.StateDir}),
 		StartTimeout: startTimeout, StopTimeout: c.profile.stopTimeout, MemoryHigh: c.profile.memoryHigh,
 		KeepChildren: c.keepChildren, KeepSockets: unit.FileDescriptorStoreMax,
 	}

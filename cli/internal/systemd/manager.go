@@ -63,10 +63,7 @@ func (m *Manager) Install(ctx context.Context, targets []Target, services []Serv
 		}
 		names = append(names, service.Name+".service")
 	}
-	if err := m.run(ctx, "daemon-reload"); err != nil {
-		return err
-	}
-	return m.run(ctx, append([]string{"enable", "--quiet"}, names...)...)
+	return m.run(ctx, append([]string{"enable", "--quiet"}, names...)...) // and reads them
 }
 
 func (m *Manager) write(unit, text string) error {
@@ -95,33 +92,43 @@ func (m *Manager) growing(ctx context.Context) (bool, error) {
 	return version >= growingSince, nil
 }
 
-// Start starts a service and its target, and does not wait: whether a program serves is
-// for its health to say.
-func (m *Manager) Start(ctx context.Context, service, target string) error {
-	return m.run(ctx, "start", "--no-block", service+".service", target+".target")
+// Start starts a target and all its services, and does not wait: whether a program serves
+// is for its health to say.
+func (m *Manager) Start(ctx context.Context, target string) error {
+	return m.run(ctx, "start", "--no-block", target+".target")
 }
 
-// Stop stops a service, waits for its end, and keeps it from starting with the machine.
-// One that is not installed is no error.
+// Stop stops a service and waits for its end. One that is not installed is no error.
 func (m *Manager) Stop(ctx context.Context, service string) error {
 	unit := service + ".service"
-	if _, err := os.Stat(filepath.Join(m.Dir, unit)); errors.Is(err, os.ErrNotExist) {
+	if !m.has(unit) {
 		return nil
 	}
-	return m.run(ctx, "disable", "--now", "--quiet", unit)
+	return m.run(ctx, "stop", unit)
 }
 
-// Remove deletes services that were stopped, and targets that have none left. What is
-// not there is no error.
+// Remove deletes services that were stopped and whose processes have ended, and the given
+// targets if no service of theirs is left. What is not there is no error.
 func (m *Manager) Remove(ctx context.Context, services, targets []string) error {
-	var errs []error
+	var units []string
 	for _, name := range services {
-		if err := os.Remove(filepath.Join(m.Dir, name+".service")); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove unit %s: %w", name, err))
+		if m.has(name + ".service") {
+			units = append(units, name+".service")
 		}
 	}
+	var errs []error
+	errs = append(errs, m.remove(ctx, units))
+	units = nil
 	for _, name := range targets {
-		errs = append(errs, m.removeTarget(ctx, name))
+		wanted, _ := os.ReadDir(filepath.Join(m.Dir, name+".target.wants"))
+		if m.has(name+".target") && len(wanted) == 0 {
+			errs = append(errs, m.run(ctx, "stop", name+".target", name+".slice"))
+			units = append(units, name+".target")
+		}
+	}
+	errs = append(errs, m.remove(ctx, units))
+	if left, _ := filepath.Glob(filepath.Join(m.Dir, m.Prefix+"*")); len(left) == 0 {
+		errs = append(errs, m.run(ctx, "stop", strings.TrimSuffix(m.Prefix, "-")+".slice"))
 	}
 	errs = append(errs, m.run(ctx, "daemon-reload"))
 	// What failed while it was stopped would be listed for ever.
@@ -129,23 +136,25 @@ func (m *Manager) Remove(ctx context.Context, services, targets []string) error 
 	return errors.Join(errs...)
 }
 
-func (m *Manager) removeTarget(ctx context.Context, name string) error {
-	unit := name + ".target"
-	path := filepath.Join(m.Dir, unit)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+func (m *Manager) has(unit string) bool {
+	_, err := os.Stat(filepath.Join(m.Dir, unit))
+	return err == nil
+}
+
+// remove deletes units and the links by which they start with the machine.
+func (m *Manager) remove(ctx context.Context, units []string) error {
+	if len(units) == 0 {
 		return nil
 	}
-	if wanted, _ := os.ReadDir(path + ".wants"); len(wanted) > 0 {
-		return nil // services of another installation
+	err := m.run(ctx, append([]string{"disable", "--no-reload", "--quiet"}, units...)...)
+	for _, unit := range units {
+		path := filepath.Join(m.Dir, unit)
+		_ = os.Remove(path + ".wants") // if it is a target
+		if gone := os.Remove(path); gone != nil {
+			err = errors.Join(err, fmt.Errorf("remove unit %s: %w", unit, gone))
+		}
 	}
-	if err := m.run(ctx, "disable", "--now", "--quiet", unit); err != nil {
-		return err
-	}
-	_ = os.Remove(path + ".wants")
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("remove unit %s: %w", unit, err)
-	}
-	return nil
+	return err
 }
 
 func (m *Manager) run(ctx context.Context, args ...string) error {

@@ -15,7 +15,7 @@ import (
 
 func service(name string) Service {
 	return Service{
-		Name: name, Description: "Test " + name, Exec: []string{"/bin/true"}, Target: "kijabi-node", Slice: "kijabi-node", StopTimeout: time.Second,
+		Name: name, Description: "Test " + name, Exec: []string{"/bin/true"}, Target: "kijabi-node", StopTimeout: time.Second,
 	}
 }
 
@@ -90,7 +90,7 @@ func TestInstallAndRemove(t *testing.T) {
 	if info, err := os.Stat(writable); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("directory to write to: %v, %v; a sandbox without it does not start", info, err)
 	}
-	if err := m.Start(t.Context(), "kijabi-agent", "kijabi-node"); err != nil {
+	if err := m.Start(t.Context(), "kijabi-node"); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"kijabi-agent", "kijabi-runtime", "kijabi-unknown"} {
@@ -102,10 +102,12 @@ func TestInstallAndRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"daemon-reload", "enable --quiet kijabi-node.target kijabi-runtime.service kijabi-agent.service",
-		"start --no-block kijabi-agent.service kijabi-node.target",
-		"disable --now --quiet kijabi-agent.service", "disable --now --quiet kijabi-runtime.service",
-		"disable --now --quiet kijabi-node.target", "daemon-reload", "reset-failed kijabi-*",
+		"enable --quiet kijabi-node.target kijabi-runtime.service kijabi-agent.service",
+		"start --no-block kijabi-node.target",
+		"stop kijabi-agent.service", "stop kijabi-runtime.service",
+		"disable --no-reload --quiet kijabi-agent.service kijabi-runtime.service",
+		"stop kijabi-node.target kijabi-node.slice", "disable --no-reload --quiet kijabi-node.target",
+		"stop kijabi.slice", "daemon-reload", "reset-failed kijabi-*",
 	}
 	if diff := cmp.Diff(want, r.asked); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

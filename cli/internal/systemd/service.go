@@ -22,10 +22,9 @@ type Service struct {
 	Env []string
 	// After names services that must be up before this one starts and that stop after it.
 	After []string
-	// Target that starts and stops the service, without ".target". Required.
+	// Target that starts and stops the service, without ".target"; its cgroup lies in the
+	// slice of the same name. Required.
 	Target string
-	// Slice that the service's cgroup lies in, without ".slice". Required.
-	Slice string
 	// Mounts are paths that must be mounted before.
 	Mounts []string
 	// StartTimeout is how long it may take to be ready; 0 means any time.
@@ -150,7 +149,7 @@ func (s Service) process(l *lines) {
 	if s.KeepSockets > 0 {
 		l.set("FileDescriptorStoreMax", fmt.Sprint(s.KeepSockets))
 	}
-	l.set("Slice", s.Slice+".slice")
+	l.set("Slice", s.Target+".slice")
 	if s.MemoryHigh != "" {
 		l.set("MemoryHigh", s.MemoryHigh)
 	}

@@ -1095,7 +1095,8 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06master\x12h\n" +
 	"\bTransfer\x12\".kijabi.masters.v1.TransferRequest\x1a#.kijabi.masters.v1.TransferResponse\"\x13\xea\xe0\x18\x0f\n" +
 	"\x05admin\n" +
-	"\x06masterB2Z0kijabi.dev/proto/gen/kijabi/masters/v1;mastersv1b\x06proto3"
+	"\x06masterB\xbd\x01\n" +
+	"\x15com.kijabi.masters.v1B\fMastersProtoP\x01Z0kijabi.dev/proto/gen/kijabi/masters/v1;mastersv1\xa2\x02\x03KMX\xaa\x02\x11Kijabi.Masters.V1\xca\x02\x11Kijabi\\Masters\\V1\xe2\x02\x1dKijabi\\Masters\\V1\\GPBMetadata\xea\x02\x13Kijabi::Masters::V1b\x06proto3"
 
 var (
 	file_kijabi_masters_v1_masters_proto_rawDescOnce sync.Once
