@@ -76,7 +76,22 @@ func (m *Machine) member(ctx context.Context) (bool, error) {
 // foundedMark is the file that says that there is a cluster, and which.
 func (m *Machine) foundedMark() string { return filepath.Join(m.Invitations, "cluster") }
 
-func (m *Machine) token(name string) string { return filepath.Join(m.Invitations, name+".token") }
+// tokens is the file of a machine's tokens, one a line.
+func (m *Machine) tokens(name string) string { return filepath.Join(m.Invitations, name+".tokens") }
+
+// take takes the first of this machine's tokens out of its file. A token serves one
+// attempt: once it has given a certificate it gives none for another key.
+func (m *Machine) take() (string, error) {
+	content, err := os.ReadFile(m.tokens(m.Name))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	token, rest, _ := strings.Cut(string(content), "\n")
+	if token == "" {
+		return "", fmt.Errorf("%s has no invitation: the setup of the first master writes it, start that again if it is used up", m.Name)
+	}
+	return token, atomicfile.Write(m.tokens(m.Name), []byte(rest), 0o600)
+}
 
 // Found makes the machine the first master of a new cluster, unless it is one already.
 // A cluster is founded once: a first master that has lost its disk does not found
@@ -116,13 +131,13 @@ func (m *Machine) Join(ctx context.Context, master bool, through []string) error
 	wait, cancel := context.WithTimeout(ctx, m.Timeout)
 	defer cancel()
 	err = m.Progress.Wait(wait, m.Name+": invited", func(ctx context.Context) error {
-		content, err := os.ReadFile(m.token(m.Name))
-		if err != nil {
-			return fmt.Errorf("%s has no invitation yet: it is written by the setup of the first master (docker logs %s-setup)", m.Name, through[0])
+		if invitation.Master, err = answering(ctx, through); err != nil {
+			return err
 		}
-		invitation.Token = string(content)
-		invitation.Master, err = answering(ctx, through)
-		return err
+		if invitation.Token, err = m.take(); err != nil {
+			return fmt.Errorf("%w (docker logs %[2]s-setup; docker start %[2]s-setup)", err, through[0])
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -138,10 +153,10 @@ func (m *Machine) Join(ctx context.Context, master bool, through []string) error
 	return m.used()
 }
 
-// used removes the machine's token.
+// used removes what is left of the machine's tokens.
 func (m *Machine) used() error {
-	if err := os.Remove(m.token(m.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove the token that was used: %w", err)
+	if err := os.Remove(m.tokens(m.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove tokens that are not needed any more: %w", err)
 	}
 	return nil
 }

@@ -1,11 +1,15 @@
 package container
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	configv1 "kijabi.dev/platform/config/v1"
 
 	"kijabi.dev/cli/internal/install"
 )
@@ -44,11 +48,11 @@ func TestClusterIsFoundedOnce(t *testing.T) {
 func TestMemberIsLeftAlone(t *testing.T) {
 	m := newMachine(t)
 	m.write(t, filepath.Join(m.Layout.StateDir, "member.json"), `{"name":"m1","address":"127.0.0.78","master":true,"clusterID":"abc"}`)
-	m.write(t, m.token("m1"), "left")
+	m.write(t, m.tokens("m1"), "left")
 	if err := m.Join(t.Context(), true, []string{"m0"}); err != nil {
 		t.Errorf("join again: %v", err)
 	}
-	if _, err := os.Stat(m.token("m1")); !os.IsNotExist(err) {
+	if _, err := os.Stat(m.tokens("m1")); !os.IsNotExist(err) {
 		t.Errorf("the token is left: %v", err)
 	}
 	if err := m.Found(t.Context()); err != nil {
@@ -65,11 +69,29 @@ func TestMemberIsLeftAlone(t *testing.T) {
 
 func TestJoinWaitsForItsInvitation(t *testing.T) {
 	m := newMachine(t)
-	if err := m.Join(t.Context(), false, []string{"m0"}); err == nil || !strings.Contains(err.Error(), "docker logs m0-setup") {
-		t.Errorf("without an invitation: %v", err)
-	}
-	m.write(t, m.token("m1"), "kijabi.n.id.secret.pin")
 	if err := m.Join(t.Context(), false, []string{"127.0.0.78"}); err == nil || !strings.Contains(err.Error(), "no master answers") {
 		t.Errorf("without a master: %v", err)
+	}
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.78", strconv.Itoa(configv1.PortGRPC)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	err = m.Join(t.Context(), false, []string{"127.0.0.78"})
+	if err == nil || !strings.Contains(err.Error(), "docker start 127.0.0.78-setup") {
+		t.Errorf("without an invitation: %v", err)
+	}
+}
+
+func TestTokenServesOneAttempt(t *testing.T) {
+	m := newMachine(t)
+	m.write(t, m.tokens("m1"), "first\nsecond\n")
+	for _, want := range []string{"first", "second"} {
+		if got, err := m.take(); err != nil || got != want {
+			t.Errorf("got %q, %v; want %s", got, err, want)
+		}
+	}
+	if got, err := m.take(); err == nil {
+		t.Errorf("got %q when all were used", got)
 	}
 }

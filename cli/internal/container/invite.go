@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -22,14 +23,14 @@ import (
 const (
 	// tokenLife bounds a token that nobody uses.
 	tokenLife = 2 * time.Hour
-	// tokenRefresh is the age at which a token is made anew when the demo is started
+	// tokenRefresh is the age at which tokens are made anew when the demo is started
 	// again.
 	tokenRefresh = time.Hour
-	// tokenUses lets a setup that failed be tried again.
-	tokenUses = 10
+	// tokensEach is how many attempts a setup has; each takes a token of its own.
+	tokensEach = 4
 )
 
-// Invite makes a token for each of these machines that is no member yet. The machine
+// Invite makes tokens for each of these machines that is no member yet. The machine
 // itself must be a master.
 func (m *Machine) Invite(ctx context.Context, masters, nodes []string) error {
 	ctx, cancel := context.WithTimeout(ctx, m.Timeout)
@@ -70,32 +71,30 @@ func (m *Machine) Invite(ctx context.Context, masters, nodes []string) error {
 	return nil
 }
 
-// invite makes a token for one machine, unless it is a member or has one.
+// invite makes tokens for one machine, unless it is a member or has some.
 func (m *Machine) invite(ctx context.Context, api *client.Client, tokens certificatev1pb.CertificateServiceClient,
 	role certificatev1pb.TokenRole, name string,
 ) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	info, err := os.Stat(m.token(name))
-	if err == nil && time.Since(info.ModTime()) < tokenRefresh {
+	info, missing := os.Stat(m.tokens(name))
+	if missing == nil && info.Size() > 0 && time.Since(info.ModTime()) < tokenRefresh {
 		return false, nil
 	}
-	_, err = client.Get[*corev1.Node](ctx, api, object.Key{Name: name})
-	if err == nil {
-		// A token that a member has left would let another machine in.
-		if err := os.Remove(m.token(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	_, err := client.Get[*corev1.Node](ctx, api, object.Key{Name: name})
+	if err == nil && errors.Is(missing, os.ErrNotExist) {
+		return false, nil // it has joined and removed what was left
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, err
+	}
+	var content strings.Builder
+	for range tokensEach {
+		answer, err := tokens.CreateToken(ctx, &certificatev1pb.CreateTokenRequest{Role: role, Uses: 1, Ttl: durationpb.New(tokenLife)})
+		if err != nil {
 			return false, err
 		}
-		return false, nil
+		content.WriteString(answer.GetToken() + "\n")
 	}
-	if !apierrors.IsNotFound(err) {
-		return false, err
-	}
-	answer, err := tokens.CreateToken(ctx, &certificatev1pb.CreateTokenRequest{
-		Role: role, Uses: tokenUses, Ttl: durationpb.New(tokenLife),
-	})
-	if err != nil {
-		return false, err
-	}
-	return true, atomicfile.Write(m.token(name), []byte(answer.GetToken()+"\n"), 0o600)
+	return true, atomicfile.Write(m.tokens(name), []byte(content.String()), 0o600)
 }
