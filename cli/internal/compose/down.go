@@ -4,12 +4,18 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Down removes the demo: containers, network, volumes, and the user's access. It goes by
 // the engine's labels, so that it also removes what other profiles or a start that was
 // cut off have made. The images stay.
 func Down(ctx context.Context, o Options) error {
+	if o.Timeout == 0 {
+		o.Timeout = 3 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
 	e, err := findEngine(ctx)
 	if err != nil {
 		return err
@@ -22,17 +28,25 @@ func Down(ctx context.Context, o Options) error {
 		{"networks", []string{"network", "ls", "--quiet"}, []string{"network", "rm"}},
 		{"volumes", []string{"volume", "ls", "--quiet"}, []string{"volume", "rm"}},
 	} {
-		found, err := e.run(ctx, append(kind.list, "--filter", byProject)...)
-		if err != nil {
-			return fmt.Errorf("list %s: %w", kind.what, err)
-		}
-		names := strings.Fields(found)
-		if len(names) > 0 {
-			if _, err := e.run(ctx, append(kind.remove, names...)...); err != nil {
-				return fmt.Errorf("remove %s: %w: run this again", kind.what, err)
+		// The engine may refuse for a moment: a container with many processes takes its
+		// time to end, and so does a volume in memory.
+		err := o.Progress.Wait(ctx, "no "+kind.what+" left", func(ctx context.Context) error {
+			found, err := e.run(ctx, append(kind.list, "--filter", byProject)...)
+			if err != nil {
+				return fmt.Errorf("list %s: %w", kind.what, err)
 			}
+			names := strings.Fields(found)
+			if len(names) == 0 {
+				return nil
+			}
+			if _, err := e.run(ctx, append(kind.remove, names...)...); err != nil {
+				return fmt.Errorf("remove %s: %w", kind.what, err)
+			}
+			return fmt.Errorf("%d %s are being removed", len(names), kind.what)
+		})
+		if err != nil {
+			return fmt.Errorf("%w: run this again", err)
 		}
-		o.Progress.Say("%d %s removed", len(names), kind.what)
 	}
 	return o.Home.Forget(Cluster)
 }

@@ -34,7 +34,7 @@ type Options struct {
 	Program string
 	// Progress is told each step. May be nil.
 	Progress *output.Progress
-	// Timeout of Up; default 10 min.
+	// Timeout of the whole; default 10 min for Up, 3 min for Down.
 	Timeout time.Duration
 }
 
