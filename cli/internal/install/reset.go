@@ -194,7 +194,7 @@ func removeLinks() error {
 }
 
 // removeFiles removes state and configuration that an installation has made. The
-// directories themselves stay: they may be mount points, or hold something else.
+// directories themselves stay when they are mount points, or hold something else.
 func removeFiles(layout Layout) error {
 	own := []string{
 		layout.AdminDir(), filepath.Join(layout.ConfigDir, "units"), layout.member(), layout.pki(""),
@@ -207,6 +207,9 @@ func removeFiles(layout Layout) error {
 	var errs []error
 	for _, path := range own {
 		errs = append(errs, os.RemoveAll(path))
+	}
+	for _, dir := range []string{layout.ConfigDir, layout.StateDir, layout.RunDir} {
+		_ = os.Remove(dir) // fails when it is to stay
 	}
 	return joinLine(errs)
 }
