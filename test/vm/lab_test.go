@@ -87,7 +87,7 @@ func (o outcome) String() string {
 // run runs a program of the host to its end.
 func (l *lab) run(t *testing.T, dir, home, input string, argv ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	command.Dir, command.Stdin, command.WaitDelay = dir, strings.NewReader(input), time.Second

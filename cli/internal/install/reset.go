@@ -229,7 +229,7 @@ func removeDNSAddress(layout Layout) error {
 }
 
 // removeFiles removes state and configuration that an installation has made. The
-// directories themselves stay: they may be mount points, or hold something else.
+// directories themselves stay when they are mount points, or hold something else.
 func removeFiles(layout Layout) error {
 	own := []string{
 		layout.AdminDir(), filepath.Join(layout.ConfigDir, "units"), layout.member(), layout.pki(""),
@@ -254,5 +254,11 @@ func removeFiles(layout Layout) error {
 	if err := joinLine(errs); err != nil {
 		return err
 	}
-	return os.RemoveAll(layout.directories()) // last: it says where the rest is
+	if err := os.RemoveAll(layout.directories()); err != nil { // last: it says where the rest is
+		return err
+	}
+	for _, dir := range []string{layout.ConfigDir, layout.StateDir, layout.RunDir} {
+		_ = os.Remove(dir) // fails when it is to stay
+	}
+	return nil
 }

@@ -26,6 +26,9 @@ func (f *Fleet) prepareRoot(m Machine) error {
 			return fmt.Errorf("root directory of machine %s: %w", m.Name, err)
 		}
 	}
+	if err := os.Symlink("../run", filepath.Join(root, "var", "run")); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("root directory of machine %s: %w", m.Name, err)
+	}
 	id, err := f.machineID(m)
 	if err != nil {
 		return err
