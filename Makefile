@@ -107,7 +107,7 @@ test-race: node-programs pod-images ## the same with the race detector
 
 .PHONY: test-e2e
 test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
-	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./e2e ./loops
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./e2e ./loops ./options ./vm ./deploy
 
 .PHONY: test-vm
 test-vm: ## install the release archive on a Debian virtual machine with systemd (slow; not part of `make test`)
