@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
+
+	configv1 "kijabi.dev/platform/config/v1"
 
 	"kijabi.dev/cli/internal/machine/supervisor"
 )
@@ -43,22 +46,9 @@ func (c *Containers) Stop(ctx context.Context, name string) error {
 	} else if err != nil {
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
-	network, address := "unix", c.Layout.containerdSocket()
-	for _, known := range components(true) {
-		if known.program == name && known.port != 0 {
-			network, address = "tcp", hostPort(c.Address, known.port)
-		}
-	}
 	tick := time.NewTicker(quiet)
 	defer tick.Stop()
-	for {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
-		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if conn != nil {
-			_ = conn.Close()
-		}
+	for c.serves(ctx, name) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -66,6 +56,33 @@ func (c *Containers) Stop(ctx context.Context, name string) error {
 				c.container(name), ctx.Err(), c.LogHint(name))
 		}
 	}
+	return nil
+}
+
+// serves says whether anybody accepts connections where the program does.
+func (c *Containers) serves(ctx context.Context, name string) bool {
+	if name == containerd {
+		return accepts(ctx, "unix", c.Layout.containerdSocket())
+	}
+	var ports []int
+	for _, known := range components(true) {
+		if known.program == name {
+			ports = append(ports, known.port)
+		}
+	}
+	if name == apiserver {
+		ports = append(ports, configv1.PortREST, configv1.PortPeer, configv1.PortEtcdPeer)
+	}
+	return slices.ContainsFunc(ports, func(port int) bool { return accepts(ctx, "tcp", hostPort(c.Address, port)) })
+}
+
+// accepts is false only if it is certain that nobody is there.
+func accepts(ctx context.Context, network, address string) bool {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
+	if conn != nil {
+		_ = conn.Close()
+	}
+	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist)
 }
 
 // Remove does nothing: the containers stay, and wait.

@@ -57,3 +57,23 @@ func TestContainersStop(t *testing.T) {
 		t.Error("does not notice that the program has ended")
 	}
 }
+
+// An apiserver has several ports, and the last of them may be closed late.
+func TestContainersStopWaitsForEveryPort(t *testing.T) {
+	const address = "127.0.0.79"
+	dir := t.TempDir()
+	services := &Containers{Layout: Layout{ConfigDir: dir, RunDir: dir}, Machine: "m1", Address: address}
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(address, strconv.Itoa(configv1.PortEtcdPeer)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	if err := os.WriteFile(filepath.Join(dir, "apiserver.yaml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*quiet)
+	defer cancel()
+	if err := services.Stop(ctx, apiserver); err == nil {
+		t.Error("stopped while its etcd member listens")
+	}
+}
