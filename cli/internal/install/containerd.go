@@ -54,6 +54,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.tracing.proc
       [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
         BinaryName = {{printf "%q" .Runc}}
         SystemdCgroup = false
+        Root = {{printf "%q" .RuncRoot}}
+
+# It has one place for its socket on a machine, and nothing here uses it.
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 {{- if eq .Snapshotter "native"}}
 
 [plugins."io.containerd.transfer.v1.local"]
@@ -75,7 +80,8 @@ func (s settings) containerd() ([]byte, error) {
 		"Root": s.layout.containerdDir(), "State": run, "Socket": s.layout.containerdSocket(),
 		"TTRPC":   s.layout.containerdSocket() + ".ttrpc",
 		"Sandbox": sandboxImage, "Runc": filepath.Join(s.binDir, "runc"),
-		"CNIBin": filepath.Join(s.binDir, "cni"), "CNIConf": s.layout.cniConfigDir(),
+		"RuncRoot": filepath.Join(run, "runc"),
+		"CNIBin":   filepath.Join(s.binDir, "cni"), "CNIConf": s.layout.cniConfigDir(),
 		"RestrictOOM": !hasCapability(unix.CAP_SYS_RESOURCE), "Snapshotter": snapshotter(s.layout.containerdDir()),
 	})
 	return content.Bytes(), err

@@ -60,7 +60,7 @@ func Reset(ctx context.Context, o ResetOptions) error {
 	}
 	o.Progress.Say("programs stopped")
 	errs = append(errs, killContainers(ctx, o.Layout), unmountBelow(o.Layout))
-	errs = append(errs, o.Services.Remove(ctx, names), removeLinks(), removeDNSAddress(o.Layout), removeFiles(o.Layout))
+	errs = append(errs, o.Services.Remove(ctx, names), removeLinks(), removeDNSAddress(o.Layout), removeLeftovers(o.Layout), removeFiles(o.Layout))
 	if err := joinLine(errs); err != nil {
 		return err
 	}
@@ -178,8 +178,8 @@ func unmountBelow(layout Layout) error {
 	return joinLine(errs)
 }
 
-// removeLinks removes our network interfaces, with them the routes of pods, and our
-// packet filter tables.
+// removeLinks removes our network interfaces, with them the routes that lead there, and
+// our packet filter tables.
 func removeLinks() error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -234,7 +234,7 @@ func removeFiles(layout Layout) error {
 	own := []string{
 		layout.AdminDir(), filepath.Join(layout.ConfigDir, "units"), layout.member(), layout.pki(""),
 		filepath.Join(layout.StateDir, "identity"), filepath.Join(layout.StateDir, "cni"),
-		filepath.Dir(layout.containerdSocket()),
+		filepath.Dir(layout.containerdSocket()), filepath.Join(layout.RunDir, "cni"),
 	}
 	for _, dir := range []string{layout.ContainerdDir, layout.EtcdDir} {
 		entries, _ := os.ReadDir(dir) // it may have been taken away, or not been made

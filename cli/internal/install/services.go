@@ -88,13 +88,17 @@ func (s *supervised) Stop(ctx context.Context, name string) error {
 	return s.call(ctx, supervisor.Stop, name)
 }
 
-func (s *supervised) Remove(_ context.Context, names []string) error {
+func (s *supervised) Remove(ctx context.Context, names []string) error {
 	for _, name := range names {
 		if err := os.Remove(s.path(name)); err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("remove unit %s: %w", name, err)
 		}
 	}
 	_ = os.Remove(s.dir) // if empty
+	// It reads the units again and forgets those that are gone.
+	if _, err := supervisor.Call(ctx, s.socket, supervisor.Request{Command: supervisor.List}); err != nil {
+		return fmt.Errorf("remove units: %w", err)
+	}
 	return nil
 }
 

@@ -88,8 +88,15 @@ func inheritCPUs(dir string) error {
 }
 
 // removeCgroups removes a cgroup directory below the fleet's in every hierarchy; an
-// empty machine name means all. Processes that are still leaving are waited for.
+// empty machine name means all.
 func (f *Fleet) removeCgroups(machine string) error {
+	return RemoveCgroup(filepath.Join(f.cgroupName(), machine))
+}
+
+// RemoveCgroup removes the cgroup at a path below the root of every hierarchy, with
+// those below it. Processes that are still leaving are waited for; one that stays is an
+// error. A cgroup that does not exist is none.
+func RemoveCgroup(path string) error {
 	all, err := kernelfs.Hierarchies()
 	if err != nil {
 		return err
@@ -97,7 +104,7 @@ func (f *Fleet) removeCgroups(machine string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	var errs []error
 	for _, h := range all {
-		dir := filepath.Join(h.Path, f.cgroupName(), machine)
+		dir := filepath.Join(h.Path, path)
 		for {
 			err := removeTree(dir)
 			if err == nil {

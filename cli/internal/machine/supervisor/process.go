@@ -52,6 +52,23 @@ func (c cgroup) kill() {
 	}
 }
 
+// remove removes the cgroup and those below it, unless containers still live in them.
+func (c cgroup) remove() {
+	if c == "" {
+		return
+	}
+	var dirs []string
+	_ = filepath.WalkDir(string(c), func(path string, entry os.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil //nolint:nilerr // a cgroup that vanished needs no removal
+	})
+	for _, dir := range slices.Backward(dirs) {
+		_ = os.Remove(dir) // fails while somebody is in it
+	}
+}
+
 // members lists the processes in the cgroup and below it.
 func (c cgroup) members() []int {
 	if c == "" {

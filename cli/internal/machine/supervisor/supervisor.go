@@ -183,6 +183,7 @@ func (s *Supervisor) reload() error {
 		}
 		if service.state == Stopped {
 			s.closeOutput(service)
+			s.cgroup(name).remove()
 			delete(s.services, name)
 		} else {
 			order = append(order, name)
