@@ -139,7 +139,9 @@ func resourceFindings() []spoiled {
 		{"overlayfs", "not needed", func(m *fakeMachine, _ *Target) {
 			m.disk.filesystem.Kind, m.disk.overlayErr = "tmpfs", errors.New("invalid argument")
 		}, OK, nil},
-		{"disk-latency", "hangs now and then", takes(ms, 150*ms), Failure, []string{"150ms", "median 1ms", "SSD"}},
+		{"disk-latency", "slow throughout", takes(15*ms, 150*ms), Failure, []string{"150ms", "median 15ms", "SSD"}},
+		{"disk-latency", "hangs now and then", takes(ms, 1500*ms), Failure, []string{"1.5s", "median 1ms"}},
+		{"disk-latency", "busy at the moment", takes(ms, 350*ms), Warning, []string{"350ms", "median 1ms"}},
 		{"disk-latency", "slow now and then", takes(5*ms, 50*ms), Warning, []string{"50ms", "etcd wants 10 ms"}},
 		{"disk-latency", "slow, on a node", forNode(takes(5*ms, 50*ms)), OK, nil},
 		{"disk-latency", "hangs, on a node", forNode(takes(150*ms, 150*ms)), Warning, []string{"pods start slowly"}},
