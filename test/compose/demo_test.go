@@ -103,12 +103,6 @@ func (d *demo) docker(t *testing.T, args ...string) string {
 	return d.must(t, 2*time.Minute, append([]string{"docker"}, args...)...)
 }
 
-// of lists the containers of a machine.
-func (d *demo) of(t *testing.T, machine string) []string {
-	t.Helper()
-	return strings.Fields(d.docker(t, "ps", "--all", "--quiet", "--filter", project, "--filter", "label=dev.kijabi.machine="+machine))
-}
-
 // leftovers lists what the engine and the kernel have of the demo.
 func (d *demo) leftovers(t *testing.T) string {
 	t.Helper()

@@ -131,7 +131,7 @@ func outsideTmp(t *testing.T, bin, home string) string {
 	if home == "" {
 		home = "/opt/"
 	}
-	dir, err := os.MkdirTemp(home, "kijabi-test-")
+	dir, err := os.MkdirTemp(home, "kijabi-test-") //nolint:usetesting // t.TempDir is below /tmp
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,7 +66,7 @@ func (g *guard) loop(stop <-chan os.Signal) error {
 			if g.pid == 0 {
 				return nil
 			}
-			g.stop(received.(syscall.Signal)) //nolint:errcheck,forcetypeassert // signals of this system are
+			g.stop(received.(syscall.Signal)) // signals of this system are
 		case <-lost:
 			lost = nil
 			_ = unix.Kill(g.pid, unix.SIGKILL) // nothing it could still do would reach the pods

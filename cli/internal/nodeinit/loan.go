@@ -113,7 +113,7 @@ func borrowOnce(ctx context.Context, socket string) (*loan, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn := dialed.(*net.UnixConn) //nolint:errcheck,forcetypeassert // it was dialled as such
+	conn := dialed.(*net.UnixConn) // it was dialled as such
 	mounts, err := receive(conn)
 	if err != nil {
 		_ = conn.Close()

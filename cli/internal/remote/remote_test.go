@@ -67,8 +67,8 @@ func dial(t *testing.T, target Target, trust *Trust) *Machine {
 	return m
 }
 
-// refused checks that a login fails with an error that names the parts.
-func refused(t *testing.T, target Target, trust *Trust, parts ...string) error {
+// refused checks that a login fails with an error that names the parts, and returns its text.
+func refused(t *testing.T, target Target, trust *Trust, parts ...string) string {
 	t.Helper()
 	m, err := Dial(t.Context(), target, trust)
 	if err == nil {
@@ -83,7 +83,7 @@ func refused(t *testing.T, target Target, trust *Trust, parts ...string) error {
 	if strings.Contains(err.Error(), "\n") {
 		t.Errorf("more than one line: %v", err)
 	}
-	return err
+	return err.Error()
 }
 
 func TestRun(t *testing.T) {
@@ -191,8 +191,8 @@ func TestHostKeyThatIsNotKnown(t *testing.T) {
 	s := startServer(t, p.key, "")
 	line := knownhosts.Line([]string{knownhosts.Normalize(s.address)}, s.hostKey)
 	p.writeKnown(t, "# no line end")
-	err := refused(t, p.target(s), p.trust(t, false), "not known", "SHA256:", p.knownHosts(), "--accept-new")
-	_, given, _ := strings.Cut(err.Error(), "--accept-new: ")
+	text := refused(t, p.target(s), p.trust(t, false), "not known", "SHA256:", p.knownHosts(), "--accept-new")
+	_, given, _ := strings.Cut(text, "--accept-new: ")
 	t.Run("TheLineOfTheErrorHelps", func(t *testing.T) {
 		p.writeKnown(t, given)
 		dial(t, p.target(s), p.trust(t, false))
