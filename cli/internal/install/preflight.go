@@ -16,7 +16,9 @@ func (o *Options) preflight(ctx context.Context, master bool, join string) error
 	if err := preflight.CheckIgnore(o.IgnorePreflight); err != nil {
 		return err
 	}
-	report := preflight.Run(ctx, preflight.Local(), o.target(master, join), preflight.Options{Ignore: o.IgnorePreflight, Quick: true})
+	report := preflight.Run(ctx, preflight.Local(), o.target(master, join), preflight.Options{
+		Ignore: o.IgnorePreflight, Quick: true, ProgramsElsewhere: o.ProgramsElsewhere,
+	})
 	for _, found := range report.Findings {
 		if found.Ignored {
 			o.Progress.Say("%s: ignored, as asked: %s", o.Name, found)

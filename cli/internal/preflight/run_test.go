@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,25 @@ func TestIgnore(t *testing.T) {
 	}
 	if err := CheckIgnore([]string{"ports", "prots"}); err == nil || !strings.Contains(err.Error(), `"prots"`) || !strings.Contains(err.Error(), "disk-latency") {
 		t.Errorf("unknown name: %v", err)
+	}
+}
+
+func TestProgramsElsewhere(t *testing.T) {
+	m := healthy()
+	m.network.bind[10250] = busy
+	report := Run(t.Context(), m.view(), target(), Options{ProgramsElsewhere: true})
+	if report.OK {
+		t.Error("a port in use, which no program's rights would change, is no failure")
+	}
+	for _, f := range report.Findings {
+		if slices.Contains(ofPrograms(), f.Check) {
+			t.Errorf("%s was asked for programs that run elsewhere", f.Check)
+		}
+	}
+	for _, name := range ofPrograms() {
+		if !slices.Contains(Names(), name) {
+			t.Errorf("there is no check %s", name)
+		}
 	}
 }
 
