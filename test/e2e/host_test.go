@@ -99,7 +99,7 @@ func lookAtHost(t *testing.T) host {
 		if err != nil {
 			continue // removed just now
 		}
-		ours := !strings.HasPrefix(link.Name, "kj") && !strings.HasPrefix(link.Name, "veth") // routes end with their link
+		ours := !strings.HasPrefix(link.Name, "kj") && !strings.HasPrefix(link.Name, "veth") && !strings.HasPrefix(link.Name, "br-") // routes end with their link
 		for _, address := range addresses {
 			if ip, _, err := net.ParseCIDR(address.String()); err == nil && network.Contains(ip) {
 				ours = true
@@ -125,7 +125,13 @@ func lookAtHost(t *testing.T) host {
 	return seen
 }
 
+// ofOtherCluster also tells what a Docker Engine mounts meanwhile.
 func ofOtherCluster(mount string) bool {
+	for _, engine := range []string{"/run/docker/", "/var/lib/docker/"} {
+		if strings.HasPrefix(mount, engine) {
+			return true
+		}
+	}
 	return strings.HasPrefix(mount, stateRoot+"/") && !strings.HasPrefix(mount, filepath.Join(stateRoot, clusterName)+"/")
 }
 

@@ -94,8 +94,16 @@ func testNodeKilled(t *testing.T, c *cluster) {
 	failures := p.stop()
 	last := p.lastFailure()
 	t.Logf("%d requests failed, the last one ended %s after the kill", len(failures), last.Sub(killed).Round(100*time.Millisecond))
-	if last.Sub(killed) > 10*time.Second {
-		t.Errorf("traffic still went to the dead node %s after the kill: %s", last.Sub(killed), failures[len(failures)-1])
+	// An endpoint on the dead node would get half of the requests: of the hundreds sent since,
+	// more than one would fail, where a machine that stalls for a moment loses one at most.
+	var late []string
+	for _, f := range failures {
+		if f.at.Add(f.took).Sub(killed) > 10*time.Second {
+			late = append(late, f.String())
+		}
+	}
+	if len(late) > 1 {
+		t.Errorf("traffic still went to the dead node %s after the kill:\n%s", last.Sub(killed), strings.Join(late, "\n"))
 	}
 
 	c.power(t, "start", dead)
