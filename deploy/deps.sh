@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the packages that are missing: for the build a C compiler and libseccomp's
 # headers and static library (for runc); with the argument "test" also kubectl, nft,
-# systemd-analyze, sudo and sshd, which tests use as any user would; with the arguments "bundle ARCH..." the same
+# openssl, systemd-analyze, sudo and sshd, which tests use as any user would; with the arguments "bundle ARCH..." the same
 # for other architectures, which only Debian's packages offer; with the argument "vm" what
 # makes and runs a Debian virtual machine. Says so first; NO_INSTALL=1 prints the command
 # and stops.
@@ -26,6 +26,7 @@ need() { what="$what${what:+, }$1" apt="$apt $2" dnf="$dnf $3"; }
 builds || need "a C compiler and libseccomp's headers and static library (for runc)" 'gcc libc6-dev libseccomp-dev' 'gcc glibc-static libseccomp-devel libseccomp-static'
 if [ "${1:-}" = test ]; then
 	[ -x "${KIJABI_DEBIAN_KUBECTL:-}" ] || has kubectl || need 'kubectl (for the end-to-end test)' kubernetes-client kubernetes-client
+	has openssl || need 'openssl (for tests of signatures)' openssl openssl
 	has nft || need 'nft (for a test of the rules)' nftables nftables
 	has systemd-analyze || need 'systemd-analyze (for a test of the units)' systemd systemd
 	has sudo || need 'sudo (for a test of kijabi deploy)' sudo sudo
