@@ -25,7 +25,7 @@ func boot(ctx context.Context, c config, s system, payload string) error {
 	}
 	defer func() { _ = reader.Close() }()
 	machine := exec.CommandContext(ctx, "qemu-system-x86_64",
-		"-machine", "q35", "-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-machine", "q35", "-accel", accelerator(), "-cpu", "max",
 		"-smp", "2", "-m", strconv.Itoa(c.memory), "-display", "none", "-nodefaults", "-no-user-config",
 		"-kernel", s.kernel, "-initrd", s.initrd, "-append", "root=/dev/vda rw console=ttyS0 systemd.show_status=1",
 		"-drive", "file="+s.disk+",format=raw,if=virtio,snapshot=on",
@@ -58,6 +58,23 @@ func boot(ctx context.Context, c config, s system, payload string) error {
 	}
 	fmt.Printf("test-vm: all well after %s\n", time.Since(begun).Round(time.Second))
 	return nil
+}
+
+// accelerator is KVM where the processor can and this user may, else emulation. A host
+// that is itself a virtual machine may offer /dev/kvm without the processor's part: guests
+// hang then.
+func accelerator() string {
+	const emulation = "tcg,thread=multi"
+	processor, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil || !strings.Contains(string(processor), " vmx") && !strings.Contains(string(processor), " svm") {
+		return emulation
+	}
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return emulation
+	}
+	_ = kvm.Close()
+	return "kvm"
 }
 
 // follow prints what the machine tells and returns what went wrong.

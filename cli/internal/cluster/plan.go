@@ -54,8 +54,8 @@ func (p Plan) extend(state machine.State) (machine.State, []string, error) {
 		}
 	}
 	if p.Subnet.IsValid() && p.Subnet.Masked() != state.Subnet {
-		return state, nil, fmt.Errorf("cluster %q runs in subnet %s: end it with `kijabi down` before choosing %s",
-			state.Name, state.Subnet, p.Subnet)
+		return state, nil, fmt.Errorf("cluster %q runs in subnet %s: end it with `kijabi down --name %s` before choosing %s",
+			state.Name, state.Subnet, state.Name, p.Subnet)
 	}
 	if p.BinDir != "" {
 		state.BinDir = p.BinDir

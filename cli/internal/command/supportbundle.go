@@ -81,7 +81,10 @@ type bundled struct {
 // subjectOfBundle decides what can be collected here: the machine, if it is a member or
 // half of one, and the cluster, if there is access.
 func subjectOfBundle(find func() (*access.Access, error), since time.Time, named bool) (bundled, error) {
-	layout := install.DefaultLayout()
+	layout, err := install.InstalledLayout()
+	if err != nil {
+		return bundled{}, err
+	}
 	member, isMember, err := install.ReadMember(layout)
 	if err != nil && !os.IsPermission(err) {
 		return bundled{}, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,24 +85,30 @@ again and the machines' logs are kept.`,
 			return nil
 		}
 		options.Progress.Say("cluster %q is Ready", *name)
-		nextSteps(options.Home.Kubeconfig(), user)
+		nextSteps(options.Home.Kubeconfig(), *name, user)
 		return nil
 	}
 	return c
 }
 
-func nextSteps(kubeconfig string, user *access.Access) {
-	_, _ = fmt.Fprintf(os.Stdout, `
-kubeconfig: %[1]s
-
-Next:
-  kijabi status                               who leads, who is Ready
-  kijabi kubectl get nodes                    kubectl, built in
-  export KUBECONFIG=%[1]s
-  kijabi machine kill %[2]s               pull a plug and watch another master lead
-  kijabi machine shell %[2]s              look inside
-  kijabi down                                 remove all of it
-`, kubeconfig, user.Cluster.Masters[0].Name)
+// nextSteps prints what to try, as commands that work as they are.
+func nextSteps(kubeconfig, cluster string, user *access.Access) {
+	named := ""
+	if cluster != defaultName {
+		named = " --name " + cluster
+	}
+	machine := user.Cluster.Masters[0].Name
+	_, _ = fmt.Fprintf(os.Stdout, "\nkubeconfig: %s\n\nNext:\n", kubeconfig)
+	for _, step := range [][2]string{
+		{"kijabi status", "who leads, who is Ready"},
+		{"kijabi kubectl get nodes", "kubectl, built in"},
+		{"export KUBECONFIG=" + kubeconfig, ""},
+		{"kijabi machine kill" + named + " " + machine, "pull a plug and watch another master lead"},
+		{"kijabi machine shell" + named + " " + machine, "look inside"},
+		{"kijabi down" + named, "remove all of it"},
+	} {
+		_, _ = fmt.Fprintln(os.Stdout, strings.TrimRight(fmt.Sprintf("  %-43s %s", step[0], step[1]), " "))
+	}
 }
 
 func newDown() *cobra.Command {

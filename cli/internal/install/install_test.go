@@ -423,6 +423,12 @@ func TestInitAndJoin(t *testing.T) {
 			t.Errorf("second init = %v", err)
 		}
 	})
+	t.Run("master again", func(t *testing.T) {
+		err := JoinMaster(ctx, Invitation{founded.Address, founded.MasterToken}, second)
+		if err == nil || !strings.Contains(err.Error(), "already master vm2") || !strings.Contains(err.Error(), "kijabi reset") {
+			t.Errorf("second join = %v", err)
+		}
+	})
 	t.Run("again", func(t *testing.T) {
 		err := JoinNode(ctx, Invitation{founded.Address, founded.NodeToken}, node)
 		if err == nil || !strings.Contains(err.Error(), "already node vm4") || !strings.Contains(err.Error(), "kijabi reset") {

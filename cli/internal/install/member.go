@@ -19,6 +19,9 @@ import (
 
 	"kijabi.dev/platform/atomicfile"
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 
 	"kijabi.dev/cli/internal/machine/supervisor"
 	"kijabi.dev/cli/internal/output"
@@ -110,7 +113,7 @@ func (o *Options) complete(ctx context.Context, master bool, join string) error 
 			return err
 		}
 	}
-	if err := o.checkFresh(); err != nil {
+	if err := o.checkFresh(ctx, join); err != nil {
 		return err
 	}
 	if err := o.checkDirectories(); err != nil {
@@ -158,11 +161,15 @@ func CheckPrograms(dir string) error {
 	return nil
 }
 
-// checkFresh refuses a machine that is a member or was left half made.
-func (o *Options) checkFresh() error {
+// checkFresh refuses a machine that is a member or was left half made. If it joins by a
+// master that knows it as removed, that is said.
+func (o *Options) checkFresh(ctx context.Context, join string) error {
 	member, ok, err := ReadMember(o.Layout)
 	if err != nil {
 		return err
+	}
+	if ok && join != "" && o.Layout.removed(ctx, member, join) {
+		return fmt.Errorf("this machine was %s and has been removed from its masters: run `kijabi reset` on it, then join again", member)
 	}
 	if ok {
 		return fmt.Errorf("this machine is already %s: run `kijabi reset` first to take it out", member)
@@ -171,6 +178,30 @@ func (o *Options) checkFresh() error {
 		return fmt.Errorf("%s is left of an installation that did not finish: run `kijabi reset` first", path)
 	}
 	return nil
+}
+
+// removed asks the master at join whether a master of its own cluster is no longer on the
+// roster. It is false when that cannot be known.
+func (l Layout) removed(ctx context.Context, member Member, join string) bool {
+	if !member.Master {
+		return false
+	}
+	id, err := pki.OpenIdentity(l.leaf(pki.ComponentAPIServer))
+	if err != nil {
+		return false
+	}
+	conn, err := rpc.Dial(join, id)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := mastersv1pb.NewMastersServiceClient(conn).Status(ctx, &mastersv1pb.StatusRequest{})
+	if err != nil || answer.GetClusterId() != member.ClusterID {
+		return false
+	}
+	return !slices.ContainsFunc(answer.GetMembers(), func(m *mastersv1pb.Member) bool { return m.GetName() == member.Name })
 }
 
 // Unfinished names a file of an installation that was cut off; empty if there is none.

@@ -231,7 +231,7 @@ func TestResetOfARemovedMaster(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.removeMember("vm2")
-	if err := JoinMaster(ctx, Invitation{founded.Address, founded.MasterToken}, second); err == nil || !strings.Contains(err.Error(), "already master vm2") || !strings.Contains(err.Error(), "kijabi reset") {
+	if err := JoinMaster(ctx, Invitation{founded.Address, founded.MasterToken}, second); err == nil || !strings.Contains(err.Error(), "was master vm2") || !strings.Contains(err.Error(), "has been removed") || !strings.Contains(err.Error(), "kijabi reset") {
 		t.Errorf("join of a machine that was removed: %v", err)
 	}
 	if err := Reset(ctx, ResetOptions{Layout: second.Layout, Services: services}); err != nil {
