@@ -4,11 +4,12 @@ SHELL := /bin/sh
 
 BIN     := $(CURDIR)/bin
 TOOLS   := $(CURDIR)/.cache/tools
-# What kubectl calls its own version; it cannot be set in Go.
-LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 \
-	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 # The version of all that is released together: archives, tags and labels of images.
 VERSION ?= 0.1.0
+# What kubectl calls its own version; it cannot be set in Go.
+LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=v1.37.2+kijabi.0.1 \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 \
+	-X kijabi.dev/platform/lifecycle.release=$(VERSION)
 # The architecture that images are made for: amd64 or arm64.
 ARCH    ?= $(or $(GOARCH),$(shell go env GOARCH))
 # Architectures of `make bundle`.
@@ -116,8 +117,8 @@ test-vm: ## install the release archive on a Debian virtual machine with systemd
 	@cd test && $(SUDO) go run ./debian -bundle $(BIN)/bundle/kijabi-$(VERSION)-linux-amd64.tar.gz -work $(CURDIR)/.cache/vm
 
 .PHONY: test-compose
-test-compose: build images ## the compose demo on the Docker engine of this host: start, drills, end
-	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -timeout 15m -v ./compose
+test-compose: build images ## images and the compose demo on the Docker engine of this host: start, drills, end
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 20m -v ./images ./compose
 
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run

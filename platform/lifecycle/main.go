@@ -147,9 +147,16 @@ func configuredLevel(cfg any) string {
 // whose API is served, and Kijabi's own.
 const KubernetesVersion = "v1.37.2+kijabi.0.1"
 
-// Version is the version the program was built from: the module's or the
-// revision of its sources, "devel" when neither is known.
+// release is set by the Makefile, through the linker, to the version of all that is
+// released together.
+var release string
+
+// Version is the version the program was built from: that of the release, the module's or
+// the revision of its sources, "devel" when none is known.
 func Version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"kijabi.dev/platform/lifecycle"
+
 	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/output"
 )
@@ -71,7 +73,7 @@ shows how a cluster is doing, and is its kubectl.`,
 
   # The same over SSH, for all machines that a file names
   kijabi deploy hosts.yaml`,
-		SilenceUsage: true, SilenceErrors: true,
+		Version: lifecycle.Version(), SilenceUsage: true, SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddGroup(

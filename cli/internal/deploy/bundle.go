@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"kijabi.dev/cli/internal/bundle"
 )
 
 // Bundle is an archive of all programs for one architecture.
@@ -33,8 +35,9 @@ type Bundles map[string]Bundle
 // sumsFile lists the digests of all other files, in the bundle's top directory.
 const sumsFile = "SHA256SUMS"
 
-// OpenBundles looks at the archive at path, or at those in the directory there.
-func OpenBundles(path string) (Bundles, error) {
+// OpenBundles looks at the archive at path, or at those in the directory there. With a
+// public key it verifies their signatures first.
+func OpenBundles(path, key string) (Bundles, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("bundle: %w: make it with `make bundle`", err)
@@ -48,6 +51,11 @@ func OpenBundles(path string) (Bundles, error) {
 	bundles := Bundles{}
 	version := ""
 	for _, path := range paths {
+		if key != "" {
+			if _, err := bundle.Verify(path, "", key); err != nil {
+				return nil, err
+			}
+		}
 		bundle, err := openBundle(path)
 		if err != nil {
 			return nil, err

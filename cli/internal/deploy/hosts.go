@@ -46,6 +46,9 @@ type Hosts struct {
 	// Bundle is the archive that `make bundle` makes, or a directory with one for each
 	// architecture. A relative path starts at the file's directory. Required.
 	Bundle string `json:"bundle,omitempty"`
+	// BundleKey is the public key (PEM) that the archives are signed with. Given, an
+	// archive whose signature beside it is another's is refused. Relative like Bundle.
+	BundleKey string `json:"bundleKey,omitempty"`
 	// Defaults of all hosts.
 	Defaults Defaults `json:"defaults,omitzero"`
 	// Hosts of the cluster, of which 1, 3 or 5 are masters. Required.
@@ -251,6 +254,9 @@ func (h *Hosts) complete(dir string) error {
 		h.Defaults.User = "root"
 	}
 	var err error
+	if h.BundleKey, err = resolve(h.BundleKey, dir); err != nil {
+		return err
+	}
 	if h.Bundle, err = resolve(h.Bundle, dir); err != nil {
 		return err
 	}

@@ -4,8 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,17 +97,27 @@ func TestFaultsOfHosts(t *testing.T) {
 	}
 }
 
-// writeBundle writes an archive of these files.
+// writeBundle writes an archive of these files, each of which holds its own name, or the
+// digests of the others.
 func writeBundle(t *testing.T, path string, files ...string) {
 	t.Helper()
 	var content bytes.Buffer
 	zipped := gzip.NewWriter(&content)
 	archive := tar.NewWriter(zipped)
 	for _, name := range files {
-		if err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(name))}); err != nil {
+		text := name
+		if top, isSums := strings.CutSuffix(name, "SHA256SUMS"); isSums {
+			text = ""
+			for _, other := range files {
+				if other != name {
+					text += fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte(other)), strings.TrimPrefix(other, top))
+				}
+			}
+		}
+		if err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := archive.Write([]byte(name)); err != nil {
+		if _, err := archive.Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,16 +138,16 @@ func TestOpenBundles(t *testing.T) {
 	for _, arch := range []string{"amd64", "arm64"} {
 		writeBundle(t, filepath.Join(dir, "kijabi-1.2+3-linux-"+arch+".tar.gz"), sums, "kijabi-1.2+3/bin/kijabi")
 	}
-	bundles, err := OpenBundles(dir)
+	bundles, err := OpenBundles(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest := sha256.Sum256([]byte(sums))
+	digest := sha256.Sum256(fmt.Appendf(nil, "%x  bin/kijabi\n", sha256.Sum256([]byte("kijabi-1.2+3/bin/kijabi"))))
 	got := bundles["arm64"]
 	if len(bundles) != 2 || bundles.Version() != "1.2+3" || got.Arch != "arm64" || got.Sums != hex.EncodeToString(digest[:]) || got.Bytes == 0 {
 		t.Errorf("%+v", bundles)
 	}
-	one, err := OpenBundles(filepath.Join(dir, "kijabi-1.2+3-linux-amd64.tar.gz"))
+	one, err := OpenBundles(filepath.Join(dir, "kijabi-1.2+3-linux-amd64.tar.gz"), "")
 	if err != nil || len(one) != 1 {
 		t.Errorf("%v %v", one, err)
 	}
@@ -160,17 +174,56 @@ func TestBadBundles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			test.make(dir)
-			if _, err := OpenBundles(dir); err == nil || !strings.Contains(err.Error(), test.part) {
+			if _, err := OpenBundles(dir, ""); err == nil || !strings.Contains(err.Error(), test.part) {
 				t.Errorf("%v, want %q", err, test.part)
 			}
 		})
 	}
-	if _, err := OpenBundles("/nowhere"); err == nil || !strings.Contains(err.Error(), "make bundle") {
+	if _, err := OpenBundles("/nowhere", ""); err == nil || !strings.Contains(err.Error(), "make bundle") {
 		t.Error(err)
 	}
 	path := filepath.Join(t.TempDir(), "bundle.tar.gz")
 	writeBundle(t, path, "kijabi-1/SHA256SUMS")
-	if _, err := OpenBundles(path); err == nil || !strings.Contains(err.Error(), "is not named") {
+	if _, err := OpenBundles(path, ""); err == nil || !strings.Contains(err.Error(), "is not named") {
 		t.Error(err)
+	}
+}
+
+func TestSignedBundles(t *testing.T) {
+	dir := t.TempDir()
+	archive, key := filepath.Join(dir, "kijabi-1-linux-amd64.tar.gz"), filepath.Join(dir, "kijabi.pub")
+	writeBundle(t, archive, "kijabi-1/bin/kijabi", "kijabi-1/SHA256SUMS")
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(path string, content []byte) {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(key, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	if _, err := OpenBundles(dir, key); err == nil || !strings.Contains(err.Error(), "signature of the bundle") {
+		t.Errorf("without a signature: %v", err)
+	}
+	content, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, foreign, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(archive+".sig", ed25519.Sign(foreign, content))
+	if _, err := OpenBundles(dir, key); err == nil || !strings.Contains(err.Error(), "do not install it") {
+		t.Errorf("with another's signature: %v", err)
+	}
+	write(archive+".sig", ed25519.Sign(private, content))
+	if bundles, err := OpenBundles(dir, key); err != nil || bundles["amd64"].Path != archive {
+		t.Errorf("with the right signature: %v, %v", bundles, err)
 	}
 }

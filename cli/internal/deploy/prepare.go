@@ -68,7 +68,7 @@ const accessTimeout = time.Minute
 
 // Prepare asks all machines what they are and decides what to do. Nothing is changed.
 func Prepare(ctx context.Context, o Options) (_ *Deployment, err error) {
-	bundles, err := OpenBundles(o.Hosts.Bundle)
+	bundles, err := OpenBundles(o.Hosts.Bundle, o.Hosts.BundleKey)
 	if err != nil {
 		return nil, err
 	}
