@@ -100,6 +100,15 @@ restart_node_programs() {
 		{ echo "the container was restarted"; return 1; }
 }
 
+# The support bundle has what systemd keeps of each program.
+support_bundle() {
+	local logs
+	kijabi support-bundle --file "$state/support.tar.gz" || return
+	logs=$(tar -xzOf "$state/support.tar.gz" --wildcards '*/logs/kijabi-kubelet.log') || return
+	rm "$state/support.tar.gz"
+	printf '%s\n' "$logs" | grep -q '"component":"kubelet"' || { printf 'no line of the kubelet among: %s\n' "${logs:0:500}"; return 1; }
+}
+
 # look prints all that an installation could leave, a line each.
 look() {
 	find / -xdev \( -path /opt/kijabi-\* -o -path /var/log -o -path /var/lib/systemd -o -path /var/lib/vm-test \
@@ -132,6 +141,7 @@ if [ ! -e "$state/rebooted" ]; then
 	step "the node is Ready" within 600 node_ready
 	step "a pod runs" start_pod
 	step "the pod outlives a restart of kubelet and containerd" restart_node_programs
+	step "the support bundle holds the journal" support_bundle
 	log kijabi status
 	touch "$state/rebooted"
 	sync
