@@ -100,10 +100,12 @@ func place(kind *Kind, ref Ref, obj object.Object) error {
 // planCreate completes and checks the object. All but the name's being free, the
 // namespace's being open and a service's addresses is settled here.
 func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
-	obj := op.Object
-	if err := checkType(kind, kind.GVK, obj); err != nil {
+	if err := checkType(kind, kind.GVK, op.Object); err != nil {
 		return nil, err
 	}
+	// The request may be planned again, here under another name or by another master, and
+	// must not carry what this plan fills in.
+	obj := op.Object.DeepCopyObject().(object.Object)
 	if err := place(kind, op.Ref, obj); err != nil {
 		return nil, err
 	}
@@ -169,7 +171,7 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetCreationTimestamp(e.now())
-	obj.SetUID("")
+	obj.SetUID(newUID())
 	obj.SetGeneration(0)
 	if kind.SpecEqual != nil {
 		obj.SetGeneration(1)
@@ -187,7 +189,6 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	if len(errs) > 0 {
 		return invalid(kind, nameOf(obj), errs)
 	}
-	obj.SetUID(newUID())
 	return nil
 }
 

@@ -250,7 +250,6 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 				return out.Err
 			}
 			if attempt < maxNameAttempts && op.Verb == VerbCreate && generated(op) && apierrors.IsAlreadyExists(err) {
-				op.Object.SetName("")
 				p = nil
 				continue
 			}

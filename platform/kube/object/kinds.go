@@ -8,11 +8,15 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -78,6 +82,18 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[coordinationv1.Lease]("coordination.k8s.io", "v1", "Lease", "leases", true, func() runtime.Object { return &coordinationv1.LeaseList{} }),
 			kind[discoveryv1.EndpointSlice]("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true, func() runtime.Object { return &discoveryv1.EndpointSliceList{} }),
 			kind[eventsv1.Event]("events.k8s.io", "v1", "Event", "events", true, func() runtime.Object { return &eventsv1.EventList{} }),
+			kind[corev1.PodTemplate]("", "v1", "PodTemplate", "podtemplates", true, func() runtime.Object { return &corev1.PodTemplateList{} }),
+			kind[corev1.ReplicationController]("", "v1", "ReplicationController", "replicationcontrollers", true, func() runtime.Object { return &corev1.ReplicationControllerList{} }),
+			kind[appsv1.ControllerRevision]("apps", "v1", "ControllerRevision", "controllerrevisions", true, func() runtime.Object { return &appsv1.ControllerRevisionList{} }),
+			kind[appsv1.DaemonSet]("apps", "v1", "DaemonSet", "daemonsets", true, func() runtime.Object { return &appsv1.DaemonSetList{} }),
+			kind[appsv1.StatefulSet]("apps", "v1", "StatefulSet", "statefulsets", true, func() runtime.Object { return &appsv1.StatefulSetList{} }),
+			kind[autoscalingv2.HorizontalPodAutoscaler]("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} }),
+			kind[autoscalingv1.HorizontalPodAutoscaler]("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv1.HorizontalPodAutoscalerList{} }),
+			kind[batchv1.CronJob]("batch", "v1", "CronJob", "cronjobs", true, func() runtime.Object { return &batchv1.CronJobList{} }),
+			kind[batchv1.Job]("batch", "v1", "Job", "jobs", true, func() runtime.Object { return &batchv1.JobList{} }),
+			kind[nodev1.RuntimeClass]("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false, func() runtime.Object { return &nodev1.RuntimeClassList{} }),
+			kind[policyv1.PodDisruptionBudget]("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true, func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }),
+			kind[schedulingv1.PriorityClass]("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, func() runtime.Object { return &schedulingv1.PriorityClassList{} }),
 			// Bodies of subresources: never stored, no collection.
 			kind[corev1.Binding]("", "v1", "Binding", "bindings", true, nil),
 			kind[policyv1.Eviction]("policy", "v1", "Eviction", "evictions", true, nil),
@@ -91,7 +107,9 @@ var kindTable = sync.OnceValue(func() *table {
 	for _, k := range t.kinds {
 		t.byURL[k.typeURL] = k
 		t.byGVK[k.GVK] = k
-		t.byGR[k.GVR.GroupResource()] = k
+		if _, ok := t.byGR[k.GVR.GroupResource()]; !ok {
+			t.byGR[k.GVR.GroupResource()] = k
+		}
 		t.byType[k.goType] = k
 	}
 	return t
@@ -106,7 +124,8 @@ func KindFor(gvk schema.GroupVersionKind) (Kind, bool) {
 	return k, ok
 }
 
-// KindForResource finds a kind by group and resource.
+// KindForResource finds a kind by group and resource; of several versions the preferred one,
+// which stands first in the table.
 func KindForResource(resource schema.GroupResource) (Kind, bool) {
 	k, ok := kindTable().byGR[resource]
 	return k, ok

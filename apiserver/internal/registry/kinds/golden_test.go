@@ -174,6 +174,7 @@ func (g *golden) manifest(t *testing.T, kind *kinds.Kind, from any, edits string
 }
 
 func create(kind *kinds.Kind, obj object.Object) field.ErrorList {
+	obj.SetUID("1")
 	if kind.Default != nil {
 		kind.Default(obj)
 	}
@@ -221,7 +222,6 @@ func (g *golden) run(t *testing.T) {
 		if errs := create(kind, obj); len(errs) > 0 {
 			t.Errorf("%q is refused: %v", edits, errs)
 		}
-		obj.SetUID("1")
 		obj.SetResourceVersion("1")
 		return obj
 	}

@@ -56,7 +56,8 @@ type Kind struct {
 
 	// Default fills in what the client left out.
 	Default func(obj object.Object)
-	// PrepareForCreate clears what clients may not set, such as status.
+	// PrepareForCreate clears what clients may not set, such as status, and adds what
+	// depends on the object's name and uid, which are settled before.
 	PrepareForCreate func(obj object.Object)
 	// PrepareForUpdate carries over from old what an update of the main resource may not
 	// change, such as status. Generation is the registry's business, see Spec.

@@ -15,7 +15,7 @@ import (
 func validatePod(p *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs := validatePodSpec(&p.Spec, spec)
-	if len(p.Spec.EphemeralContainers) > 0 && p.ResourceVersion == "" && p.UID == "" {
+	if len(p.Spec.EphemeralContainers) > 0 && p.ResourceVersion == "" {
 		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create"))
 	}
 	return append(errs, validatePodGates(p, spec)...)

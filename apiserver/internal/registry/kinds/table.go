@@ -14,13 +14,18 @@ func All(options Options) []*Kind {
 	if options.TolerationSeconds == 0 {
 		options.TolerationSeconds = 30
 	}
-	events := event()
+	events, autoscalers := event(), autoscaler()
 	return []*Kind{
-		configMap(), events, namespace(), node(), pod(options), secret(), serviceAccount(), service(),
-		deployment(), replicaSet(),
+		configMap(), events, namespace(), node(), pod(options), podTemplate(), replicationController(), secret(), serviceAccount(), service(),
+		controllerRevision(), daemonSet(), deployment(), replicaSet(), statefulSet(),
+		autoscalers, oldAutoscaler(autoscalers),
+		cronJob(), job(),
 		lease(),
 		endpointSlice(),
 		newEvent(events),
+		runtimeClass(),
+		disruptionBudget(),
+		priorityClass(),
 	}
 }
 
