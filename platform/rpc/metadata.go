@@ -24,7 +24,30 @@ const (
 	MetadataForwardedEpoch     = "kijabi-forwarded-epoch"
 	// MetadataForwardedUserAgent is for logs and audit only.
 	MetadataForwardedUserAgent = "kijabi-forwarded-user-agent"
+	// MetadataWarning is in the header of an answer, once for each warning about what was
+	// written, quoted as a Go string of ASCII.
+	MetadataWarning = "kijabi-warning"
 )
+
+// Warnings is the header that carries warnings.
+func Warnings(texts []string) metadata.MD {
+	md := metadata.MD{}
+	for _, text := range texts {
+		md.Append(MetadataWarning, strconv.QuoteToASCII(text))
+	}
+	return md
+}
+
+// WarningsOf reads the warnings in a header; what is not quoted right is left out.
+func WarningsOf(header metadata.MD) []string {
+	var texts []string
+	for _, quoted := range header.Get(MetadataWarning) {
+		if text, err := strconv.Unquote(quoted); err == nil {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
 
 // WithEpoch returns a context whose calls carry the leadership epoch e. Servers
 // refuse writes of an epoch that is over.

@@ -393,6 +393,17 @@ func (q *Quotas) Touch(key store.Key) {
 	q.touch(key)
 }
 
+// TouchAll has the status of all quotas written again.
+func (q *Quotas) TouchAll() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for namespace, s := range q.spaces {
+		for name := range s.accounts {
+			q.touch(store.Key{Resource: quotaResource, Namespace: namespace, Name: name})
+		}
+	}
+}
+
 func plus(into, more corev1.ResourceList) {
 	for name, quantity := range more {
 		sum := into[name]

@@ -10,12 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/etcdnode"
@@ -144,6 +146,9 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	}
 	engine, err := registry.New(registry.Config{
 		Store: objects, Forwarder: forward.New(group), Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
+			return slices.ContainsFunc(group.Members(), func(m masters.Member) bool { return m.Name == name })
+		}},
 	})
 	if err != nil {
 		return nil, err
@@ -217,6 +222,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
+			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
 			func(ctx context.Context) error {
 				return serveWhenLoaded(ctx, objects, door, restDoor, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,

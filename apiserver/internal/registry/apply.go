@@ -111,9 +111,14 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, apierrors.NewInternalError(err)
 	}
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
+	if kind.GVK == corev1.SchemeGroupVersion.WithKind("Namespace") && ref.Subresource == "" {
+		if p.companions, err = e.furnish(ref.Name); err != nil {
+			return nil, err
+		}
+	}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
-			return e.applyNew(kind, op, manager, intent)
+			return e.applyNew(caller, kind, op, manager, intent)
 		}
 		old, err := decode(kind, current)
 		if err != nil {
@@ -132,12 +137,12 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		}
 		obj = obj.DeepCopyObject().(object.Object)
 		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
-		return e.change(edit{kind: kind, subresource: ref.Subresource, manager: op.Options.FieldManager, applied: true, dry: dryRun(op)}, current, old, obj)
+		return e.change(edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: op.Options.FieldManager, applied: true, dry: dryRun(op)}, current, old, obj)
 	}
 	return p, nil
 }
 
-func (e *Engine) applyNew(kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
+func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
 	if op.Ref.Subresource != "" {
 		return outcome{}, notFound(kind, op.Ref.Name)
 	}
@@ -156,14 +161,16 @@ func (e *Engine) applyNew(kind *Kind, op Operation, manager *managedfields.Field
 	if !ok {
 		obj = empty
 	}
-	create, err := e.planCreate(kind, Operation{
+	create, err := e.planCreate(caller, kind, Operation{
 		Verb: VerbCreate, Object: obj, Options: op.Options,
 		Ref: Ref{Resource: op.Ref.Resource, Namespace: op.Ref.Namespace, Name: op.Ref.Name},
 	})
 	if err != nil {
 		return outcome{}, err
 	}
-	return create.compute(nil)
+	out, err := create.compute(nil)
+	out.warnings = create.warnings
+	return out, err
 }
 
 func applyError(err error) error {

@@ -101,7 +101,8 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 	}
 }
 
-func (b *Bootstrap) caller() Caller {
+// clusterCaller writes what the cluster itself needs.
+func clusterCaller() Caller {
 	return Caller{User: "system:apiserver", Groups: []string{"system:masters"}, UserAgent: "kijabi-apiserver"}
 }
 
@@ -141,7 +142,7 @@ func (b *Bootstrap) create(ctx context.Context, resource string, obj object.Obje
 		return nil
 	}
 	ref := Ref{Resource: coreResource(resource), Namespace: obj.GetNamespace(), Name: obj.GetName()}
-	_, err := b.cfg.Engine.Create(ctx, b.caller(), ref, obj, WriteOptions{})
+	_, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, obj, WriteOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create %s: %w", key, err)
 	}
@@ -202,14 +203,14 @@ func (b *Bootstrap) endpoints(ctx context.Context, doors []netip.AddrPort, port 
 	key := store.Key{Resource: ref.Resource.GroupResource().String(), Namespace: ref.Namespace, Name: ref.Name}
 	record, ok := b.cfg.Engine.store.Get(key)
 	if !ok {
-		_, err := b.cfg.Engine.Create(ctx, b.caller(), ref, slice, WriteOptions{})
+		_, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, slice, WriteOptions{})
 		return err
 	}
 	var have discoveryv1.EndpointSlice
 	if err := have.Unmarshal(record.Value); err == nil && sameEndpoints(&have, slice) {
 		return nil
 	}
-	_, err := b.cfg.Engine.Update(ctx, b.caller(), ref, slice, WriteOptions{})
+	_, err := b.cfg.Engine.Update(ctx, clusterCaller(), ref, slice, WriteOptions{})
 	return err
 }
 
@@ -237,7 +238,7 @@ func (b *Bootstrap) sweep(ctx context.Context) {
 	}
 	b.seen = present
 	for page := range slices.Chunk(old, sweepPage) {
-		group := store.Group{User: b.caller().User, Ephemeral: true}
+		group := store.Group{User: clusterCaller().User, Ephemeral: true}
 		for _, record := range page {
 			group.Writes = append(group.Writes, store.Write{Key: record.Key, Decide: func(current *store.Record) (store.Change, error) {
 				changed := current == nil || current.Version != record.Version

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -98,8 +99,8 @@ func place(kind *Kind, ref Ref, obj object.Object) error {
 }
 
 // planCreate completes and checks the object. All but the name's being free, the
-// namespace's being open and a service's addresses is settled here.
-func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
+// namespace's being open, quotas and a service's addresses is settled here.
+func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, error) {
 	if err := checkType(kind, kind.GVK, op.Object); err != nil {
 		return nil, err
 	}
@@ -112,14 +113,19 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 	if kind.Namespaced && obj.GetNamespace() == "" {
 		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	if err := e.complete(kind, obj); err != nil {
+	warnings, err := e.complete(caller, kind, obj)
+	if err != nil {
 		return nil, err
 	}
-	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName())}
+	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName()), warnings: warnings}
+	if namespace, ok := obj.(*corev1.Namespace); ok {
+		if p.companions, err = e.furnish(namespace.Name); err != nil {
+			return nil, err
+		}
+	}
 	service, isService := obj.(*corev1.Service)
 	var ready store.Change
 	if !isService {
-		var err error
 		if ready, err = encode(kind, obj); err != nil {
 			return nil, err
 		}
@@ -139,8 +145,12 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 				return outcome{}, err
 			}
 		}
+		var charge func(bool) error
+		if kind.Namespaced {
+			charge = func(dry bool) error { return e.quotas.Charge(kind, p.key.Namespace, nil, obj, dry) }
+		}
 		if !isService {
-			return outcome{change: ready, obj: obj}, nil
+			return outcome{change: ready, obj: obj, charge: charge}, nil
 		}
 		complete := service.DeepCopy()
 		if !dry {
@@ -149,19 +159,45 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 			}
 		}
 		change, err := encode(kind, complete)
-		return outcome{change: change, obj: complete}, err
+		return outcome{change: change, obj: complete, charge: charge}, err
 	}
 	return p, nil
+}
+
+// furnish plans what every namespace has from its first moment on: its default service
+// account, without which no pod can be made in it.
+func (e *Engine) furnish(namespace string) ([]*plan, error) {
+	kind, known := e.byResource[corev1.SchemeGroupVersion.WithResource("serviceaccounts")]
+	if !known {
+		return nil, nil
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "default"}}
+	if _, err := e.complete(Caller{}, kind, account); err != nil {
+		return nil, err
+	}
+	change, err := encode(kind, account)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{kind: kind, key: keyOf(kind, namespace, account.Name)}
+	p.compute = func(current *store.Record) (outcome, error) {
+		if current != nil {
+			return outcome{change: store.Change{Keep: true}, obj: account}, nil
+		}
+		return outcome{change: change, obj: account}, nil
+	}
+	return []*plan{p}, nil
 }
 
 func alreadyExists(kind *Kind, name string) *apierrors.StatusError {
 	return apierrors.NewAlreadyExists(kind.GVR.GroupResource(), name)
 }
 
-// complete fills in what the server sets, defaults and validates a new object.
-func (e *Engine) complete(kind *Kind, obj object.Object) error {
+// complete fills in what the server sets, defaults, admits and validates a new object. It
+// returns warnings for the client.
+func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]string, error) {
 	if obj.GetResourceVersion() != "" {
-		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
@@ -179,6 +215,15 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	if kind.Default != nil {
 		kind.Default(obj)
 	}
+	request := admission.Request{
+		User: caller.User, Groups: caller.Groups, Verb: admission.Create, Kind: kind,
+		Namespace: obj.GetNamespace(), Name: nameOf(obj), Object: obj,
+	}
+	if e.rules != nil {
+		if err := e.rules.Complete(&request); err != nil {
+			return nil, err
+		}
+	}
 	if kind.PrepareForCreate != nil {
 		kind.PrepareForCreate(obj)
 	}
@@ -187,9 +232,14 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 		errs = append(errs, kind.Validate(obj)...)
 	}
 	if len(errs) > 0 {
-		return invalid(kind, nameOf(obj), errs)
+		return nil, invalid(kind, nameOf(obj), errs)
 	}
-	return nil
+	if e.rules != nil {
+		if err := e.rules.Check(&request); err != nil {
+			return nil, err
+		}
+	}
+	return request.Warnings, nil
 }
 
 // nameOf names an object in errors, even one whose name is yet to be generated.

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
@@ -52,6 +53,9 @@ type Config struct {
 	Forwarder Forwarder
 	// Kinds served; nil means kinds.Default().
 	Kinds []*Kind
+	// Admission is how strict the rules about other objects are; nil leaves the rules out,
+	// quotas excepted.
+	Admission *admission.Config
 	// Network says which service addresses and node ports there are. Required.
 	Network configv1.Network
 	// Log. Required.
@@ -70,6 +74,8 @@ type Engine struct {
 	byResource map[schema.GroupVersionResource]*Kind
 	preferred  map[schema.GroupResource]*Kind
 	addresses  *addresses
+	rules      *admission.Chain // nil: none
+	quotas     *admission.Quotas
 	applier    *applier
 }
 
@@ -94,7 +100,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	e := &Engine{
-		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(),
+		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(), quotas: admission.NewQuotas(cfg.Store),
 		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
 		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
 	}
@@ -104,7 +110,13 @@ func New(cfg Config) (*Engine, error) {
 			e.preferred[kind.GVR.GroupResource()] = kind
 		}
 	}
+	if cfg.Admission != nil {
+		if e.rules, err = admission.New(cfg.Store, *cfg.Admission); err != nil {
+			return nil, fmt.Errorf("registry: %w", err)
+		}
+	}
 	cfg.Store.Observe(services)
+	cfg.Store.Observe(e.quotas)
 	return e, nil
 }
 

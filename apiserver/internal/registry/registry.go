@@ -155,5 +155,7 @@ type OperationResult struct {
 	Kind object.Kind
 	// Deleted is true when a delete removed the object, false while it terminates.
 	Deleted bool
-	Err     error
+	// Warnings for whoever writes, such as of what will be refused later.
+	Warnings []string
+	Err      error
 }

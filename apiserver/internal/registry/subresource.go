@@ -55,7 +55,7 @@ func (e *Engine) planScale(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, op.Ref.Namespace, op.Ref.Name)}
-	how := edit{kind: kind, subresource: "scale", manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, caller: caller, subresource: "scale", manager: managerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, op.Ref.Name)

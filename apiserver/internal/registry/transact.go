@@ -78,6 +78,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 	out := make([]OperationResult, len(t.plans))
 	var plans []*plan
 	var at []int
+	written := make(map[store.Key]bool, len(t.plans))
 	for i, p := range t.plans {
 		if p == nil {
 			out[i].Err = t.errs[i]
@@ -87,6 +88,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 			e.prepare(p, t.verbs[i])
 		}
 		plans, at = append(plans, p), append(at, i)
+		written[p.key] = true
 	}
 	if len(plans) == 0 {
 		return out, nil
@@ -102,6 +104,13 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 		}
 		return out, nil
 	}
+	for _, i := range at {
+		for _, companion := range t.plans[i].companions {
+			if !written[companion.key] {
+				plans = append(plans, companion)
+			}
+		}
+	}
 	results, err := e.commit(ctx, caller, plans, !independent)
 	if err != nil {
 		if independent && len(plans) == 1 && apiError(err) {
@@ -110,7 +119,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 		}
 		return nil, err
 	}
-	for i, r := range results {
+	for i, r := range results[:len(at)] {
 		out[at[i]] = r
 	}
 	return out, nil

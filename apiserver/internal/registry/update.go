@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -23,7 +24,7 @@ func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, err
 	}
 	given.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
-	edit := edit{kind: kind, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	edit := edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)
@@ -53,6 +54,7 @@ func managerOf(caller Caller, opts WriteOptions) string {
 // edit is how an object is being changed.
 type edit struct {
 	kind        *Kind
+	caller      Caller
 	subresource string
 	// manager of the fields; applied is true when managedFields are settled already.
 	manager string
@@ -90,11 +92,25 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	if len(errs) > 0 {
 		return outcome{}, invalid(kind, obj.GetName(), errs)
 	}
+	request := admission.Request{
+		User: how.caller.User, Groups: how.caller.Groups, Verb: admission.Update, Kind: kind, Subresource: how.subresource,
+		Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: obj, Old: old,
+	}
+	if e.rules != nil {
+		if err := e.rules.Check(&request); err != nil {
+			return outcome{}, err
+		}
+	}
 	if !how.applied && len(old.GetManagedFields()) > 0 {
 		// Once somebody applies, all writes keep the record of who owns what.
 		e.applier.updated(kind, how.subresource, how.manager, old, obj)
 	}
-	return e.replace(kind, current, obj, how)
+	out, err := e.replace(kind, current, obj, how)
+	out.warnings = request.Warnings
+	if err == nil && kind.Namespaced && !out.change.Delete && !out.change.Keep {
+		out.charge = func(dry bool) error { return e.quotas.Charge(kind, current.Key.Namespace, old, obj, dry) }
+	}
+	return out, err
 }
 
 // replace computes the write that stores obj, which removes it when nothing holds it any longer.

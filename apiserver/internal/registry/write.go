@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,6 +31,11 @@ type plan struct {
 
 	// removal is true for deletions.
 	removal bool
+	// companions are what is stored together with the object.
+	companions []*plan
+
+	// warnings of the object as it came.
+	warnings []string
 
 	prepared    bool
 	preparedFor *store.Record
@@ -46,6 +52,11 @@ type outcome struct {
 	obj object.Object
 	// body is returned instead of the object: the body of a subresource.
 	body object.Object
+	// charge takes what the write needs from quotas, or refuses it; nil if it needs nothing.
+	// It is for the single writer: what was prepared is charged when it is decided.
+	charge func(dry bool) error
+	// warnings of what the write makes of the object.
+	warnings []string
 }
 
 // prepare computes the write before the single writer asks, outside of its loop.
@@ -55,12 +66,14 @@ func (p *plan) prepare(current *store.Record) {
 }
 
 func (p *plan) decide(current *store.Record) (store.Change, error) {
-	if p.prepared && p.preparedFor == current {
-		p.done = p.ready
-		return p.ready.change, p.readyErr
+	result, err := p.ready, p.readyErr
+	if !p.prepared || p.preparedFor != current {
+		result, err = p.compute(current)
 	}
-	result, err := p.compute(current)
 	p.done = result
+	if err == nil && result.charge != nil {
+		err = result.charge(false)
+	}
 	return result.change, err
 }
 
@@ -85,9 +98,9 @@ func (p *plan) result(r store.Result) OperationResult {
 	if body := p.done.body; body != nil && !r.Repeated {
 		body.SetResourceVersion(version)
 		kind, err := object.KindOfObject(body)
-		return OperationResult{Object: body, Kind: kind, Err: err}
+		return OperationResult{Object: body, Kind: kind, Warnings: p.done.warnings, Err: err}
 	}
-	out := OperationResult{Kind: p.kind.Kind, Deleted: p.done.change.Delete, Record: r.Record}
+	out := OperationResult{Kind: p.kind.Kind, Deleted: p.done.change.Delete, Record: r.Record, Warnings: slices.Concat(p.warnings, p.done.warnings)}
 	if p.done.obj != nil && !r.Repeated {
 		p.done.obj.SetResourceVersion(version)
 		out.Object = p.done.obj
@@ -198,14 +211,17 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 	}
 	current, _ := e.store.Get(p.key)
 	done, err := p.compute(current)
+	if err == nil && done.charge != nil {
+		err = done.charge(true)
+	}
 	if err != nil {
 		return OperationResult{}, err
 	}
 	if done.body != nil {
 		kind, err := object.KindOfObject(done.body)
-		return OperationResult{Object: done.body, Kind: kind}, err
+		return OperationResult{Object: done.body, Kind: kind, Warnings: done.warnings}, err
 	}
-	out := OperationResult{Kind: p.kind.Kind, Object: done.obj, Deleted: done.change.Delete}
+	out := OperationResult{Kind: p.kind.Kind, Object: done.obj, Deleted: done.change.Delete, Warnings: slices.Concat(p.warnings, done.warnings)}
 	switch {
 	case done.change.Keep || done.change.Delete:
 		out.Record = current
@@ -244,7 +260,7 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 				}
 			}
 			e.prepare(p, op.Verb)
-			results, err := e.commit(ctx, caller, []*plan{p}, true)
+			results, err := e.commit(ctx, caller, append([]*plan{p}, p.companions...), true)
 			if err == nil {
 				out = results[0]
 				return out.Err
@@ -268,9 +284,9 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 }
 
 // prepare computes what needs the current object before the writer does. Creates are
-// computed when planned.
+// computed when planned, and services, which take addresses, by the writer alone.
 func (e *Engine) prepare(p *plan, verb Verb) {
-	if verb == VerbCreate {
+	if verb == VerbCreate || p.key.Resource == servicesResource {
 		return
 	}
 	current, _ := e.store.Get(p.key)
@@ -315,7 +331,7 @@ func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
 	case VerbCreate:
 		switch op.Ref.Subresource {
 		case "":
-			return e.planCreate(kind, op)
+			return e.planCreate(caller, kind, op)
 		case "binding":
 			return e.planBinding(kind, op)
 		case "eviction":

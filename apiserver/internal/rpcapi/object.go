@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -326,6 +327,12 @@ func (s *ObjectService) write(ctx context.Context, r request, op registry.Operat
 	switch {
 	case err != nil:
 		return nil, false, err
+	case len(result.Warnings) > 0:
+		if err := grpc.SetHeader(ctx, rpc.Warnings(result.Warnings)); err != nil {
+			return nil, false, err
+		}
+	}
+	switch {
 	case result.Record != nil:
 		return object.PackBytes(result.Kind, result.Record.Value), result.Deleted, nil
 	case result.Object != nil:

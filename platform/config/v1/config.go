@@ -129,6 +129,9 @@ type APIServerConfiguration struct {
 	RaftLeaderLease metav1.Duration `json:"raftLeaderLease,omitzero"`
 	// EventTTL is how long Events live, default 1h.
 	EventTTL metav1.Duration `json:"eventTTL,omitzero"`
+	// PodSecurity is the Pod Security Standard of namespaces whose labels name none:
+	// privileged, baseline or restricted; default baseline. kube-system is privileged.
+	PodSecurity string `json:"podSecurity,omitempty"`
 	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
 	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
 }

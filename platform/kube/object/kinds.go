@@ -2,6 +2,8 @@ package object
 
 import (
 	"fmt"
+	networkingv1 "k8s.io/api/networking/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"reflect"
 	"strings"
 	"sync"
@@ -69,6 +71,12 @@ type table struct {
 var kindTable = sync.OnceValue(func() *table {
 	t := &table{
 		kinds: []Kind{
+			kind[corev1.PersistentVolumeClaim]("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, func() runtime.Object { return &corev1.PersistentVolumeClaimList{} }),
+			kind[corev1.LimitRange]("", "v1", "LimitRange", "limitranges", true, func() runtime.Object { return &corev1.LimitRangeList{} }),
+			kind[corev1.ResourceQuota]("", "v1", "ResourceQuota", "resourcequotas", true, func() runtime.Object { return &corev1.ResourceQuotaList{} }),
+			kind[networkingv1.Ingress]("networking.k8s.io", "v1", "Ingress", "ingresses", true, func() runtime.Object { return &networkingv1.IngressList{} }),
+			kind[networkingv1.IngressClass]("networking.k8s.io", "v1", "IngressClass", "ingressclasses", false, func() runtime.Object { return &networkingv1.IngressClassList{} }),
+			kind[storagev1.StorageClass]("storage.k8s.io", "v1", "StorageClass", "storageclasses", false, func() runtime.Object { return &storagev1.StorageClassList{} }),
 			kind[corev1.Namespace]("", "v1", "Namespace", "namespaces", false, func() runtime.Object { return &corev1.NamespaceList{} }),
 			kind[corev1.Node]("", "v1", "Node", "nodes", false, func() runtime.Object { return &corev1.NodeList{} }),
 			kind[corev1.Pod]("", "v1", "Pod", "pods", true, func() runtime.Object { return &corev1.PodList{} }),
