@@ -123,7 +123,10 @@ func validateResourceMetric(name string, target *autoscalingv2.MetricTarget, pat
 func validateContainerMetric(m *autoscalingv2.ContainerResourceMetricSource, path *field.Path) field.ErrorList {
 	errs := validateResourceMetric(string(m.Name), &m.Target, path)
 	if m.Name != "" {
-		errs = append(errs, validateContainerResourceName(m.Name, path.Child("name"))...)
+		for _, err := range validateContainerResourceName(m.Name, path) {
+			err.Field = path.Child("name").String()
+			errs = append(errs, err)
+		}
 	}
 	if m.Container == "" {
 		return append(errs, field.Required(path.Child("container"), "must specify a container"))

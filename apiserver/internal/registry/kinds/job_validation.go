@@ -505,7 +505,7 @@ func validateJobCounts(j *batchv1.Job, path *field.Path) field.ErrorList {
 	} {
 		errs = append(errs, nonNegative(int64(count.value), path.Child(count.name))...)
 	}
-	if valueOf(s.Ready) > s.Active {
+	if s.Ready != nil && *s.Ready > s.Active {
 		errs = append(errs, field.Invalid(path.Child("ready"), *s.Ready, "cannot set more ready pods than active"))
 	}
 	if finished(j) {
