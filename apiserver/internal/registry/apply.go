@@ -113,7 +113,7 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
-			return e.applyNew(kind, op, manager, intent)
+			return e.applyNew(caller, kind, op, manager, intent)
 		}
 		old, err := decode(kind, current)
 		if err != nil {
@@ -137,7 +137,7 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 	return p, nil
 }
 
-func (e *Engine) applyNew(kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
+func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
 	if op.Ref.Subresource != "" {
 		return outcome{}, notFound(kind, op.Ref.Name)
 	}
@@ -156,7 +156,7 @@ func (e *Engine) applyNew(kind *Kind, op Operation, manager *managedfields.Field
 	if !ok {
 		obj = empty
 	}
-	create, err := e.planCreate(kind, Operation{
+	create, err := e.planCreate(caller, kind, Operation{
 		Verb: VerbCreate, Object: obj, Options: op.Options,
 		Ref: Ref{Resource: op.Ref.Resource, Namespace: op.Ref.Namespace, Name: op.Ref.Name},
 	})

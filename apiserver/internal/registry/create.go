@@ -99,7 +99,7 @@ func place(kind *Kind, ref Ref, obj object.Object) error {
 
 // planCreate completes and checks the object. All but the name's being free, the
 // namespace's being open and a service's addresses is settled here.
-func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, error) {
 	obj := op.Object
 	if err := checkType(kind, kind.GVK, obj); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 	if kind.Namespaced && obj.GetNamespace() == "" {
 		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	if err := e.complete(kind, obj); err != nil {
+	if err := e.complete(caller, kind, obj); err != nil {
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName())}
@@ -157,7 +157,7 @@ func alreadyExists(kind *Kind, name string) *apierrors.StatusError {
 }
 
 // complete fills in what the server sets, defaults and validates a new object.
-func (e *Engine) complete(kind *Kind, obj object.Object) error {
+func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) error {
 	if obj.GetResourceVersion() != "" {
 		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -180,9 +180,16 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	if kind.PrepareForCreate != nil {
 		kind.PrepareForCreate(obj)
 	}
+	if kind.SetRequester != nil {
+		kind.SetRequester(obj, caller.User, caller.Groups)
+	}
+	e.setTimes(kind, obj, nil)
 	errs := validateMeta(kind, obj)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
+	}
+	if kind.ValidateCreate != nil {
+		errs = append(errs, kind.ValidateCreate(obj)...)
 	}
 	if len(errs) > 0 {
 		return invalid(kind, nameOf(obj), errs)

@@ -316,7 +316,7 @@ func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
 	case VerbCreate:
 		switch op.Ref.Subresource {
 		case "":
-			return e.planCreate(kind, op)
+			return e.planCreate(caller, kind, op)
 		case "binding":
 			return e.planBinding(kind, op)
 		case "eviction":
