@@ -227,9 +227,16 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]strin
 	if kind.PrepareForCreate != nil {
 		kind.PrepareForCreate(obj)
 	}
+	if kind.SetRequester != nil {
+		kind.SetRequester(obj, caller.User, caller.Groups)
+	}
+	e.setTimes(kind, obj, nil)
 	errs := validateMeta(kind, obj)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
+	}
+	if kind.ValidateCreate != nil {
+		errs = append(errs, kind.ValidateCreate(obj)...)
 	}
 	if len(errs) > 0 {
 		return nil, invalid(kind, nameOf(obj), errs)

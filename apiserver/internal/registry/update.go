@@ -73,15 +73,29 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	switch how.subresource {
 	case "":
 		errs = prepareUpdate(kind, old, obj)
+		if len(errs) == 0 {
+			if err := e.resizable(kind, old, obj); err != nil {
+				return outcome{}, err
+			}
+		}
 	case "status":
 		if kind.PrepareForStatusUpdate == nil {
 			return outcome{}, notAllowed(kind, "update")
 		}
 		kind.PrepareForStatusUpdate(obj, old)
+		e.setTimes(kind, obj, old)
 		errs = validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
 		if kind.ValidateStatusUpdate != nil {
 			errs = append(errs, kind.ValidateStatusUpdate(obj, old)...)
 		}
+	case "approval":
+		if kind.PrepareForApproval == nil {
+			return outcome{}, notAllowed(kind, "update")
+		}
+		kind.PrepareForApproval(obj, old)
+		e.setTimes(kind, obj, old)
+		errs = validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+		errs = append(errs, kind.ValidateApproval(obj, old)...)
 	case "finalize":
 		obj = finalized(old, obj)
 	case "ephemeralcontainers":
@@ -111,6 +125,13 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 		out.charge = func(dry bool) error { return e.quotas.Charge(kind, current.Key.Namespace, old, obj, dry) }
 	}
 	return out, err
+}
+
+// setTimes lets the kind set the times that the server keeps; old is nil on creation.
+func (e *Engine) setTimes(kind *Kind, obj, old object.Object) {
+	if kind.SetTimes != nil {
+		kind.SetTimes(obj, old, e.now())
+	}
 }
 
 // replace computes the write that stores obj, which removes it when nothing holds it any longer.

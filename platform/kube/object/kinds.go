@@ -8,14 +8,17 @@ import (
 	"strings"
 	"sync"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -102,6 +105,25 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[nodev1.RuntimeClass]("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false, func() runtime.Object { return &nodev1.RuntimeClassList{} }),
 			kind[policyv1.PodDisruptionBudget]("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true, func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }),
 			kind[schedulingv1.PriorityClass]("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, func() runtime.Object { return &schedulingv1.PriorityClassList{} }),
+			kind[corev1.PersistentVolume]("", "v1", "PersistentVolume", "persistentvolumes", false, func() runtime.Object { return &corev1.PersistentVolumeList{} }),
+			kind[corev1.Endpoints]("", "v1", "Endpoints", "endpoints", true, func() runtime.Object { return &corev1.EndpointsList{} }),
+			kind[admissionregistrationv1.MutatingAdmissionPolicy]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyList{} }),
+			kind[admissionregistrationv1.MutatingAdmissionPolicyBinding]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} }),
+			kind[admissionregistrationv1.MutatingWebhookConfiguration]("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false, func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} }),
+			kind[admissionregistrationv1.ValidatingAdmissionPolicy]("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", false, func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyList{} }),
+			kind[admissionregistrationv1.ValidatingAdmissionPolicyBinding]("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", false, func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} }),
+			kind[admissionregistrationv1.ValidatingWebhookConfiguration]("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", false, func() runtime.Object { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} }),
+			kind[certificatesv1.CertificateSigningRequest]("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", false, func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} }),
+			kind[flowcontrolv1.FlowSchema]("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", false, func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} }),
+			kind[flowcontrolv1.PriorityLevelConfiguration]("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", false, func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} }),
+			kind[networkingv1.IPAddress]("networking.k8s.io", "v1", "IPAddress", "ipaddresses", false, func() runtime.Object { return &networkingv1.IPAddressList{} }),
+			kind[networkingv1.NetworkPolicy]("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true, func() runtime.Object { return &networkingv1.NetworkPolicyList{} }),
+			kind[networkingv1.ServiceCIDR]("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", false, func() runtime.Object { return &networkingv1.ServiceCIDRList{} }),
+			kind[storagev1.CSIDriver]("storage.k8s.io", "v1", "CSIDriver", "csidrivers", false, func() runtime.Object { return &storagev1.CSIDriverList{} }),
+			kind[storagev1.CSINode]("storage.k8s.io", "v1", "CSINode", "csinodes", false, func() runtime.Object { return &storagev1.CSINodeList{} }),
+			kind[storagev1.CSIStorageCapacity]("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true, func() runtime.Object { return &storagev1.CSIStorageCapacityList{} }),
+			kind[storagev1.VolumeAttachment]("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }),
+			kind[storagev1.VolumeAttributesClass]("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false, func() runtime.Object { return &storagev1.VolumeAttributesClassList{} }),
 			// Bodies of subresources: never stored, no collection.
 			kind[corev1.Binding]("", "v1", "Binding", "bindings", true, nil),
 			kind[policyv1.Eviction]("policy", "v1", "Eviction", "evictions", true, nil),

@@ -192,6 +192,9 @@ func create(kind *kinds.Kind, obj object.Object) field.ErrorList {
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
 	}
+	if kind.ValidateCreate != nil {
+		errs = append(errs, kind.ValidateCreate(obj)...)
+	}
 	return errs
 }
 

@@ -192,6 +192,7 @@ func defaultVolume(source *corev1.VolumeSource) {
 		setDefault(&source.ScaleIO.FSType, "xfs")
 	case source.Ephemeral != nil && source.Ephemeral.VolumeClaimTemplate != nil:
 		setDefaultPtr(&source.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		defaultDataSources(&source.Ephemeral.VolumeClaimTemplate.Spec)
 	case source.Image != nil:
 		if source.Image.PullPolicy == "" {
 			source.Image.PullPolicy = corev1.PullIfNotPresent

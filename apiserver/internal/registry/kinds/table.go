@@ -26,6 +26,14 @@ func All(options Options) []*Kind {
 		runtimeClass(),
 		disruptionBudget(),
 		priorityClass(),
+		// Storage, networking and the cluster's own configuration.
+		persistentVolume(), persistentVolumeClaim(), limitRange(), resourceQuota(), endpoints(),
+		mutatingAdmissionPolicy(), mutatingAdmissionPolicyBinding(), mutatingWebhookConfiguration(),
+		validatingAdmissionPolicy(), validatingAdmissionPolicyBinding(), validatingWebhookConfiguration(),
+		certificateSigningRequest(),
+		flowSchema(), priorityLevelConfiguration(),
+		ipAddress(), ingress(), ingressClass(), networkPolicy(), serviceCIDR(),
+		csiDriver(), csiNode(), csiStorageCapacity(), storageClass(), volumeAttachment(), volumeAttributesClass(),
 	}
 }
 
