@@ -61,6 +61,9 @@ func (e *Engine) planAll(caller Caller, ops []Operation, independent bool) (*tra
 		if err == nil && seen[p.key] {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("operation %d: %s is written twice in one transaction", i, p.key))
 		}
+		if err == nil && len(p.with) > 0 {
+			err = apierrors.NewBadRequest(fmt.Sprintf("operation %d: an eviction under a disruption budget cannot be part of a transaction", i))
+		}
 		if err != nil {
 			if !independent {
 				return nil, err
