@@ -3,16 +3,24 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
@@ -38,21 +46,39 @@ type managerKey struct {
 	subresource string
 }
 
-func newApplier() *applier {
+func newApplier(table []*Kind) *applier {
 	a := &applier{managers: map[managerKey]*managedfields.FieldManager{}}
 	a.scheme = sync.OnceValue(func() *runtime.Scheme {
 		scheme := runtime.NewScheme()
 		for _, add := range []func(*runtime.Scheme) error{
 			corev1.AddToScheme, appsv1.AddToScheme, coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
+			autoscalingv1.AddToScheme, autoscalingv2.AddToScheme, batchv1.AddToScheme, nodev1.AddToScheme, policyv1.AddToScheme, schedulingv1.AddToScheme,
 		} {
 			if err := add(scheme); err != nil {
 				panic(err) // two Go types of one name: a programming error
+			}
+		}
+		for _, kind := range table {
+			if kind.StoredAs != nil {
+				addConversion(scheme, kind.Kind, kind.StoredAs.Kind, kind.ToStored)
+				addConversion(scheme, kind.StoredAs.Kind, kind.Kind, kind.FromStored)
 			}
 		}
 		return scheme
 	})
 	a.converter = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(a.scheme()) })
 	return a
+}
+
+// addConversion lets what was applied in one version of a kind be merged in another.
+func addConversion(scheme *runtime.Scheme, from, to object.Kind, convert func(object.Object) object.Object) {
+	err := scheme.AddConversionFunc(from.New(), to.New(), func(in, out any, _ conversion.Scope) error {
+		reflect.ValueOf(out).Elem().Set(reflect.ValueOf(convert(in.(object.Object))).Elem())
+		return nil
+	})
+	if err != nil {
+		panic(err) // not two pointers: a programming error
+	}
 }
 
 // defaulter applies a kind's defaulting to merged objects.
@@ -112,7 +138,7 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 	}
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
 	if kind.GVK == corev1.SchemeGroupVersion.WithKind("Namespace") && ref.Subresource == "" {
-		if p.companions, err = e.furnish(ref.Name); err != nil {
+		if p.with, err = e.furnish(ref.Name); err != nil {
 			return nil, err
 		}
 	}

@@ -119,7 +119,7 @@ func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName()), warnings: warnings}
 	if namespace, ok := obj.(*corev1.Namespace); ok {
-		if p.companions, err = e.furnish(namespace.Name); err != nil {
+		if p.with, err = e.furnish(namespace.Name); err != nil {
 			return nil, err
 		}
 	}

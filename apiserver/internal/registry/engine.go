@@ -100,7 +100,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	e := &Engine{
-		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(), quotas: admission.NewQuotas(cfg.Store),
+		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(cfg.Kinds), quotas: admission.NewQuotas(cfg.Store),
 		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
 		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
 	}

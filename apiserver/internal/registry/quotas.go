@@ -87,4 +87,3 @@ func (q *QuotaStatus) write(ctx context.Context, key store.Key, status corev1.Re
 	}
 	return err
 }
-

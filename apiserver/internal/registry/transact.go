@@ -61,6 +61,9 @@ func (e *Engine) planAll(caller Caller, ops []Operation, independent bool) (*tra
 		if err == nil && seen[p.key] {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("operation %d: %s is written twice in one transaction", i, p.key))
 		}
+		if err == nil && len(p.with) > 0 && ops[i].Ref.Subresource == "eviction" {
+			err = apierrors.NewBadRequest(fmt.Sprintf("operation %d: an eviction under a disruption budget cannot be part of a transaction", i))
+		}
 		if err != nil {
 			if !independent {
 				return nil, err
@@ -105,9 +108,9 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 		return out, nil
 	}
 	for _, i := range at {
-		for _, companion := range t.plans[i].companions {
-			if !written[companion.key] {
-				plans = append(plans, companion)
+		for _, other := range t.plans[i].with {
+			if !written[other.key] {
+				plans = append(plans, other)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,6 +22,13 @@ import (
 // leaderPoll is the pause between two attempts of a write that found no leader.
 const leaderPoll = 30 * time.Millisecond
 
+// maxReplans bounds how often a write is planned anew because what the plan was made of has
+// changed meanwhile.
+const maxReplans = 8
+
+// errReplan is returned by a plan's compute when the plan must be made anew.
+var errReplan = errors.New("what the request is about has changed meanwhile, try again")
+
 // plan is one write on its way to the store.
 type plan struct {
 	kind *Kind
@@ -31,11 +39,13 @@ type plan struct {
 
 	// removal is true for deletions.
 	removal bool
-	// companions are what is stored together with the object.
-	companions []*plan
 
 	// warnings of the object as it came.
 	warnings []string
+
+	// with are writes that are committed together with this one, or not at all. Their
+	// results go nowhere.
+	with []*plan
 
 	prepared    bool
 	preparedFor *store.Record
@@ -217,6 +227,12 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 	if err != nil {
 		return OperationResult{}, err
 	}
+	for _, other := range p.with {
+		current, _ := e.store.Get(other.key)
+		if _, err := other.compute(current); err != nil {
+			return OperationResult{}, err
+		}
+	}
 	if done.body != nil {
 		kind, err := object.KindOfObject(done.body)
 		return OperationResult{Object: done.body, Kind: kind, Warnings: done.warnings}, err
@@ -243,12 +259,15 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
 	var out OperationResult
 	if dryRun(op) {
-		p, err := e.plan(caller, op)
-		if err != nil {
-			return out, err
+		for attempt := 0; ; attempt++ {
+			p, err := e.plan(caller, op)
+			if err != nil {
+				return out, err
+			}
+			if out, err = e.rehearse(ctx, p); !errors.Is(err, errReplan) || attempt == maxReplans {
+				return out, statusError(err)
+			}
 		}
-		out, err = e.rehearse(ctx, p)
-		return out, statusError(err)
 	}
 	var p *plan
 	local := func(ctx context.Context, caller Caller) error {
@@ -260,12 +279,16 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 				}
 			}
 			e.prepare(p, op.Verb)
-			results, err := e.commit(ctx, caller, append([]*plan{p}, p.companions...), true)
+			results, err := e.commit(ctx, caller, append([]*plan{p}, p.with...), true)
 			if err == nil {
 				out = results[0]
 				return out.Err
 			}
 			if attempt < maxNameAttempts && op.Verb == VerbCreate && generated(op) && apierrors.IsAlreadyExists(err) {
+				p = nil
+				continue
+			}
+			if attempt < maxReplans && errors.Is(err, errReplan) {
 				p = nil
 				continue
 			}
@@ -294,6 +317,9 @@ func (e *Engine) prepare(p *plan, verb Verb) {
 }
 
 func dryRun(op Operation) bool {
+	if eviction, ok := op.Object.(*policyv1.Eviction); ok && eviction.DeleteOptions != nil && len(eviction.DeleteOptions.DryRun) > 0 {
+		return true
+	}
 	return op.Options.DryRun || op.Verb == VerbDelete && len(op.Delete.DryRun) > 0
 }
 
@@ -335,7 +361,7 @@ func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
 		case "binding":
 			return e.planBinding(kind, op)
 		case "eviction":
-			return e.planEviction(kind, op)
+			return e.planEviction(caller, kind, op)
 		}
 	case VerbUpdate:
 		if op.Ref.Subresource == "scale" {
