@@ -21,6 +21,7 @@ func All(options Options) []*Kind {
 		lease(),
 		endpointSlice(),
 		newEvent(events),
+		clusterRoleBinding(), clusterRole(), roleBinding(), role(),
 	}
 }
 
