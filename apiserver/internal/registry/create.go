@@ -180,6 +180,7 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	if kind.PrepareForCreate != nil {
 		kind.PrepareForCreate(obj)
 	}
+	e.fill(obj)
 	errs := validateMeta(kind, obj)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)

@@ -71,6 +71,7 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	switch how.subresource {
 	case "":
 		errs = prepareUpdate(kind, old, obj)
+		e.fill(obj)
 	case "status":
 		if kind.PrepareForStatusUpdate == nil {
 			return outcome{}, notAllowed(kind, "update")

@@ -15,7 +15,7 @@ func serviceAccount() *Kind {
 	return &Kind{
 		Kind: object.KindOf[*corev1.ServiceAccount](), Singular: "serviceaccount", ShortNames: []string{"sa"}, Verbs: standardVerbs(),
 		Subresources: []Subresource{{Name: "token", GVK: authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), Verbs: []string{"create"}}},
-		Columns: []metav1.TableColumnDefinition{nameColumn(), column("Secrets", "string", "Number of secrets the account lists"), ageColumn()},
+		Columns:      []metav1.TableColumnDefinition{nameColumn(), column("Secrets", "string", "Number of secrets the account lists"), ageColumn()},
 		Row: rowOf(func(s *corev1.ServiceAccount, now time.Time) []any {
 			return []any{s.Name, int64(len(s.Secrets)), age(s.CreationTimestamp, now)}
 		}),
