@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/etcdnode"
@@ -133,6 +134,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	policy := authz.NewPolicy()
+	objects.Observe(policy)
 	group, err := masters.New(masters.Config{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: filepath.Join(cfg.DataDir, "raft"),
@@ -144,8 +147,20 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	authorizer := authz.New(authz.Config{Pods: nodePods{objects}, Policy: policy, Refresh: refresh(objects)})
+	keys, err := authn.LoadKeys(cfg.PKIDir)
+	if err != nil {
+		return nil, err
+	}
+	accounts, err := authn.NewTokens(authn.Config{
+		Keys: keys, Issuer: "https://kubernetes.default.svc." + cfg.Network.ClusterDomain, Objects: objects, Refresh: refresh(objects), Clock: clk,
+	})
+	if err != nil {
+		return nil, err
+	}
 	engine, err := registry.New(registry.Config{
-		Store: objects, Forwarder: forward.New(group), Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+		Store: objects, Forwarder: forward.New(group), Access: authorizer, Tokens: accounts,
+		Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
 		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
 			return slices.ContainsFunc(group.Members(), func(m masters.Member) bool { return m.Name == name })
 		}},
@@ -160,7 +175,6 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Master: cfg.NodeName, Directory: group.Directory(), MemberConn: group.MemberConn,
 		Known: knownNodes(objects), LeadingSince: terms.leadingSince, Clock: clk, Log: log.Named("nodes"),
 	})
-	authorizer := authz.New(nodePods{objects})
 	issuer, err := certificates.New(certificates.Config{
 		Tokens: &tokens{registry: engine, caller: self}, Authority: authority{ca}, Machines: roster{group}, Clock: clk, Log: log.Named("certificates"),
 		Renewable: renewable(objects, group),
@@ -173,7 +187,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
-		Descriptors: descriptors.Resolver(), // reflection describes the objects inside an Any, too
+		Authenticate: authenticate(accounts),
+		Descriptors:  descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})
 	if err != nil {
 		return nil, err
@@ -196,7 +211,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	kubeletv1pb.RegisterKubeletServiceServer(peers, nodes.NewRelay(hub))
 
 	restDoor, err := rest.New(rest.Config{
-		Registry: engine, Authorizer: restAuthorizer{authorizer}, Nodes: hub, Identity: identity,
+		Registry: engine, Authorizer: authorizer, Tokens: accounts, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
 		Checks: []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
 	})
@@ -220,6 +235,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
+				Defaults: authz.Defaults(), Renew: authz.Renew,
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
 			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,

@@ -55,10 +55,10 @@ func TestAuthorize(t *testing.T) {
 		"node deletes no node":                {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "delete", Resource: schema.GroupResource{Resource: "nodes"}, Name: "node-1"}, false},
 		"node group without node name":        {authz.Attributes{User: "eve", Groups: nodeGroups, Verb: "get", Resource: schema.GroupResource{Resource: "nodes"}}, false},
 	}
-	authorizer := authz.New(podsFixture{})
+	authorizer := authz.New(authz.Config{Pods: podsFixture{}, Policy: authz.NewPolicy()})
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			err := authorizer.Authorize(test.attr)
+			err := authorizer.Authorize(t.Context(), test.attr)
 			if got := err == nil; got != test.want {
 				t.Errorf("authorized %v, want %v: %v", got, test.want, err)
 			}

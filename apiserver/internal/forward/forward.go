@@ -45,7 +45,8 @@ func (f *Forwarder) connect(ctx context.Context, caller registry.Caller) (contex
 		return nil, nil, apierrors.NewServiceUnavailable("no master leads at present: " + err.Error())
 	}
 	ctx = rpc.WithForwarded(ctx, rpc.Caller{
-		Name: caller.User, Groups: caller.Groups, UserAgent: caller.UserAgent, RequestID: caller.RequestID, Epoch: caller.Epoch,
+		Name: caller.User, UID: caller.UID, Groups: caller.Groups, Extra: caller.Extra,
+		UserAgent: caller.UserAgent, RequestID: caller.RequestID, Epoch: caller.Epoch,
 	})
 	return ctx, objectv1pb.NewObjectServiceClient(conn), nil
 }

@@ -29,7 +29,7 @@ import (
 // asked is what the leader's authorizer was asked last.
 type asked struct{ last chan authz.Attributes }
 
-func (a asked) Authorize(attr authz.Attributes) error {
+func (a asked) Authorize(_ context.Context, attr authz.Attributes) error {
 	select {
 	case <-a.last:
 	default:

@@ -231,6 +231,7 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]strin
 		kind.SetRequester(obj, caller.User, caller.Groups)
 	}
 	e.setTimes(kind, obj, nil)
+	e.fill(obj)
 	errs := validateMeta(kind, obj)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)

@@ -51,6 +51,11 @@ type Config struct {
 	Store Store
 	// Forwarder reaches the leader; nil when there is no other master.
 	Forwarder Forwarder
+	// Access decides who may grant what, and fills in aggregated roles; nil: anybody may
+	// grant anything. Required outside of tests.
+	Access Access
+	// Tokens of service accounts; nil: none are issued.
+	Tokens TokenIssuer
 	// Kinds served; nil means kinds.Default().
 	Kinds []*Kind
 	// Admission is how strict the rules about other objects are; nil leaves the rules out,

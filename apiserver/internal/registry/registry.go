@@ -31,7 +31,9 @@ type Ref struct {
 // forwarded request, from the forwarding master.
 type Caller struct {
 	User      string
+	UID       string // as far as the one who authenticated the user knows it
 	Groups    []string
+	Extra     map[string][]string // what else is known of the user; not to be changed
 	UserAgent string
 	RequestID string
 	// Epoch the caller's component was started under; 0 for others.

@@ -78,6 +78,7 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 				return outcome{}, err
 			}
 		}
+		e.fill(obj)
 	case "status":
 		if kind.PrepareForStatusUpdate == nil {
 			return outcome{}, notAllowed(kind, "update")

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +37,9 @@ type plan struct {
 	// compute decides the write against the object's current record. It leaves its inputs
 	// alone, so that it can be called again when the object has changed meanwhile.
 	compute func(current *store.Record) (outcome, error)
+
+	// guard may refuse what compute stores; nil for most kinds.
+	guard func(current *store.Record, obj object.Object) error
 
 	// removal is true for deletions.
 	removal bool
@@ -81,10 +85,19 @@ func (p *plan) decide(current *store.Record) (store.Change, error) {
 		result, err = p.compute(current)
 	}
 	p.done = result
+	err = p.check(current, result, err)
 	if err == nil && result.charge != nil {
 		err = result.charge(false)
 	}
 	return result.change, err
+}
+
+// check asks the guard about what was computed.
+func (p *plan) check(current *store.Record, result outcome, err error) error {
+	if err != nil || p.guard == nil || result.change.Keep || result.change.Delete {
+		return err
+	}
+	return p.guard(current, result.obj)
 }
 
 // result tells the caller what became of the write.
@@ -202,6 +215,11 @@ func (e *Engine) commit(ctx context.Context, caller Caller, plans []*plan, atomi
 	if err != nil {
 		return nil, err
 	}
+	if e.cfg.Access != nil && slices.ContainsFunc(plans, func(p *plan) bool { return p.key.Resource == clusterRolesResource }) {
+		if err := e.aggregate(ctx); err != nil {
+			e.cfg.Log.Warn("aggregated roles will follow", zap.Error(err))
+		}
+	}
 	out := make([]OperationResult, len(plans))
 	for i, p := range plans {
 		out[i] = p.result(results[i])
@@ -221,6 +239,7 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 	}
 	current, _ := e.store.Get(p.key)
 	done, err := p.compute(current)
+	err = p.check(current, done, err)
 	if err == nil && done.charge != nil {
 		err = done.charge(true)
 	}
@@ -258,6 +277,9 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 // one performs a single operation.
 func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
 	var out OperationResult
+	if op.Verb == VerbCreate && op.Ref.Subresource == tokenSubresource {
+		return e.token(ctx, op)
+	}
 	if dryRun(op) {
 		for attempt := 0; ; attempt++ {
 			p, err := e.plan(caller, op)
@@ -350,6 +372,14 @@ func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err := e.planOf(caller, kind, op)
+	if err == nil {
+		e.guard(caller, kind, p)
+	}
+	return p, err
+}
+
+func (e *Engine) planOf(caller Caller, kind *Kind, op Operation) (*plan, error) {
 	if op.Verb != VerbCreate && op.Ref.Name == "" {
 		return nil, apierrors.NewBadRequest("name is required")
 	}

@@ -14,11 +14,12 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -37,14 +38,9 @@ const (
 	compressAboveBytes = 128 << 10
 )
 
-// Authorizer decides whether a caller may do something. It returns nil, or an
-// *apierrors.StatusError, Forbidden for a refusal. Safe for concurrent use.
-type Authorizer interface {
-	// Authorize is asked before the registry is. Verbs are those of Kubernetes: get, list,
-	// watch, create, update, patch, delete, deletecollection, impersonate. namespace is empty
-	// for cluster-scoped resources and for all namespaces; name is empty for collections.
-	Authorize(ctx context.Context, caller registry.Caller, verb string, resource schema.GroupVersionResource, subresource, namespace, name string) error
-}
+// Authorizer decides whether a caller may do something; *authz.Authorizer implements it.
+// It is asked before the registry is.
+type Authorizer = reviews.Authorizer
 
 // Nodes finds the way to a node's KubeletService.
 type Nodes interface {
@@ -75,6 +71,8 @@ type Config struct {
 	Registry registry.Registry
 	// Authorizer of every request. Required.
 	Authorizer Authorizer
+	// Tokens of service accounts; without, none is accepted. Optional.
+	Tokens *authn.Tokens
 	// Nodes for logs, exec, attach and port-forward. Required.
 	Nodes Nodes
 	// Identity the door serves TLS with. Required by Run.
@@ -97,6 +95,7 @@ type Config struct {
 type Server struct {
 	cfg       Config
 	codec     *codec
+	reviews   *reviews.Reviews
 	discovery *discovery
 	documents *openapi.Documents
 	inFlight  chan struct{}
@@ -124,8 +123,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	stopping, stop := context.WithCancel(context.Background())
 	kinds := cfg.Registry.Kinds()
+	var tokens reviews.Tokens
+	if cfg.Tokens != nil {
+		tokens = cfg.Tokens
+	}
 	return &Server{
-		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds),
+		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
 		documents: newDocuments(kinds),
 		inFlight:  make(chan struct{}, maxInFlight),
 		stopping:  stopping, stop: stop, writeTimeout: writeTimeout,

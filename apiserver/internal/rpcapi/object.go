@@ -26,7 +26,7 @@ import (
 
 // Authorizer decides whether a caller may perform an operation.
 type Authorizer interface {
-	Authorize(attr authz.Attributes) error
+	Authorize(ctx context.Context, attr authz.Attributes) error
 }
 
 // ObjectService serves kijabi.object.v1.ObjectService.
@@ -62,7 +62,7 @@ func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref
 		return request{}, err
 	}
 	ref.Resource = kind.GVR
-	err = s.authorizer.Authorize(authz.Attributes{
+	err = s.authorizer.Authorize(ctx, authz.Attributes{
 		User: caller.Name, Groups: caller.Groups, Verb: verb,
 		Resource: kind.GroupResource(), Subresource: ref.Subresource,
 		Namespace: ref.Namespace, Name: ref.Name, FieldSelector: fieldSelector,
@@ -72,7 +72,7 @@ func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref
 
 func (r request) registryCaller() registry.Caller {
 	return registry.Caller{
-		User: r.caller.Name, Groups: r.caller.Groups, UserAgent: r.caller.UserAgent,
+		User: r.caller.Name, UID: r.caller.UID, Groups: r.caller.Groups, Extra: r.caller.Extra, UserAgent: r.caller.UserAgent,
 		RequestID: r.caller.RequestID, Epoch: r.caller.Epoch, Forwarded: r.caller.Forwarded,
 	}
 }

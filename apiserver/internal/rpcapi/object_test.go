@@ -84,7 +84,7 @@ func openOn(t testing.TB, backend store.Backend) *door {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, registry.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{service: rpcapi.NewObjectService(engine, authz.New(noPods{})), ca: pkitest.NewCA(t)}
+	d := &door{service: rpcapi.NewObjectService(engine, authz.New(authz.Config{Pods: noPods{}, Policy: authz.NewPolicy()})), ca: pkitest.NewCA(t)}
 	d.serve(t, "127.0.0.1:0")
 	return d
 }

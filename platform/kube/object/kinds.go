@@ -10,6 +10,8 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
@@ -21,6 +23,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -124,7 +127,19 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[storagev1.CSIStorageCapacity]("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true, func() runtime.Object { return &storagev1.CSIStorageCapacityList{} }),
 			kind[storagev1.VolumeAttachment]("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }),
 			kind[storagev1.VolumeAttributesClass]("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false, func() runtime.Object { return &storagev1.VolumeAttributesClassList{} }),
+			kind[rbacv1.ClusterRoleBinding](rbacv1.GroupName, "v1", "ClusterRoleBinding", "clusterrolebindings", false, func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} }),
+			kind[rbacv1.ClusterRole](rbacv1.GroupName, "v1", "ClusterRole", "clusterroles", false, func() runtime.Object { return &rbacv1.ClusterRoleList{} }),
+			kind[rbacv1.RoleBinding](rbacv1.GroupName, "v1", "RoleBinding", "rolebindings", true, func() runtime.Object { return &rbacv1.RoleBindingList{} }),
+			kind[rbacv1.Role](rbacv1.GroupName, "v1", "Role", "roles", true, func() runtime.Object { return &rbacv1.RoleList{} }),
+			// Questions: answered when created, never stored.
+			kind[authenticationv1.SelfSubjectReview](authenticationv1.GroupName, "v1", "SelfSubjectReview", "selfsubjectreviews", false, nil),
+			kind[authenticationv1.TokenReview](authenticationv1.GroupName, "v1", "TokenReview", "tokenreviews", false, nil),
+			kind[authorizationv1.LocalSubjectAccessReview](authorizationv1.GroupName, "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", true, nil),
+			kind[authorizationv1.SelfSubjectAccessReview](authorizationv1.GroupName, "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", false, nil),
+			kind[authorizationv1.SelfSubjectRulesReview](authorizationv1.GroupName, "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", false, nil),
+			kind[authorizationv1.SubjectAccessReview](authorizationv1.GroupName, "v1", "SubjectAccessReview", "subjectaccessreviews", false, nil),
 			// Bodies of subresources: never stored, no collection.
+			kind[authenticationv1.TokenRequest](authenticationv1.GroupName, "v1", "TokenRequest", "tokenrequests", true, nil),
 			kind[corev1.Binding]("", "v1", "Binding", "bindings", true, nil),
 			kind[policyv1.Eviction]("policy", "v1", "Eviction", "evictions", true, nil),
 			kind[autoscalingv1.Scale]("autoscaling", "v1", "Scale", "scales", true, nil),

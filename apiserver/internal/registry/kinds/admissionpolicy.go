@@ -287,7 +287,7 @@ func validateMutation(m *admissionregistrationv1.Mutation, at *field.Path) field
 	return errs
 }
 
-func bindingColumns() []metav1.TableColumnDefinition {
+func policyBindingColumns() []metav1.TableColumnDefinition {
 	return []metav1.TableColumnDefinition{
 		nameColumn(), column("PolicyName", "string", "Policy that is bound"), column("ParamRef", "string", "Parameters it is bound with"), ageColumn(),
 	}
@@ -309,7 +309,7 @@ func validatingAdmissionPolicyBinding() *Kind {
 	type binding = admissionregistrationv1.ValidatingAdmissionPolicyBinding
 	return &Kind{
 		Kind: object.KindOf[*binding](), Singular: "validatingadmissionpolicybinding", Verbs: standardVerbs(),
-		Columns: bindingColumns(),
+		Columns: policyBindingColumns(),
 		Row: rowOf(func(b *binding, now time.Time) []any {
 			return []any{b.Name, b.Spec.PolicyName, paramRefText(b.Spec.ParamRef), age(b.CreationTimestamp, now)}
 		}),
@@ -328,7 +328,7 @@ func mutatingAdmissionPolicyBinding() *Kind {
 	type binding = admissionregistrationv1.MutatingAdmissionPolicyBinding
 	return &Kind{
 		Kind: object.KindOf[*binding](), Singular: "mutatingadmissionpolicybinding", Verbs: standardVerbs(),
-		Columns: bindingColumns(),
+		Columns: policyBindingColumns(),
 		Row: rowOf(func(b *binding, now time.Time) []any {
 			return []any{b.Name, b.Spec.PolicyName, paramRefText(b.Spec.ParamRef), age(b.CreationTimestamp, now)}
 		}),

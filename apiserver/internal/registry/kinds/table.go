@@ -34,6 +34,7 @@ func All(options Options) []*Kind {
 		flowSchema(), priorityLevelConfiguration(),
 		ipAddress(), ingress(), ingressClass(), networkPolicy(), serviceCIDR(),
 		csiDriver(), csiNode(), csiStorageCapacity(), storageClass(), volumeAttachment(), volumeAttributesClass(),
+		clusterRoleBinding(), clusterRole(), roleBinding(), role(),
 	}
 }
 
