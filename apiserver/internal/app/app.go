@@ -29,6 +29,7 @@ import (
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/rest"
 	"kijabi.dev/apiserver/internal/rpcapi"
+	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/lifecycle"
@@ -128,8 +129,13 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			node.Close()
 		}
 	}()
+	storageKeys, err := openStorageKeys(cfg.PKIDir, log.Named("store"))
+	if err != nil {
+		return nil, err
+	}
+	sealing := sealed.New(node.Backend(), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
-		Name: cfg.NodeName, Backend: node.Backend(), Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
+		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
 	})
 	if err != nil {
 		return nil, err
@@ -171,6 +177,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 
 	self := registry.Caller{User: identity.Leaf().Subject.CommonName, Groups: identity.Leaf().Subject.Organization}
 	terms := newTerms(objects, clk)
+	rewriter := sealed.NewRewriter(sealed.RewriterConfig{Store: objects, Backend: sealing, User: self.User, Log: log.Named("store")})
 	hub := nodes.New(nodes.Config{
 		Master: cfg.NodeName, Directory: group.Directory(), MemberConn: group.MemberConn,
 		Known: knownNodes(objects), LeadingSince: terms.leadingSince, Clock: clk, Log: log.Named("nodes"),
@@ -232,6 +239,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			},
 			group.Run,
 			terms.run,
+			storageKeys.Run,
+			rewriter.Run,
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
@@ -324,22 +333,4 @@ func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial master
 		Name: cfg.NodeName, PeerAddress: cfg.PeerAddress, EtcdPeerUrl: cfg.Etcd.PeerURL,
 		GrpcAddress: cfg.ListenAddress, RestAddress: cfg.RESTAddress,
 	}, log)
-}
-
-// sharedFiles reads the key material that every master holds.
-func sharedFiles(dir string) (map[string][]byte, error) {
-	out := map[string][]byte{}
-	for _, base := range []string{"ca", "peer-ca", "front-proxy-ca", "service-account"} {
-		for _, ending := range []string{".crt", ".key", ".pub"} {
-			data, err := os.ReadFile(filepath.Join(dir, base+ending))
-			if errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			out[base+ending] = data
-		}
-	}
-	return out, nil
 }
