@@ -441,6 +441,31 @@ func TestQuotaIsExact(t *testing.T) {
 	}
 }
 
+// TestQuotaIsExactWithinABatch has one batch ask for more than there is.
+func TestQuotaIsExactWithinABatch(t *testing.T) {
+	m := admitting(t)
+	m.make(t, `{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {count/configmaps: "7"}}}`)
+	var ops []registry.Operation
+	for i := range 50 {
+		ops = append(ops, registry.Operation{Verb: registry.VerbCreate, Ref: at("configmaps", "default", ""), Object: configMap(fmt.Sprintf("c-%d", i))})
+	}
+	results, err := m.Transact(t.Context(), admin, ops, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	for _, result := range results {
+		if result.Err == nil {
+			made++
+		} else if !apierrors.IsForbidden(result.Err) {
+			t.Error(result.Err)
+		}
+	}
+	if made != 7 {
+		t.Errorf("%d made, want 7", made)
+	}
+}
+
 func TestQuotaStatus(t *testing.T) {
 	m := admitting(t)
 	m.group.Go(func(ctx context.Context) error {
