@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -41,10 +42,35 @@ func nodeRestriction(c *Chain, r *Request) error {
 		if r.Verb == Create && r.Subresource == "" {
 			return restrictMirror(r, self, obj)
 		}
+	case *authenticationv1.TokenRequest:
+		return c.restrictToken(r, self, obj)
 	case *coordinationv1.Lease:
 		if r.Namespace == corev1.NamespaceNodeLease && r.Name != self {
 			return r.forbidden("can only access node lease with the same name as the requesting node")
 		}
+	}
+	return nil
+}
+
+// restrictToken gives a node tokens of its own pods' accounts, bound to those pods, and no others.
+func (c *Chain) restrictToken(r *Request, self string, request *authenticationv1.TokenRequest) error {
+	ref := request.Spec.BoundObjectRef
+	if ref == nil || ref.Kind != "Pod" || ref.APIVersion != "v1" || ref.Name == "" {
+		return r.forbidden("node requested token not bound to a pod")
+	}
+	if ref.UID == "" {
+		return r.forbidden("node requested token with a pod binding without a uid")
+	}
+	pod, ok := find[*corev1.Pod](c, r.Namespace, ref.Name)
+	switch {
+	case !ok:
+		return r.forbidden("pod %q was not found", ref.Name)
+	case pod.UID != ref.UID:
+		return r.forbidden("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID)
+	case pod.Spec.NodeName != self:
+		return r.forbidden("node requested token bound to a pod scheduled on a different node")
+	case pod.Spec.ServiceAccountName != r.Name:
+		return r.forbidden("node requested a token of service account %q for a pod of %q", r.Name, pod.Spec.ServiceAccountName)
 	}
 	return nil
 }

@@ -60,8 +60,11 @@ func (p nodePods) UsedOn(node, resource, namespace, name string) bool {
 	return false
 }
 
-// uses says whether a pod names a ConfigMap or Secret.
+// uses says whether a pod names a ConfigMap, Secret or ServiceAccount.
 func uses(spec *corev1.PodSpec, resource, name string) bool {
+	if resource == "serviceaccounts" {
+		return spec.ServiceAccountName == name
+	}
 	secrets := resource == "secrets"
 	if secrets && slices.ContainsFunc(spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool { return r.Name == name }) {
 		return true

@@ -167,6 +167,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	engine, err := registry.New(registry.Config{
 		Store: objects, Forwarder: forward.New(group), Access: authorizer, Tokens: accounts,
 		Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+		RootCA: ca.CertificatePEM(),
 		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
 			return slices.ContainsFunc(group.Members(), func(m masters.Member) bool { return m.Name == name })
 		}},

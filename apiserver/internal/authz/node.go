@@ -38,6 +38,10 @@ func (a *Authorizer) node(attr *Attributes) bool {
 			name = named(attr.FieldSelector)
 		}
 		return name != "" && a.cfg.Pods.UsedOn(self, attr.Resource.Resource, attr.Namespace, name)
+	case "serviceaccounts":
+		// Which pod the token is bound to, the registry looks at.
+		return attr.Verb == "create" && attr.Subresource == "token" &&
+			a.cfg.Pods.UsedOn(self, attr.Resource.Resource, attr.Namespace, attr.Name)
 	case "services":
 		return reads && attr.Subresource == ""
 	case "leases.coordination.k8s.io":

@@ -8,6 +8,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -100,7 +101,7 @@ func (e *Engine) aggregate(ctx context.Context) error {
 
 // token answers a request for a token of a service account. Nothing is stored: every
 // master can do it.
-func (e *Engine) token(ctx context.Context, op Operation) (OperationResult, error) {
+func (e *Engine) token(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
 	kind, err := e.resolve(op.Ref, true)
 	if err != nil {
 		return OperationResult{}, err
@@ -111,6 +112,14 @@ func (e *Engine) token(ctx context.Context, op Operation) (OperationResult, erro
 	}
 	if err := place(kind, op.Ref, request); err != nil {
 		return OperationResult{}, err
+	}
+	if e.rules != nil {
+		if err := e.rules.Check(&admission.Request{
+			User: caller.User, Groups: caller.Groups, Verb: admission.Create, Kind: kind, Subresource: op.Ref.Subresource,
+			Namespace: op.Ref.Namespace, Name: op.Ref.Name, Object: request,
+		}); err != nil {
+			return OperationResult{}, err
+		}
 	}
 	if e.cfg.Tokens == nil {
 		return OperationResult{}, apierrors.NewServiceUnavailable("this master issues no tokens")

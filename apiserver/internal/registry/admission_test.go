@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"go.uber.org/zap"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,7 @@ import (
 // admitting returns a leading registry with the rules of admission.
 func admitting(t testing.TB) *master {
 	return leader(t, func(c *registry.Config) {
+		c.RootCA = []byte("a certificate")
 		c.Admission = &admission.Config{IsMaster: func(name string) bool { return name == "master-1" }}
 	})
 }
@@ -138,6 +140,16 @@ func TestAdmission(t *testing.T) {
 		{name: "default service account", object: podWith(`hostname: a`), want: map[string]string{"spec.serviceAccountName": `"default"`, "spec.serviceAccount": `"default"`}},
 		{name: "pull secrets of the account", cluster: []string{robot}, object: podWith(`serviceAccountName: robot`), want: map[string]string{"spec.imagePullSecrets": `[{"name":"pull"}]`}},
 		{name: "own pull secrets prevail", cluster: []string{robot}, object: podWith(`serviceAccountName: robot, imagePullSecrets: [{name: own}]`), want: map[string]string{"spec.imagePullSecrets": `[{"name":"own"}]`}},
+		{name: "token", object: podWith(`hostname: a`), want: map[string]string{
+			"spec.containers.0.volumeMounts.0.mountPath":                      `"/var/run/secrets/kubernetes.io/serviceaccount"`,
+			"spec.containers.0.volumeMounts.0.readOnly":                       `true`,
+			"spec.volumes.0.projected.sources.0.serviceAccountToken":          `{"expirationSeconds":3607,"path":"token"}`,
+			"spec.volumes.0.projected.sources.1.configMap.name":               `"kube-root-ca.crt"`,
+			"spec.volumes.0.projected.sources.2.downwardAPI.items.0.fieldRef": `{"apiVersion":"v1","fieldPath":"metadata.namespace"}`,
+		}},
+		{name: "no token wanted by the pod", object: podWith(`automountServiceAccountToken: false`), want: map[string]string{"spec.volumes": ``}},
+		{name: "no token wanted by the account", cluster: []string{`{apiVersion: v1, kind: ServiceAccount, metadata: {name: robot}, automountServiceAccountToken: false}`}, object: podWith(`serviceAccountName: robot`), want: map[string]string{"spec.volumes": ``}},
+		{name: "token of one's own", object: containers(`{name: c, image: "i:1", volumeMounts: [{name: v, mountPath: /var/run/secrets/kubernetes.io/serviceaccount/}]}], volumes: [{name: v, emptyDir: {}}`), want: map[string]string{"spec.volumes.1": ``}},
 		{name: "account that is not there", object: podWith(`serviceAccountName: ghost`), refused: `pods "p" is forbidden: error looking up service account default/ghost: serviceaccount "ghost" not found`},
 
 		{name: "no priority class", object: podWith(`hostname: a`), want: map[string]string{"spec.priority": `0`, "spec.preemptionPolicy": `"PreemptLowerPriority"`}},
@@ -258,6 +270,9 @@ func TestNamespaceBeginsWithItsServiceAccount(t *testing.T) {
 	m := admitting(t)
 	m.make(t, `{apiVersion: v1, kind: Namespace, metadata: {name: fresh}}`)
 	get[*corev1.ServiceAccount](t, m, at("serviceaccounts", "fresh", "default"))
+	if root := get[*corev1.ConfigMap](t, m, at("configmaps", "fresh", "kube-root-ca.crt")); root.Data["ca.crt"] != "a certificate" {
+		t.Errorf("the CA of the namespace is %v", root.Data)
+	}
 	m.make(t, strings.Replace(strings.Replace(plainPod, "metadata: {", "metadata: {namespace: fresh, ", 1), "NAME", "first", 1))
 
 	apply := []byte(`{apiVersion: v1, kind: Namespace, metadata: {name: applied}}`)
@@ -326,7 +341,7 @@ func TestNodeKeepsItsLabelsAndTaints(t *testing.T) {
 func TestQuota(t *testing.T) {
 	m := admitting(t)
 	m.make(t, strings.Replace(plainPod, "NAME", "before", 1)) // what is there counts
-	m.make(t, `{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: "3", services.nodeports: "1", count/configmaps: "1", requests.storage: 2Gi}}}`)
+	m.make(t, `{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: "3", services.nodeports: "1", count/configmaps: "2", requests.storage: 2Gi}}}`)
 	refused := func(manifest, want string) {
 		t.Helper()
 		if _, err := m.try(t, admin, manifest); err == nil || !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), want) {
@@ -417,7 +432,7 @@ func TestQuotaOfComputeAndScopes(t *testing.T) {
 func TestQuotaIsExact(t *testing.T) {
 	m := admitting(t)
 	const allowed, writers, each = 37, 16, 20
-	m.make(t, fmt.Sprintf(`{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {count/configmaps: "%d"}}}`, allowed))
+	m.make(t, fmt.Sprintf(`{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {count/configmaps: "%d"}}}`, allowed+1)) // and the CA of the namespace
 	var made, refused atomic.Int64
 	var wait sync.WaitGroup
 	for w := range writers {
@@ -444,7 +459,7 @@ func TestQuotaIsExact(t *testing.T) {
 // TestQuotaIsExactWithinABatch has one batch ask for more than there is.
 func TestQuotaIsExactWithinABatch(t *testing.T) {
 	m := admitting(t)
-	m.make(t, `{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {count/configmaps: "7"}}}`)
+	m.make(t, `{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {count/configmaps: "8"}}}`) // and the CA of the namespace
 	var ops []registry.Operation
 	for i := range 50 {
 		ops = append(ops, registry.Operation{Verb: registry.VerbCreate, Ref: at("configmaps", "default", ""), Object: configMap(fmt.Sprintf("c-%d", i))})
@@ -489,4 +504,35 @@ func TestQuotaStatus(t *testing.T) {
 		quota := get[*corev1.ResourceQuota](t, m, at("resourcequotas", "default", "q"))
 		return valueAt(t, quota, "status") == `{"hard":{"pods":"3"},"used":{"pods":"1"}}`
 	})
+}
+
+// TestTokensOfNodes asks for tokens as a kubelet does: it gets those of its own pods.
+func TestTokensOfNodes(t *testing.T) {
+	m := admitting(t)
+	self := registry.Caller{User: "system:node:node-1", Groups: []string{"system:nodes"}}
+	m.make(t, `{apiVersion: v1, kind: ServiceAccount, metadata: {name: robot}}`)
+	here := m.make(t, podWith(`nodeName: node-1`))
+	there := m.make(t, strings.Replace(podWith(`nodeName: node-2`), "name: p", "name: q", 1))
+	bound := func(account, kind, name string, uid types.UID) error {
+		request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: kind, Name: name, UID: uid}}}
+		_, err := m.Create(t.Context(), self, at("serviceaccounts", "default", account, "token"), request, none)
+		return err
+	}
+	for _, test := range []struct {
+		account, kind, name string
+		uid                 types.UID
+		want                string
+	}{
+		{"default", "Pod", "p", here.GetUID(), "this master issues no tokens"}, // that is: it would be issued
+		{"default", "Secret", "p", here.GetUID(), "not bound to a pod"},
+		{"default", "Pod", "p", "", "without a uid"},
+		{"default", "Pod", "ghost", "u", `pod "ghost" was not found`},
+		{"default", "Pod", "p", there.GetUID(), "does not match the UID in record"},
+		{"default", "Pod", "q", there.GetUID(), "scheduled on a different node"},
+		{"robot", "Pod", "p", here.GetUID(), `of service account "robot" for a pod of "default"`},
+	} {
+		if err := bound(test.account, test.kind, test.name, test.uid); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
 }

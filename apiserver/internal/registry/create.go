@@ -164,29 +164,43 @@ func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, err
 	return p, nil
 }
 
-// furnish plans what every namespace has from its first moment on: its default service
-// account, without which no pod can be made in it.
+// furnish plans what every namespace has from its first moment on, and what no pod can be
+// made without: its default service account, and the CA by which pods know the API. A loop
+// of the controller-manager keeps both.
 func (e *Engine) furnish(namespace string) ([]*plan, error) {
-	kind, known := e.byResource[corev1.SchemeGroupVersion.WithResource("serviceaccounts")]
-	if !known {
-		return nil, nil
+	var all []*plan
+	objects := []object.Object{&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "default"}}}
+	if len(e.cfg.RootCA) > 0 {
+		objects = append(objects, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": string(e.cfg.RootCA)},
+		})
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "default"}}
-	if _, err := e.complete(Caller{}, kind, account); err != nil {
-		return nil, err
-	}
-	change, err := encode(kind, account)
-	if err != nil {
-		return nil, err
-	}
-	p := &plan{kind: kind, key: keyOf(kind, namespace, account.Name)}
-	p.compute = func(current *store.Record) (outcome, error) {
-		if current != nil {
-			return outcome{change: store.Change{Keep: true}, obj: account}, nil
+	for _, obj := range objects {
+		of, err := object.KindOfObject(obj)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
 		}
-		return outcome{change: change, obj: account}, nil
+		kind, known := e.byResource[of.GVR]
+		if !known {
+			continue
+		}
+		if _, err := e.complete(clusterCaller(), kind, obj); err != nil {
+			return nil, err
+		}
+		change, err := encode(kind, obj)
+		if err != nil {
+			return nil, err
+		}
+		p := &plan{kind: kind, key: keyOf(kind, namespace, obj.GetName())}
+		p.compute = func(current *store.Record) (outcome, error) {
+			if current != nil {
+				return outcome{change: store.Change{Keep: true}, obj: obj}, nil
+			}
+			return outcome{change: change, obj: obj}, nil
+		}
+		all = append(all, p)
 	}
-	return []*plan{p}, nil
+	return all, nil
 }
 
 func alreadyExists(kind *Kind, name string) *apierrors.StatusError {

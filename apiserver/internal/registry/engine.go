@@ -61,6 +61,8 @@ type Config struct {
 	// Admission is how strict the rules about other objects are; nil leaves the rules out,
 	// quotas excepted.
 	Admission *admission.Config
+	// RootCA is the cluster's CA in PEM, which every namespace holds; empty: none does.
+	RootCA []byte
 	// Network says which service addresses and node ports there are. Required.
 	Network configv1.Network
 	// Log. Required.

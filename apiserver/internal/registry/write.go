@@ -278,7 +278,7 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
 	var out OperationResult
 	if op.Verb == VerbCreate && op.Ref.Subresource == tokenSubresource {
-		return e.token(ctx, op)
+		return e.token(ctx, caller, op)
 	}
 	if dryRun(op) {
 		for attempt := 0; ; attempt++ {
