@@ -7,8 +7,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// rule admits verbs on resources; "*" stands for all. A resource is written
-// "pods", "deployments.apps" or "pods/status".
+// rule admits verbs on resources; "*" stands for all, and "*.*" for those of every kind
+// without their subresources. A resource is written "pods", "deployments.apps" or
+// "pods/status".
 type rule struct{ verbs, resources []string }
 
 func (r rule) admits(attr *Attributes) bool {
@@ -16,8 +17,11 @@ func (r rule) admits(attr *Attributes) bool {
 	if attr.Subresource != "" {
 		resource += "/" + attr.Subresource
 	}
-	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
+	return matches(r.verbs, attr.Verb) &&
+		(matches(r.resources, resource) || attr.Subresource == "" && slices.Contains(r.resources, everyKind))
 }
+
+const everyKind = "*.*"
 
 func matches(list []string, value string) bool {
 	return slices.Contains(list, value) || slices.Contains(list, "*")
@@ -34,8 +38,10 @@ var (
 var allowed = map[string][]rule{
 	// An apiserver acts for the cluster itself: bootstrap objects, leases of nodes.
 	"apiserver": {{[]string{"*"}, []string{"*"}}},
-	// Loops create and collect objects of every kind, but run nothing inside pods.
+	// Loops collect objects of every kind, with their namespace or their owner, but run
+	// nothing inside pods.
 	"controller-manager": {
+		{append(read, "update", "patch", "delete", "deletecollection"), []string{everyKind}},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
 			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
