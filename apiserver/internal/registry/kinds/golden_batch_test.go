@@ -53,6 +53,7 @@ spec:
 		},
 		invalid: []row{
 			{"metadata.name = Pi", "metadata.name: FieldValueInvalid"},
+			{"metadata.labels = {a: b} & metadata.name = " + strings.Repeat("a", 64), "spec.template.labels: FieldValueInvalid"},
 			{"spec.template.spec.restartPolicy = ~", "spec.template.spec.restartPolicy: FieldValueRequired"},
 			{"spec.template.spec.restartPolicy = Always", "spec.template.spec.restartPolicy: FieldValueRequired"},
 			{"spec.template.spec.restartPolicy = Odd", "spec.template.spec.restartPolicy: FieldValueNotSupported"},
