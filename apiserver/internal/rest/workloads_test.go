@@ -3,7 +3,6 @@ package rest
 import (
 	"encoding/json"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -24,46 +23,6 @@ func collection(k *registry.Kind) string {
 		path += "/namespaces/default"
 	}
 	return path + "/" + k.GVR.Resource
-}
-
-// Whatever stands in the table of kinds can be discovered, read about and listed.
-func TestEveryKindIsServed(t *testing.T) {
-	h := newRealHarness(t)
-	documents := map[string]string{}
-	for _, k := range kinds.Default() {
-		group := strings.TrimPrefix(collection(k), "/")
-		group = group[:strings.Index(group, "/"+k.GVR.Version)+1+len(k.GVR.Version)]
-		var list metav1.APIResourceList
-		h.must(json.Unmarshal(h.call("GET", "/"+group, "").body, &list))
-		found := false
-		for _, r := range list.APIResources {
-			found = found || r.Name == k.GVR.Resource && r.Kind == k.GVK.Kind && r.Namespaced == k.Namespaced
-		}
-		if !found {
-			t.Errorf("%s: not discovered", k.GVR)
-		}
-		var table metav1.Table
-		a := h.call("GET", collection(k), "", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io")
-		h.must(json.Unmarshal(a.body, &table))
-		if a.code != http.StatusOK || len(table.ColumnDefinitions) != len(k.Columns) {
-			t.Errorf("%s: %d, %d columns, want %d", k.GVR, a.code, len(table.ColumnDefinitions), len(k.Columns))
-		}
-		a = h.call("GET", collection(k), "")
-		a.contains(t, `"kind":"`+k.GVK.Kind+`List"`, `"apiVersion":"`+k.GVK.GroupVersion().String()+`"`)
-		if _, ok := documents[group]; !ok {
-			documents[group] = string(h.call("GET", "/openapi/v3/"+group, "").body)
-		}
-		if !strings.Contains(documents[group], `"kind":"`+k.GVK.Kind+`"`) || !strings.Contains(documents[group], `"`+strings.Replace(collection(k), "/default/", "/{namespace}/", 1)+`"`) {
-			t.Errorf("%s: not in /openapi/v3/%s", k.GVR, group)
-		}
-	}
-	for group, document := range documents {
-		for _, ref := range regexp.MustCompile(`"#/components/schemas/([^"]+)"`).FindAllStringSubmatch(document, -1) {
-			if !strings.Contains(document, `"`+ref[1]+`":{`) {
-				t.Errorf("%s: %s leads nowhere", group, ref[1])
-			}
-		}
-	}
 }
 
 // The workload kinds over JSON, as manifests have them: created, shown and deleted.
