@@ -100,3 +100,32 @@ func TestKubectlWorkloads(t *testing.T) {
 	k.ok("explain job.spec.completionMode", "completionMode")
 	k.ok("delete sts,ds,jobs,cj,hpa,pdb,rc --all --cascade=background", `"db"`, `"agent"`, `"pi"`, `"tick"`, `"old"`, `"web"`, `"rc"`)
 }
+
+const drainedManifest = `apiVersion: v1
+kind: Node
+metadata: {name: n1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c, image: x}]}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}
+`
+
+// A drain waits until the budget allows it to go on.
+func TestKubectlDrain(t *testing.T) {
+	k := newKubectl(newRealHarness(t))
+	k.feed(drainedManifest, "create -f -", "created")
+	k.ok(`patch pod web --subresource=status --type=merge -p {"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`, "patched")
+	k.ok(`patch pdb web --subresource=status --type=merge -p {"status":{"observedGeneration":1,"currentHealthy":1,"desiredHealthy":1,"expectedPods":1}}`, "patched")
+	const drain = "drain n1 --force --grace-period=0 --timeout=2s"
+	k.fails("", drain, "Cannot evict pod as it would violate the pod's disruption budget.")
+	k.ok("get pod web", "Running")
+	k.ok(`patch pdb web --subresource=status --type=merge -p {"status":{"currentHealthy":2,"disruptionsAllowed":1}}`, "patched")
+	k.ok(drain, "pod/web evicted", "node/n1 drained")
+	k.ok("get pdb web -o jsonpath={.status}", `"disruptionsAllowed":0`, `"disruptedPods":{"web":`)
+}
