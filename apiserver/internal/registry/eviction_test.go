@@ -1,11 +1,13 @@
 package registry_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/store"
+	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/object"
 )
 
@@ -285,5 +289,71 @@ func TestEvictionsInTransactions(t *testing.T) {
 	}
 	if _, err := m.Transact(t.Context(), admin, []registry.Operation{op("a")}, false); err != nil || !isEvicted(t, m, "a") {
 		t.Errorf("without one: %v", err)
+	}
+}
+
+// interposed is a store before whose next commit something else happens.
+type interposed struct {
+	*store.Store
+	before func()
+}
+
+func (s *interposed) Commit(ctx context.Context, group store.Group) ([]store.Result, error) {
+	if before := s.before; before != nil {
+		s.before = nil
+		before()
+	}
+	return s.Store.Commit(ctx, group)
+}
+
+// Observe does nothing: the store runs already, and evictions need no service addresses.
+func (*interposed) Observe(store.Observer) {}
+
+// An eviction counts against the budgets that there are when it is performed.
+func TestEvictionWhileBudgetsChange(t *testing.T) {
+	m := leader(t)
+	between := &interposed{Store: m.store}
+	engine, err := registry.New(registry.Config{Store: between, Network: configv1.DefaultNetwork(), Log: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	racing := &master{Engine: engine, store: m.store}
+	for _, name := range []string{"a", "b", "c"} {
+		runningPod(t, m, name, true)
+	}
+	between.before = func() { budget(t, m, "web", policyv1.PodDisruptionBudgetStatus{CurrentHealthy: 3, DesiredHealthy: 3}) }
+	if err := evict(t, racing, "a"); !apierrors.IsTooManyRequests(err) || isEvicted(t, m, "a") {
+		t.Errorf("a new budget: %v", err)
+	}
+	between.before = func() {
+		if _, _, err := m.Delete(t.Context(), admin, at("poddisruptionbudgets", "default", "web"), metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := evict(t, racing, "a"); err != nil || !isEvicted(t, m, "a") {
+		t.Errorf("a budget that goes: %v", err)
+	}
+	budget(t, m, "web", policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: 1, CurrentHealthy: 2, DesiredHealthy: 1})
+	between.before = func() {
+		p := get[*corev1.Pod](t, m, at("pods", "default", "b"))
+		p.Labels = map[string]string{"app": "other"}
+		must[*corev1.Pod](t)(m.Update(t.Context(), admin, at("pods", "default", "b"), p, none))
+	}
+	if err := evict(t, racing, "b"); err != nil || !isEvicted(t, m, "b") {
+		t.Errorf("a pod that leaves the budget: %v", err)
+	}
+	if got := get[*policyv1.PodDisruptionBudget](t, m, at("poddisruptionbudgets", "default", "web")); got.Status.DisruptionsAllowed != 1 {
+		t.Errorf("taken for a pod that the budget does not cover: %+v", got.Status)
+	}
+	between.before = func() {
+		if err := evict(t, m, "c"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := evict(t, racing, "c"); err != nil {
+		t.Errorf("evicted by somebody else meanwhile: %v", err)
+	}
+	if got := get[*policyv1.PodDisruptionBudget](t, m, at("poddisruptionbudgets", "default", "web")); got.Status.DisruptionsAllowed != 0 || len(got.Status.DisruptedPods) != 1 {
+		t.Errorf("taken twice: %+v", got.Status)
 	}
 }

@@ -39,6 +39,9 @@ type Kind struct {
 	// only travel through a subresource).
 	New     func() Object
 	NewList func() runtime.Object
+	// View is true for kinds that show the objects of another kind of the table in another
+	// version. Whoever goes over all objects leaves them out.
+	View bool
 
 	typeURL string
 	goType  reflect.Type
@@ -63,6 +66,12 @@ func kind[T any, P interface {
 		typeURL:    typeURLPrefix + "k8s.io.api." + pkg + "." + version + "." + kindName,
 		goType:     reflect.TypeFor[P](),
 	}
+}
+
+// view marks a row that shows the objects of another.
+func view(k Kind) Kind {
+	k.View = true
+	return k
 }
 
 type table struct {
@@ -95,14 +104,14 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[appsv1.ReplicaSet]("apps", "v1", "ReplicaSet", "replicasets", true, func() runtime.Object { return &appsv1.ReplicaSetList{} }),
 			kind[coordinationv1.Lease]("coordination.k8s.io", "v1", "Lease", "leases", true, func() runtime.Object { return &coordinationv1.LeaseList{} }),
 			kind[discoveryv1.EndpointSlice]("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true, func() runtime.Object { return &discoveryv1.EndpointSliceList{} }),
-			kind[eventsv1.Event]("events.k8s.io", "v1", "Event", "events", true, func() runtime.Object { return &eventsv1.EventList{} }),
+			view(kind[eventsv1.Event]("events.k8s.io", "v1", "Event", "events", true, func() runtime.Object { return &eventsv1.EventList{} })),
 			kind[corev1.PodTemplate]("", "v1", "PodTemplate", "podtemplates", true, func() runtime.Object { return &corev1.PodTemplateList{} }),
 			kind[corev1.ReplicationController]("", "v1", "ReplicationController", "replicationcontrollers", true, func() runtime.Object { return &corev1.ReplicationControllerList{} }),
 			kind[appsv1.ControllerRevision]("apps", "v1", "ControllerRevision", "controllerrevisions", true, func() runtime.Object { return &appsv1.ControllerRevisionList{} }),
 			kind[appsv1.DaemonSet]("apps", "v1", "DaemonSet", "daemonsets", true, func() runtime.Object { return &appsv1.DaemonSetList{} }),
 			kind[appsv1.StatefulSet]("apps", "v1", "StatefulSet", "statefulsets", true, func() runtime.Object { return &appsv1.StatefulSetList{} }),
 			kind[autoscalingv2.HorizontalPodAutoscaler]("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} }),
-			kind[autoscalingv1.HorizontalPodAutoscaler]("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv1.HorizontalPodAutoscalerList{} }),
+			view(kind[autoscalingv1.HorizontalPodAutoscaler]("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv1.HorizontalPodAutoscalerList{} })),
 			kind[batchv1.CronJob]("batch", "v1", "CronJob", "cronjobs", true, func() runtime.Object { return &batchv1.CronJobList{} }),
 			kind[batchv1.Job]("batch", "v1", "Job", "jobs", true, func() runtime.Object { return &batchv1.JobList{} }),
 			kind[nodev1.RuntimeClass]("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false, func() runtime.Object { return &nodev1.RuntimeClassList{} }),

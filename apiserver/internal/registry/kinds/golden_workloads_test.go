@@ -222,7 +222,8 @@ template:
 		},
 		valid: []string{"template.spec.restartPolicy = Never", "template.spec.activeDeadlineSeconds = 5"},
 		invalid: []row{
-			{"template.metadata.labels = {'a b': c}", "template.metadata.labels: FieldValueInvalid"},
+			{"template.metadata.labels = {'a b': c}", "template.labels: FieldValueInvalid"},
+			{"template.metadata.annotations = {'a b': c}", "template.annotations: FieldValueInvalid"},
 			{"template.spec.containers = []", "template.spec.containers: FieldValueRequired"},
 			{"template.spec.ephemeralContainers = [{name: e, image: e}]", "template.spec.ephemeralContainers: FieldValueForbidden"},
 		},

@@ -245,13 +245,15 @@ func validateExitCodes(on *batchv1.PodFailurePolicyOnExitCodesRequirement, pod *
 	case n > maxJobRuleExitCodes:
 		errs = append(errs, field.TooMany(values, n, maxJobRuleExitCodes))
 	}
+	seen := make(map[int32]bool, len(on.Values))
 	for i, code := range on.Values {
 		if code == 0 && on.Operator == batchv1.PodFailurePolicyOnExitCodesOpIn {
 			errs = append(errs, field.Invalid(values.Index(i), code, "must not be 0 for the In operator"))
 		}
-		if slices.Contains(on.Values[:i], code) {
+		if seen[code] {
 			errs = append(errs, field.Duplicate(values.Index(i), code))
 		}
+		seen[code] = true
 	}
 	if !slices.IsSorted(on.Values) {
 		errs = append(errs, field.Invalid(values, on.Values, "must be ordered"))

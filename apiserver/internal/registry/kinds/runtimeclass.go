@@ -1,12 +1,9 @@
 package kinds
 
 import (
-	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -44,11 +41,13 @@ func validateRuntimeClass(r *nodev1.RuntimeClass) field.ErrorList {
 	path := field.NewPath("scheduling")
 	errs = append(errs, metavalidation.ValidateLabels(r.Scheduling.NodeSelector, path.Child("nodeSelector"))...)
 	errs = append(errs, validateTolerations(r.Scheduling.Tolerations, path.Child("tolerations"))...)
-	for i, toleration := range r.Scheduling.Tolerations {
-		same := func(other corev1.Toleration) bool { return apiequality.Semantic.DeepEqual(other, toleration) }
-		if slices.ContainsFunc(r.Scheduling.Tolerations[:i], same) {
-			errs = append(errs, field.Duplicate(path.Child("tolerations").Index(i), toleration))
+	seen := map[string]bool{}
+	for i := range r.Scheduling.Tolerations {
+		text := r.Scheduling.Tolerations[i].String()
+		if seen[text] {
+			errs = append(errs, field.Duplicate(path.Child("tolerations").Index(i), r.Scheduling.Tolerations[i]))
 		}
+		seen[text] = true
 	}
 	return errs
 }

@@ -38,6 +38,9 @@ func TestTableIsConsistent(t *testing.T) {
 		if kind.HasSubresource("scale") != (kind.Scale != nil) {
 			t.Errorf("%s: scale subresource without its function, or the other way round", kind.GVR)
 		}
+		if kind.View != (kind.StoredAs != nil) {
+			t.Errorf("%s: a view that is stored, or the other way round", kind.GVR)
+		}
 		// An empty object must not upset anything.
 		obj := kind.New()
 		if row := kind.Row(obj, time.Now()); len(row) != len(kind.Columns) {

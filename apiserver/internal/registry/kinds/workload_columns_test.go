@@ -11,7 +11,7 @@ import (
 )
 
 // What kubectl prints of the workloads.
-func TestRows(t *testing.T) {
+func TestWorkloadRows(t *testing.T) {
 	now := time.Date(2026, 1, 1, 1, 0, 0, 0, time.UTC)
 	const meta, template = "metadata: {name: web, creationTimestamp: '2026-01-01T00:00:00Z'}", "{metadata: {labels: {app: web}}, spec: {nodeSelector: {disk: ssd}, containers: [{name: a, image: 'a:1'}, {name: b, image: 'b:2'}]}}"
 	for _, c := range []struct{ resource, object, want string }{
