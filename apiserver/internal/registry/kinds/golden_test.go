@@ -293,6 +293,12 @@ func TestGolden(t *testing.T) {
 	for _, g := range []golden{
 		podGolden(), serviceGolden(), deploymentGolden(), replicaSetGolden(), configMapGolden(), secretGolden(), namespaceGolden(),
 		nodeGolden(), leaseGolden(), endpointSliceGolden(), eventGolden(), newEventGolden(), serviceAccountGolden(),
+		persistentVolumeGolden(), persistentVolumeClaimGolden(), storageClassGolden(), volumeAttributesClassGolden(), volumeAttachmentGolden(),
+		csiDriverGolden(), csiNodeGolden(), csiStorageCapacityGolden(),
+		ingressGolden(), ingressClassGolden(), networkPolicyGolden(), ipAddressGolden(), serviceCIDRGolden(), endpointsGolden(),
+		limitRangeGolden(), resourceQuotaGolden(), certificateSigningRequestGolden(t),
+		mutatingWebhookGolden(), validatingWebhookGolden(), mutatingPolicyGolden(), validatingPolicyGolden(),
+		mutatingBindingGolden(), validatingBindingGolden(), flowSchemaGolden(), priorityLevelGolden(),
 	} {
 		t.Run(g.resource, g.run)
 	}
