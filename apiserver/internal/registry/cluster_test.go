@@ -6,11 +6,13 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"slices"
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -132,5 +134,30 @@ func TestVolumePhaseTime(t *testing.T) {
 	volume = must[*corev1.PersistentVolume](t)(m.Update(t.Context(), admin, status, volume, registry.WriteOptions{}))
 	if !volume.Status.LastPhaseTransitionTime.Equal(changed) {
 		t.Errorf("phase did not change, its time did: %v", volume.Status.LastPhaseTransitionTime)
+	}
+}
+
+// Whatever is in the table can be applied: an object without a spec may be refused, but as
+// invalid, not because its fields are unknown.
+func TestApplyEveryKind(t *testing.T) {
+	m := leader(t)
+	for _, kind := range m.Kinds() {
+		namespace := ""
+		if kind.Namespaced {
+			namespace = "default"
+		}
+		ref := registry.Ref{Resource: kind.GVR, Namespace: namespace, Name: "a"}
+		text := fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: a, labels: {a: b}}", kind.GVK.GroupVersion(), kind.GVK.Kind)
+		_, err := m.Patch(t.Context(), admin, ref, types.ApplyPatchType, []byte(text), registry.WriteOptions{FieldManager: "test"})
+		if err != nil && !apierrors.IsInvalid(err) {
+			t.Errorf("%s: %v", kind.GVR, err)
+		}
+	}
+	text := "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: {podSelector: {}, ingress: [{ports: [{port: %d}]}]}"
+	for _, port := range []int{80, 81} {
+		policy := must[*networkingv1.NetworkPolicy](t)(m.Patch(t.Context(), admin, at("networkpolicies", "default", "web"), types.ApplyPatchType, fmt.Appendf(nil, text, port), registry.WriteOptions{FieldManager: "test"}))
+		if len(policy.ManagedFields) != 1 || policy.Spec.Ingress[0].Ports[0].Port.IntValue() != port || policy.Generation != int64(port-79) {
+			t.Errorf("applied: %+v", policy)
+		}
 	}
 }

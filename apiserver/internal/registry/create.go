@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -181,7 +182,7 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) error {
 		kind.PrepareForCreate(obj)
 	}
 	if kind.SetRequester != nil {
-		kind.SetRequester(obj, caller.User, caller.Groups)
+		kind.SetRequester(obj, kinds.Requester{User: caller.User, Groups: caller.Groups})
 	}
 	e.setTimes(kind, obj, nil)
 	errs := validateMeta(kind, obj)
