@@ -41,7 +41,7 @@ spec:
 			{"spec.rules[0].http.paths[0].path = /a%2Fb", "spec.rules[0].http.paths[0].path: FieldValueInvalid"},
 			{"spec.rules[0].http.paths[0].path = /a/..", "spec.rules[0].http.paths[0].path: FieldValueInvalid"},
 			{"spec.rules[0].http.paths[0].pathType = ImplementationSpecific & spec.rules[0].http.paths[0].path = a", "spec.rules[0].http.paths[0].path: FieldValueInvalid"},
-			{"spec.rules[0].http.paths[0].backend = {}", "spec.rules[0].http.paths[0].backend: FieldValueRequired"},
+			{"spec.rules[0].http.paths[0].backend = {}", "spec.rules[0].http.paths[0].backend: FieldValueInvalid"},
 			{"spec.rules[0].http.paths[0].backend.resource = {kind: Bucket, name: b}", "spec.rules[0].http.paths[0].backend: FieldValueInvalid"},
 			{"spec.rules[0].http.paths[0].backend.service = {name: '', port: {number: 80}}", "spec.rules[0].http.paths[0].backend.service.name: FieldValueRequired"},
 			{"spec.rules[0].http.paths[0].backend.service.name = 1web", "spec.rules[0].http.paths[0].backend.service.name: FieldValueInvalid"},

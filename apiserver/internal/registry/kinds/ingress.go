@@ -148,7 +148,7 @@ func validateIngressBackend(backend *networkingv1.IngressBackend, at *field.Path
 	case service != nil && backend.Resource != nil:
 		return field.ErrorList{field.Invalid(at, "", "cannot set both resource and service backends")}
 	case service == nil && backend.Resource == nil:
-		return field.ErrorList{field.Required(at, "resource or service backend is required")}
+		return field.ErrorList{field.Invalid(at, "", "resource or service backend is required")}
 	case service == nil:
 		return validateTypedReference(backend.Resource.APIGroup, backend.Resource.Kind, backend.Resource.Name, at.Child("resource"))
 	default:
