@@ -5,16 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	appsv1 "k8s.io/api/apps/v1"
-	certificatesv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	eventsv1 "k8s.io/api/events/v1"
-	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -43,17 +33,12 @@ type managerKey struct {
 	subresource string
 }
 
-func newApplier() *applier {
+func newApplier(table []*Kind) *applier {
 	a := &applier{managers: map[managerKey]*managedfields.FieldManager{}}
 	a.scheme = sync.OnceValue(func() *runtime.Scheme {
 		scheme := runtime.NewScheme()
-		for _, add := range []func(*runtime.Scheme) error{
-			corev1.AddToScheme, appsv1.AddToScheme, coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
-			admissionregistrationv1.AddToScheme, certificatesv1.AddToScheme, flowcontrolv1.AddToScheme, networkingv1.AddToScheme, storagev1.AddToScheme,
-		} {
-			if err := add(scheme); err != nil {
-				panic(err) // two Go types of one name: a programming error
-			}
+		for _, kind := range table {
+			scheme.AddKnownTypeWithName(kind.GVK, kind.New())
 		}
 		return scheme
 	})

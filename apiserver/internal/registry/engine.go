@@ -94,7 +94,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	e := &Engine{
-		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(),
+		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(cfg.Kinds),
 		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
 		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
 	}
