@@ -8,7 +8,6 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -163,35 +162,6 @@ func validateIngressBackend(backend *networkingv1.IngressBackend, at *field.Path
 		default:
 			errs = append(errs, field.Required(at, "port name or number is required"))
 		}
-	}
-	return errs
-}
-
-// validateTypedReference checks a reference to an object of any kind.
-func validateTypedReference(group *string, kind, name string, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if group != nil {
-		errs = append(errs, messages(utilvalidation.IsDNS1123Subdomain(*group), *group, at.Child("apiGroup"))...)
-	}
-	return append(errs, validatePathSegments(at, segmentField{"kind", kind, true}, segmentField{"name", name, true})...)
-}
-
-// segmentField is a field whose value stands in a URL.
-type segmentField struct {
-	name, value string
-	required    bool
-}
-
-func validatePathSegments(at *field.Path, fields ...segmentField) field.ErrorList {
-	var errs field.ErrorList
-	for _, f := range fields {
-		if f.value == "" {
-			if f.required {
-				errs = append(errs, field.Required(at.Child(f.name), ""))
-			}
-			continue
-		}
-		errs = append(errs, messages(pathvalidation.IsValidPathSegmentName(f.value), f.value, at.Child(f.name))...)
 	}
 	return errs
 }

@@ -64,7 +64,7 @@ func validateIngressParameters(ref *networkingv1.IngressClassParametersReference
 		if namespace := valueOf(ref.Namespace); namespace == "" {
 			errs = append(errs, field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
 		} else {
-			errs = append(errs, validateLabelName(namespace, at.Child("namespace"))...)
+			errs = append(errs, validateNamespaceReference(namespace, at.Child("namespace"))...)
 		}
 	case networkingv1.IngressClassParametersReferenceScopeCluster:
 		if ref.Namespace != nil {
