@@ -6,18 +6,7 @@ import (
 	"reflect"
 	"sync"
 
-	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	batchv1 "k8s.io/api/batch/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	eventsv1 "k8s.io/api/events/v1"
-	nodev1 "k8s.io/api/node/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -51,14 +40,8 @@ func newApplier(table []*Kind) *applier {
 	a := &applier{managers: map[managerKey]*managedfields.FieldManager{}}
 	a.scheme = sync.OnceValue(func() *runtime.Scheme {
 		scheme := runtime.NewScheme()
-		for _, add := range []func(*runtime.Scheme) error{
-			corev1.AddToScheme, appsv1.AddToScheme, coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
-			autoscalingv1.AddToScheme, autoscalingv2.AddToScheme, batchv1.AddToScheme, nodev1.AddToScheme, policyv1.AddToScheme, schedulingv1.AddToScheme,
-			rbacv1.AddToScheme,
-		} {
-			if err := add(scheme); err != nil {
-				panic(err) // two Go types of one name: a programming error
-			}
+		for _, kind := range table {
+			scheme.AddKnownTypeWithName(kind.GVK, kind.New())
 		}
 		for _, kind := range table {
 			if kind.StoredAs != nil {

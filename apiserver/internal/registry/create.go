@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -242,7 +243,7 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]strin
 		kind.PrepareForCreate(obj)
 	}
 	if kind.SetRequester != nil {
-		kind.SetRequester(obj, caller.User, caller.Groups)
+		kind.SetRequester(obj, kinds.Requester{User: caller.User, Groups: caller.Groups})
 	}
 	e.setTimes(kind, obj, nil)
 	e.fill(obj)

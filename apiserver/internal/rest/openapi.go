@@ -33,7 +33,7 @@ func newDocuments(served []*registry.Kind) *openapi.Documents {
 				continue
 			}
 			resources = append(resources, openapi.Resource{
-				GVR: k.GVR, GVK: sub.GVK, Subresource: sub.Name, Namespaced: k.Namespaced, Verbs: sub.Verbs, Type: structType(body.New()),
+				GVR: k.GVR, GVK: sub.GVK, Subresource: sub.Name, Parent: k.GVK.Kind, Namespaced: k.Namespaced, Verbs: sub.Verbs, Type: structType(body.New()),
 			})
 		}
 	}

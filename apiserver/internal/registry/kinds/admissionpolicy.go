@@ -26,7 +26,7 @@ func validatingAdmissionPolicy() *Kind {
 	type policy = admissionregistrationv1.ValidatingAdmissionPolicy
 	kind := object.KindOf[*policy]()
 	return &Kind{
-		Kind: kind, Singular: "validatingadmissionpolicy", Verbs: standardVerbs(),
+		Kind: kind, Singular: "validatingadmissionpolicy", Categories: []string{"api-extensions"}, Verbs: standardVerbs(),
 		Subresources: []Subresource{statusSubresource(kind)},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Validations", "integer", "Number of validations"), column("ParamKind", "string", "Kind of the parameters"), ageColumn(),
@@ -219,7 +219,7 @@ func validateVariables(variables []admissionregistrationv1.Variable, path *field
 func mutatingAdmissionPolicy() *Kind {
 	type policy = admissionregistrationv1.MutatingAdmissionPolicy
 	return &Kind{
-		Kind: object.KindOf[*policy](), Singular: "mutatingadmissionpolicy", Verbs: standardVerbs(),
+		Kind: object.KindOf[*policy](), Singular: "mutatingadmissionpolicy", Categories: []string{"api-extensions"}, Verbs: standardVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Mutations", "integer", "Number of mutations"), column("ParamKind", "string", "Kind of the parameters"), ageColumn(),
 		},
@@ -308,7 +308,7 @@ func paramRefText(ref *admissionregistrationv1.ParamRef) string {
 func validatingAdmissionPolicyBinding() *Kind {
 	type binding = admissionregistrationv1.ValidatingAdmissionPolicyBinding
 	return &Kind{
-		Kind: object.KindOf[*binding](), Singular: "validatingadmissionpolicybinding", Verbs: standardVerbs(),
+		Kind: object.KindOf[*binding](), Singular: "validatingadmissionpolicybinding", Categories: []string{"api-extensions"}, Verbs: standardVerbs(),
 		Columns: policyBindingColumns(),
 		Row: rowOf(func(b *binding, now time.Time) []any {
 			return []any{b.Name, b.Spec.PolicyName, paramRefText(b.Spec.ParamRef), age(b.CreationTimestamp, now)}
@@ -327,7 +327,7 @@ func validatingAdmissionPolicyBinding() *Kind {
 func mutatingAdmissionPolicyBinding() *Kind {
 	type binding = admissionregistrationv1.MutatingAdmissionPolicyBinding
 	return &Kind{
-		Kind: object.KindOf[*binding](), Singular: "mutatingadmissionpolicybinding", Verbs: standardVerbs(),
+		Kind: object.KindOf[*binding](), Singular: "mutatingadmissionpolicybinding", Categories: []string{"api-extensions"}, Verbs: standardVerbs(),
 		Columns: policyBindingColumns(),
 		Row: rowOf(func(b *binding, now time.Time) []any {
 			return []any{b.Name, b.Spec.PolicyName, paramRefText(b.Spec.ParamRef), age(b.CreationTimestamp, now)}

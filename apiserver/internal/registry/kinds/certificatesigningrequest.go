@@ -51,9 +51,15 @@ func certificateSigningRequest() *Kind {
 			r.Spec.Username, r.Spec.UID, r.Spec.Groups, r.Spec.Extra = "", "", nil, nil
 			r.Status = certificatesv1.CertificateSigningRequestStatus{}
 		}),
-		SetRequester: func(obj object.Object, user string, groups []string) {
-			r := obj.(*certificatesv1.CertificateSigningRequest)
-			r.Spec.Username, r.Spec.Groups = user, slices.Clone(groups)
+		SetRequester: func(obj object.Object, by Requester) {
+			spec := &obj.(*certificatesv1.CertificateSigningRequest).Spec
+			spec.Username, spec.UID, spec.Groups = by.User, by.UID, slices.Clone(by.Groups)
+			for key, values := range by.Extra {
+				if spec.Extra == nil {
+					spec.Extra = make(map[string]certificatesv1.ExtraValue, len(by.Extra))
+				}
+				spec.Extra[key] = slices.Clone(values)
+			}
 		},
 		PrepareForUpdate: onBoth(func(r, old *certificatesv1.CertificateSigningRequest) { r.Spec, r.Status = old.Spec, old.Status }),
 		PrepareForStatusUpdate: onBoth(func(r, old *certificatesv1.CertificateSigningRequest) {

@@ -10,7 +10,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -279,7 +278,7 @@ func csiStorageCapacity() *Kind {
 			at := field.NewPath("storageClassName")
 			errs := messages(validation.NameIsDNSSubdomain(c.StorageClassName, false), c.StorageClassName, at)
 			if c.NodeTopology != nil {
-				errs = append(errs, metavalidation.ValidateLabelSelector(c.NodeTopology, metavalidation.LabelSelectorValidationOptions{}, field.NewPath("nodeTopology"))...)
+				errs = append(errs, validateSelector(c.NodeTopology, field.NewPath("nodeTopology"))...)
 			}
 			if c.Capacity != nil && c.Capacity.Sign() < 0 {
 				errs = append(errs, field.Invalid(field.NewPath("capacity"), c.Capacity.String(), validation.IsNegativeErrorMsg))

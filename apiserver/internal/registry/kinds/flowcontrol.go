@@ -210,7 +210,7 @@ func validateFlowSubject(s *flowcontrolv1.Subject, at *field.Path) field.ErrorLi
 	if account.Namespace == "" {
 		return append(errs, field.Required(where.Child("namespace"), "must specify namespace for service account"))
 	}
-	return append(errs, validateLabelName(account.Namespace, where.Child("namespace"))...)
+	return append(errs, validateNamespaceReference(account.Namespace, where.Child("namespace"))...)
 }
 
 // validateFlowList checks a list that must hold something, and "*" alone or not at all.

@@ -302,6 +302,12 @@ func TestGolden(t *testing.T) {
 		nodeGolden(), leaseGolden(), endpointSliceGolden(), eventGolden(), newEventGolden(), serviceAccountGolden(),
 		statefulSetGolden(), daemonSetGolden(), controllerRevisionGolden(), replicationControllerGolden(), podTemplateGolden(),
 		jobGolden(), cronJobGolden(), autoscalerGolden(), oldAutoscalerGolden(), disruptionBudgetGolden(), priorityClassGolden(), runtimeClassGolden(),
+		persistentVolumeGolden(), persistentVolumeClaimGolden(), storageClassGolden(), volumeAttributesClassGolden(), volumeAttachmentGolden(),
+		csiDriverGolden(), csiNodeGolden(), csiStorageCapacityGolden(),
+		ingressGolden(), ingressClassGolden(), networkPolicyGolden(), ipAddressGolden(), serviceCIDRGolden(), endpointsGolden(),
+		limitRangeGolden(), resourceQuotaGolden(), certificateSigningRequestGolden(t),
+		mutatingWebhookGolden(), validatingWebhookGolden(), mutatingPolicyGolden(), validatingPolicyGolden(),
+		mutatingBindingGolden(), validatingBindingGolden(), flowSchemaGolden(), priorityLevelGolden(),
 	} {
 		t.Run(strings.TrimRight(g.resource+"/"+g.version, "/"), g.run)
 	}

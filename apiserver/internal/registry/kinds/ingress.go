@@ -6,10 +6,8 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -17,11 +15,7 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
-const (
-	ingressClassAnnotation = "kubernetes.io/ingress.class"
-	// maxControllerName is in bytes.
-	maxControllerName = 250
-)
+const ingressClassAnnotation = "kubernetes.io/ingress.class"
 
 func ingress() *Kind {
 	kind := object.KindOf[*networkingv1.Ingress]()
@@ -148,7 +142,7 @@ func validateIngressBackend(backend *networkingv1.IngressBackend, at *field.Path
 	case service != nil && backend.Resource != nil:
 		return field.ErrorList{field.Invalid(at, "", "cannot set both resource and service backends")}
 	case service == nil && backend.Resource == nil:
-		return field.ErrorList{field.Required(at, "resource or service backend is required")}
+		return field.ErrorList{field.Invalid(at, "", "resource or service backend is required")}
 	case service == nil:
 		return validateTypedReference(backend.Resource.APIGroup, backend.Resource.Kind, backend.Resource.Name, at.Child("resource"))
 	default:
@@ -168,35 +162,6 @@ func validateIngressBackend(backend *networkingv1.IngressBackend, at *field.Path
 		default:
 			errs = append(errs, field.Required(at, "port name or number is required"))
 		}
-	}
-	return errs
-}
-
-// validateTypedReference checks a reference to an object of any kind.
-func validateTypedReference(group *string, kind, name string, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if group != nil {
-		errs = append(errs, messages(utilvalidation.IsDNS1123Subdomain(*group), *group, at.Child("apiGroup"))...)
-	}
-	return append(errs, validatePathSegments(at, segmentField{"kind", kind, true}, segmentField{"name", name, true})...)
-}
-
-// segmentField is a field whose value stands in a URL.
-type segmentField struct {
-	name, value string
-	required    bool
-}
-
-func validatePathSegments(at *field.Path, fields ...segmentField) field.ErrorList {
-	var errs field.ErrorList
-	for _, f := range fields {
-		if f.value == "" {
-			if f.required {
-				errs = append(errs, field.Required(at.Child(f.name), ""))
-			}
-			continue
-		}
-		errs = append(errs, messages(pathvalidation.IsValidPathSegmentName(f.value), f.value, at.Child(f.name))...)
 	}
 	return errs
 }
@@ -245,105 +210,4 @@ func ingressRow(i *networkingv1.Ingress, now time.Time) []any {
 		ports = "80, 443"
 	}
 	return []any{i.Name, class, host, strings.Join(addresses, ","), ports, age(i.CreationTimestamp, now)}
-}
-
-func ingressClass() *Kind {
-	return &Kind{
-		Kind: object.KindOf[*networkingv1.IngressClass](), Singular: "ingressclass", Verbs: standardVerbs(),
-		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Controller", "string", "Controller of the class"), column("Parameters", "string", "Object that configures it"), ageColumn(),
-		},
-		Row: rowOf(func(c *networkingv1.IngressClass, now time.Time) []any {
-			parameters := "<none>"
-			if ref := c.Spec.Parameters; ref != nil {
-				parameters = ref.Kind
-				if ref.APIGroup != nil {
-					parameters += "." + *ref.APIGroup
-				}
-				parameters += "/" + ref.Name
-			}
-			return []any{c.Name, c.Spec.Controller, parameters, age(c.CreationTimestamp, now)}
-		}),
-		ValidateName: validation.NameIsDNSSubdomain,
-		Default: on(func(c *networkingv1.IngressClass) {
-			if c.Spec.Parameters != nil {
-				setDefaultPtr(&c.Spec.Parameters.Scope, networkingv1.IngressClassParametersReferenceScopeCluster)
-			}
-		}),
-		SpecEqual: specEqual(func(c *networkingv1.IngressClass) *networkingv1.IngressClassSpec { return &c.Spec }),
-		Validate: check(func(c *networkingv1.IngressClass) field.ErrorList {
-			spec := field.NewPath("spec")
-			var errs field.ErrorList
-			if len(c.Spec.Controller) > maxControllerName {
-				errs = append(errs, field.TooLong(spec.Child("controller"), c.Spec.Controller, maxControllerName))
-			}
-			errs = append(errs, utilvalidation.IsDomainPrefixedPath(spec.Child("controller"), c.Spec.Controller)...)
-			if c.Spec.Parameters != nil {
-				errs = append(errs, validateIngressParameters(c.Spec.Parameters, spec.Child("parameters"))...)
-			}
-			return errs
-		}),
-		ValidateUpdate: checkBoth(func(c, old *networkingv1.IngressClass) field.ErrorList {
-			return validation.ValidateImmutableField(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))
-		}),
-	}
-}
-
-func validateIngressParameters(ref *networkingv1.IngressClassParametersReference, at *field.Path) field.ErrorList {
-	errs := validateTypedReference(ref.APIGroup, ref.Kind, ref.Name, at)
-	switch valueOf(ref.Scope) {
-	case networkingv1.IngressClassParametersReferenceScopeNamespace:
-		if namespace := valueOf(ref.Namespace); namespace == "" {
-			errs = append(errs, field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
-		} else {
-			errs = append(errs, validateLabelName(namespace, at.Child("namespace"))...)
-		}
-	case networkingv1.IngressClassParametersReferenceScopeCluster:
-		if ref.Namespace != nil {
-			errs = append(errs, field.Forbidden(at.Child("namespace"), "`parameters.scope` is set to 'Cluster'"))
-		}
-	case "":
-		errs = append(errs, field.Required(at.Child("scope"), ""))
-	default:
-		errs = append(errs, field.NotSupported(at.Child("scope"), *ref.Scope, []string{
-			networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace,
-		}))
-	}
-	return errs
-}
-
-func networkPolicy() *Kind {
-	return &Kind{
-		Kind: object.KindOf[*networkingv1.NetworkPolicy](), Singular: "networkpolicy", ShortNames: []string{"netpol"}, Verbs: standardVerbs(),
-		Columns: []metav1.TableColumnDefinition{nameColumn(), column("Pod-Selector", "string", "Pods the policy is about"), ageColumn()},
-		Row: rowOf(func(p *networkingv1.NetworkPolicy, now time.Time) []any {
-			return []any{p.Name, formatSelector(&p.Spec.PodSelector), age(p.CreationTimestamp, now)}
-		}),
-		ValidateName: validation.NameIsDNSSubdomain,
-		Default:      on(defaultNetworkPolicy),
-		SpecEqual:    specEqual(func(p *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicySpec { return &p.Spec }),
-		Validate: check(func(p *networkingv1.NetworkPolicy) field.ErrorList {
-			return validateNetworkPolicySpec(&p.Spec, field.NewPath("spec"))
-		}),
-	}
-}
-
-func defaultNetworkPolicy(p *networkingv1.NetworkPolicy) {
-	ports := func(list []networkingv1.NetworkPolicyPort) {
-		for i := range list {
-			setDefaultPtr(&list[i].Protocol, corev1.ProtocolTCP)
-		}
-	}
-	for i := range p.Spec.Ingress {
-		ports(p.Spec.Ingress[i].Ports)
-	}
-	for i := range p.Spec.Egress {
-		ports(p.Spec.Egress[i].Ports)
-	}
-	if len(p.Spec.PolicyTypes) == 0 {
-		p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
-		if len(p.Spec.Egress) > 0 {
-			p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, networkingv1.PolicyTypeEgress)
-		}
-	}
 }

@@ -69,7 +69,7 @@ type Kind struct {
 	// subresource may change. Nil for kinds without one.
 	PrepareForApproval func(obj, old object.Object)
 	// SetRequester notes on a new object who asked for it; nil where nobody wants to know.
-	SetRequester func(obj object.Object, user string, groups []string)
+	SetRequester func(obj object.Object, by Requester)
 	// SetTimes sets the times that the server keeps, such as that of a change of phase. It is
 	// called after an object has been prepared; old is nil on creation.
 	SetTimes func(obj, old object.Object, now metav1.Time)
@@ -98,6 +98,13 @@ type Kind struct {
 	DefaultPropagation metav1.DeletionPropagation
 	// Scale serves the scale subresource; nil for kinds without one.
 	Scale *ScaleAccess
+}
+
+// Requester is who makes a request, as far as that is known.
+type Requester struct {
+	User, UID string
+	Groups    []string
+	Extra     map[string][]string
 }
 
 // Subresource is something below one object, such as its status.

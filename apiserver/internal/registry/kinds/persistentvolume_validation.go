@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/api/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -213,7 +212,7 @@ func validateSecretReference(ref *corev1.SecretReference, at *field.Path) field.
 	if ref.Namespace == "" {
 		return append(errs, field.Required(at.Child("namespace"), ""))
 	}
-	return append(errs, validateLabelName(ref.Namespace, at.Child("namespace"))...)
+	return append(errs, validateNamespaceReference(ref.Namespace, at.Child("namespace"))...)
 }
 
 // validateCSIName checks the name by which a CSI driver goes, in which case does not matter.
@@ -264,29 +263,4 @@ func validatePositive(quantity resource.Quantity, at *field.Path) field.ErrorLis
 		return field.ErrorList{field.Invalid(at, quantity.String(), notZero)}
 	}
 	return nil
-}
-
-// validateSubdomain checks the name of an object that is referred to; an empty one passes.
-func validateSubdomain(name string, at *field.Path) field.ErrorList {
-	if name == "" {
-		return nil
-	}
-	return messages(validation.NameIsDNSSubdomain(name, false), name, at)
-}
-
-// validateLabelName checks the name of a namespace; an empty one passes.
-func validateLabelName(name string, at *field.Path) field.ErrorList {
-	if name == "" {
-		return nil
-	}
-	return messages(validation.ValidateNamespaceName(name, false), name, at)
-}
-
-// messages makes an error of each message about a value.
-func messages(list []string, value any, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range list {
-		errs = append(errs, field.Invalid(at, value, msg))
-	}
-	return errs
 }

@@ -64,27 +64,31 @@ func resourceQuota() *Kind {
 
 // quotaResources are the names that need no prefix, beside those of huge pages.
 func quotaResources() []corev1.ResourceName {
+	return slices.Concat(countedResources(), podQuotaResources(), []corev1.ResourceName{
+		corev1.ResourceEphemeralStorage, corev1.ResourceRequestsEphemeralStorage, corev1.ResourceLimitsEphemeralStorage, corev1.ResourceRequestsStorage,
+	})
+}
+
+// countedResources are numbers of objects.
+func countedResources() []corev1.ResourceName {
 	return []corev1.ResourceName{
-		corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage,
-		corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory, corev1.ResourceRequestsStorage, corev1.ResourceRequestsEphemeralStorage,
-		corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceLimitsEphemeralStorage,
 		corev1.ResourcePods, corev1.ResourceQuotas, corev1.ResourceServices, corev1.ResourceReplicationControllers, corev1.ResourceSecrets,
 		corev1.ResourcePersistentVolumeClaims, corev1.ResourceConfigMaps, corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers,
 	}
 }
 
-// podQuotaResources are those that count what pods use.
+// podQuotaResources are those by which the scopes of pods can tell pods apart.
 func podQuotaResources() []corev1.ResourceName {
 	return []corev1.ResourceName{
-		corev1.ResourcePods, corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage,
-		corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory, corev1.ResourceRequestsEphemeralStorage,
-		corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceLimitsEphemeralStorage,
+		corev1.ResourcePods, corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory,
+		corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory,
 	}
 }
 
-// claimQuotaResources are those that count claims.
-func claimQuotaResources() []corev1.ResourceName {
-	return []corev1.ResourceName{corev1.ResourcePersistentVolumeClaims, corev1.ResourceRequestsStorage}
+// isQuotaResource tells whether a name without a prefix is one that a quota knows.
+func isQuotaResource(name corev1.ResourceName) bool {
+	return slices.Contains(quotaResources(), name) ||
+		strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
 }
 
 func validateQuotaList(list corev1.ResourceList, path *field.Path) field.ErrorList {
@@ -92,8 +96,7 @@ func validateQuotaList(list corev1.ResourceList, path *field.Path) field.ErrorLi
 	for _, name := range sortedKeys(list) {
 		at := path.Key(string(name))
 		found := validateResourceName(name, at)
-		if len(found) == 0 && !strings.Contains(string(name), "/") && !slices.Contains(quotaResources(), name) &&
-			!strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) && !strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix) {
+		if len(found) == 0 && !strings.Contains(string(name), "/") && !isQuotaResource(name) {
 			found = field.ErrorList{field.Invalid(at, name, "must be a standard resource type or fully qualified")}
 		}
 		errs = append(errs, found...)
@@ -108,8 +111,7 @@ func validateQuotaAmount(name corev1.ResourceName, list corev1.ResourceList, at 
 	if quantity.Sign() < 0 {
 		return field.ErrorList{field.Invalid(at, quantity.String(), validation.IsNegativeErrorMsg)}
 	}
-	counted := slices.Contains(quotaResources(), name) && (name == corev1.ResourcePods || !slices.Contains(podQuotaResources(), name)) && name != corev1.ResourceRequestsStorage
-	if counted && quantity.MilliValue()%1000 != 0 {
+	if slices.Contains(countedResources(), name) && quantity.MilliValue()%1000 != 0 {
 		return field.ErrorList{field.Invalid(at, quantity.String(), "must be an integer")}
 	}
 	return nil
@@ -123,17 +125,18 @@ func quotaScopes() []corev1.ResourceQuotaScope {
 	}
 }
 
-// scopeCovers tells whether a scope can tell objects apart that a resource counts.
+// scopeCovers tells whether a scope can tell objects apart that a resource counts. Of
+// resources with a prefix only their owners know.
 func scopeCovers(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool {
-	switch scope {
-	case corev1.ResourceQuotaScopeBestEffort:
+	switch {
+	case !isQuotaResource(name):
+		return true
+	case scope == corev1.ResourceQuotaScopeBestEffort:
 		return name == corev1.ResourcePods
-	case corev1.ResourceQuotaScopeVolumeAttributesClass:
-		return slices.Contains(claimQuotaResources(), name)
+	case scope == corev1.ResourceQuotaScopeVolumeAttributesClass:
+		return name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage
 	}
-	// Extended resources of pods carry a prefix of their owner's.
-	return slices.Contains(podQuotaResources(), name) || strings.Contains(string(name), "/") && !strings.HasPrefix(string(name), "count/") ||
-		strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
+	return slices.Contains(podQuotaResources(), name)
 }
 
 func validateQuotaScopes(spec *corev1.ResourceQuotaSpec, at *field.Path) field.ErrorList {

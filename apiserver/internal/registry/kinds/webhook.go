@@ -32,7 +32,7 @@ func webhookColumns() []metav1.TableColumnDefinition {
 func mutatingWebhookConfiguration() *Kind {
 	type configuration = admissionregistrationv1.MutatingWebhookConfiguration
 	return &Kind{
-		Kind: object.KindOf[*configuration](), Singular: "mutatingwebhookconfiguration", Verbs: standardVerbs(),
+		Kind: object.KindOf[*configuration](), Singular: "mutatingwebhookconfiguration", Categories: []string{"api-extensions"}, Verbs: standardVerbs(),
 		Columns: webhookColumns(),
 		Row: rowOf(func(c *configuration, now time.Time) []any {
 			return []any{c.Name, int64(len(c.Webhooks)), age(c.CreationTimestamp, now)}
@@ -61,7 +61,7 @@ func mutatingWebhookConfiguration() *Kind {
 func validatingWebhookConfiguration() *Kind {
 	type configuration = admissionregistrationv1.ValidatingWebhookConfiguration
 	return &Kind{
-		Kind: object.KindOf[*configuration](), Singular: "validatingwebhookconfiguration", Verbs: standardVerbs(),
+		Kind: object.KindOf[*configuration](), Singular: "validatingwebhookconfiguration", Categories: []string{"api-extensions"}, Verbs: standardVerbs(),
 		Columns: webhookColumns(),
 		Row: rowOf(func(c *configuration, now time.Time) []any {
 			return []any{c.Name, int64(len(c.Webhooks)), age(c.CreationTimestamp, now)}

@@ -2,15 +2,54 @@ package kinds
 
 import (
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kijabi.dev/platform/kube/object"
 )
+
+func networkPolicy() *Kind {
+	return &Kind{
+		Kind: object.KindOf[*networkingv1.NetworkPolicy](), Singular: "networkpolicy", ShortNames: []string{"netpol"}, Verbs: standardVerbs(),
+		Columns: []metav1.TableColumnDefinition{nameColumn(), column("Pod-Selector", "string", "Pods the policy is about"), ageColumn()},
+		Row: rowOf(func(p *networkingv1.NetworkPolicy, now time.Time) []any {
+			return []any{p.Name, formatSelector(&p.Spec.PodSelector), age(p.CreationTimestamp, now)}
+		}),
+		ValidateName: validation.NameIsDNSSubdomain,
+		Default:      on(defaultNetworkPolicy),
+		SpecEqual:    specEqual(func(p *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicySpec { return &p.Spec }),
+		Validate: check(func(p *networkingv1.NetworkPolicy) field.ErrorList {
+			return validateNetworkPolicySpec(&p.Spec, field.NewPath("spec"))
+		}),
+	}
+}
+
+func defaultNetworkPolicy(p *networkingv1.NetworkPolicy) {
+	ports := func(list []networkingv1.NetworkPolicyPort) {
+		for i := range list {
+			setDefaultPtr(&list[i].Protocol, corev1.ProtocolTCP)
+		}
+	}
+	for i := range p.Spec.Ingress {
+		ports(p.Spec.Ingress[i].Ports)
+	}
+	for i := range p.Spec.Egress {
+		ports(p.Spec.Egress[i].Ports)
+	}
+	if len(p.Spec.PolicyTypes) == 0 {
+		p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+		if len(p.Spec.Egress) > 0 {
+			p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, networkingv1.PolicyTypeEgress)
+		}
+	}
+}
 
 func validateNetworkPolicySpec(spec *networkingv1.NetworkPolicySpec, path *field.Path) field.ErrorList {
 	errs := validateSelector(&spec.PodSelector, path.Child("podSelector"))
@@ -34,10 +73,6 @@ func validateNetworkPolicySpec(spec *networkingv1.NetworkPolicySpec, path *field
 		}
 	}
 	return errs
-}
-
-func validateSelector(selector *metav1.LabelSelector, at *field.Path) field.ErrorList {
-	return metavalidation.ValidateLabelSelector(selector, metavalidation.LabelSelectorValidationOptions{}, at)
 }
 
 func validatePolicyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Path) field.ErrorList {
