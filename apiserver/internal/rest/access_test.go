@@ -3,6 +3,7 @@ package rest
 import (
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -81,6 +82,45 @@ func TestServiceAccountTokens(t *testing.T) {
 	h.call("DELETE", "/api/v1/namespaces/default/serviceaccounts/robot", "")
 	if a := h.callAs(h.nobody, "GET", "/api/v1/pods", "", bearer); a.code != 401 {
 		t.Errorf("token of an account that is gone: %d", a.code)
+	}
+}
+
+// A watch lasts no longer than the right to it and the token it is made with.
+func TestWatchesEndWithTheirRights(t *testing.T) {
+	h := newRealHarness(t)
+	h.grant("view", "Group", "system:serviceaccounts:default")
+	h.grant("view", "User", "eve")
+	watch := func(client *http.Client, path string, headers ...string) func() string {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.http.URL+path+"?watch=1", nil)
+		h.must(err)
+		for _, line := range headers {
+			name, value, _ := strings.Cut(line, ": ")
+			r.Header.Set(name, value)
+		}
+		resp, err := client.Do(r)
+		h.must(err)
+		t.Cleanup(func() { _ = resp.Body.Close() })
+		if resp.StatusCode != 200 {
+			t.Fatalf("%s: %d", path, resp.StatusCode)
+		}
+		return func() string {
+			t.Helper()
+			data, err := io.ReadAll(resp.Body)
+			h.must(err)
+			lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+			return lines[len(lines)-1]
+		}
+	}
+	byToken := watch(h.nobody, "/api/v1/configmaps", "Authorization: Bearer "+h.token(`{}`))
+	byBinding := watch(h.admin, "/api/v1/configmaps", "Impersonate-User: eve")
+	h.call("DELETE", "/api/v1/namespaces/default/serviceaccounts/robot", "")
+	if last := byToken(); !strings.Contains(last, `"type":"ERROR"`) || !strings.Contains(last, `"code":401`) {
+		t.Errorf("the token is gone: %s", last)
+	}
+	h.call("DELETE", rbacPath+"/clusterrolebindings/view-eve", "")
+	if last := byBinding(); !strings.Contains(last, `"type":"ERROR"`) || !strings.Contains(last, `"code":403`) {
+		t.Errorf("the binding is gone: %s", last)
 	}
 }
 
@@ -182,7 +222,7 @@ func TestTokenOverWebSocket(t *testing.T) {
 		t.Errorf("protocol %q", conn.Subprotocol())
 	}
 	// The node of this harness serves the administrator only, and says who asked.
-	if out := collect(t, conn); !strings.Contains(out[3], `caller:{user:\\\"system:serviceaccount:default:robot\\\"`) {
+	if out := collect(t, conn); !strings.Contains(out[3], `user:\"system:serviceaccount:default:robot\"`) {
 		t.Errorf("%q", out)
 	}
 	for name, protocols := range map[string][]string{

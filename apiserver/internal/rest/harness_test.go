@@ -24,6 +24,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authn/authntest"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
@@ -104,7 +105,7 @@ func newRealHarness(t *testing.T) *harness {
 	}
 	policy := authz.NewPolicy()
 	objects.Observe(policy)
-	tokens := newTokens(t, objects)
+	tokens := authntest.Tokens(t, objects)
 	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy})
 	engine, err := registry.New(registry.Config{
 		Store: objects, Access: authorizer, Tokens: tokens, Kinds: table, Network: configv1.DefaultNetwork(), Log: log,
@@ -141,28 +142,6 @@ func newRealHarness(t *testing.T) *harness {
 		return ok
 	}))
 	return h
-}
-
-// newTokens issues tokens bound to what a store holds.
-func newTokens(t *testing.T, objects authn.Objects) *authn.Tokens {
-	t.Helper()
-	key, err := pki.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := pki.EncodeKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := authn.ParseKeys(private, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tokens, err := authn.NewTokens(authn.Config{Keys: keys, Issuer: "https://kubernetes.default.svc.cluster.local", Objects: objects})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tokens
 }
 
 // serve starts a door over a registry.
