@@ -4,14 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
-	"google.golang.org/grpc/metadata"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/masters"
@@ -109,25 +106,6 @@ func usedInEnv(c *corev1.Container, secrets bool, name string) bool {
 func refresh(objects *store.Store) func(context.Context) bool {
 	return func(ctx context.Context) bool {
 		return !objects.Term().Leading && objects.Fresh(ctx) == nil
-	}
-}
-
-// authenticate finds out who calls the gRPC door with a token instead of a certificate.
-func authenticate(tokens *authn.Tokens) rpc.AuthenticateFunc {
-	return func(ctx context.Context) (rpc.Caller, bool, error) {
-		values := metadata.ValueFromIncomingContext(ctx, "authorization")
-		if len(values) == 0 {
-			return rpc.Caller{}, false, nil
-		}
-		scheme, token, _ := strings.Cut(values[0], " ")
-		if !strings.EqualFold(scheme, "Bearer") || len(values) > 1 {
-			return rpc.Caller{}, false, apierrors.NewUnauthorized("Unauthorized")
-		}
-		user, _, err := tokens.Authenticate(ctx, strings.TrimSpace(token), nil)
-		if err != nil {
-			return rpc.Caller{}, false, apierrors.NewUnauthorized("Unauthorized")
-		}
-		return rpc.Caller{Name: user.Name, UID: user.UID, Groups: user.Groups, Extra: user.Extra}, true, nil
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/rest"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/rpcapi"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
@@ -190,12 +191,12 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	objectService := rpcapi.NewObjectService(engine, authorizer)
+	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
-		Authenticate: authenticate(accounts),
+		Authenticate: rpcapi.Authenticate(accounts),
 		Descriptors:  descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})
 	if err != nil {

@@ -100,6 +100,15 @@ func (a *Authorizer) Authorize(ctx context.Context, attr Attributes) error {
 	return a.forbidden(&attr)
 }
 
+// Lasting tells whether the rights of a user with these groups are the same at any time:
+// those of administrators and components, which no binding gives. Whoever serves a long
+// stream to somebody else asks again now and then.
+func Lasting(groups []string) bool {
+	return slices.ContainsFunc(groups, func(group string) bool {
+		return group == GroupAdmins || strings.HasPrefix(group, groupRole)
+	})
+}
+
 func (a *Authorizer) allows(attr *Attributes) bool {
 	if slices.Contains(attr.Groups, GroupAdmins) {
 		return true

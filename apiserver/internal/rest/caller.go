@@ -29,7 +29,12 @@ type identified struct {
 	registry.Caller
 	// certificate is true when the connection says who it is: whatever page a browser shows.
 	certificate bool
+	// token by which the caller is known, if it is.
+	token string
 }
+
+// tokenKey finds the token in the context of a request.
+type tokenKey struct{}
 
 // authenticate names the caller: by its certificate, which the TLS layer has verified
 // against the cluster's authorities, else by a token of a service account. Who presents
@@ -58,7 +63,21 @@ func (s *Server) authenticate(r *http.Request) (identified, error) {
 		return caller, unauthorized()
 	}
 	caller.become(user)
+	caller.token = token
 	return caller, nil
+}
+
+// stillMay tells whether the caller of a long request is still known and allowed what it does.
+func (s *Server) stillMay(ctx context.Context, caller registry.Caller, attr authz.Attributes) error {
+	if token, ok := ctx.Value(tokenKey{}).(string); ok {
+		if _, _, err := s.cfg.Tokens.Authenticate(ctx, token, nil); err != nil {
+			return unauthorized()
+		}
+	}
+	if authz.Lasting(caller.Groups) {
+		return nil
+	}
+	return s.authorize(ctx, caller, attr)
 }
 
 func (c *identified) become(user authn.User) {

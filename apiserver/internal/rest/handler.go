@@ -40,6 +40,9 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 
 	known, wrong := s.authenticate(r)
 	caller := known.Caller
+	if known.token != "" {
+		r = r.WithContext(context.WithValue(r.Context(), tokenKey{}, known.token))
+	}
 	w.Header().Set("Audit-Id", caller.RequestID)
 	if s.serveOpen(w, r) {
 		return
@@ -145,7 +148,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		s.serveStream(w, r, caller, t)
 		return
 	case t.verb == "watch":
-		s.serveWatch(w, r, t)
+		s.serveWatch(w, r, t, func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) })
 		return
 	}
 	select {

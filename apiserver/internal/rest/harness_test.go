@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authn/authntest"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
@@ -87,7 +89,7 @@ func newHarness(t *testing.T) *harness {
 			}
 		}
 	})
-	h := serve(t, fake, policy, nil)
+	h := serve(t, fake, authz.New(authz.Config{Pods: noPods{}, Policy: policy}), nil)
 	h.registry = fake
 	return h
 }
@@ -103,11 +105,14 @@ func newRealHarness(t *testing.T) *harness {
 	}
 	policy := authz.NewPolicy()
 	objects.Observe(policy)
-	engine, err := registry.New(registry.Config{Store: objects, Kinds: table, Network: configv1.DefaultNetwork(), Log: log})
+	tokens := authntest.Tokens(t, objects)
+	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy})
+	engine, err := registry.New(registry.Config{
+		Store: objects, Access: authorizer, Tokens: tokens, Kinds: table, Network: configv1.DefaultNetwork(), Log: log,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	tokens := newTokens(t, objects)
 	group := lifecycle.NewGroup(context.WithoutCancel(t.Context()))
 	t.Cleanup(func() {
 		group.Cancel()
@@ -124,43 +129,25 @@ func newRealHarness(t *testing.T) *harness {
 		t.Fatal("store was not loaded in time")
 	}
 	group.Go(objects.Lead)
-	h := serve(t, engine, policy, tokens)
+	h := serve(t, engine, authorizer, tokens)
 	h.must(waitFor(ctx, func() bool { return objects.Term().Leading }))
-	for _, name := range []string{"default", "kube-system"} {
-		if a := h.call("POST", "/api/v1/namespaces", `{"metadata":{"name":"`+name+`"}}`); a.code != http.StatusCreated {
-			t.Fatalf("namespace %s: %d %s", name, a.code, a.body)
-		}
-	}
+	bootstrap := registry.NewBootstrap(registry.BootstrapConfig{
+		Engine: engine, Network: configv1.DefaultNetwork(), Endpoints: func() []netip.AddrPort { return nil },
+		Defaults: authz.Defaults(), Renew: authz.Renew, Log: log,
+	})
+	group.Go(bootstrap.Run)
+	// The service of the DNS is the last thing that it makes.
+	h.must(waitFor(ctx, func() bool {
+		_, ok := objects.Get(store.Key{Resource: "services", Namespace: "kube-system", Name: "kube-dns"})
+		return ok
+	}))
 	return h
 }
 
-// newTokens issues tokens bound to what a store holds.
-func newTokens(t *testing.T, objects authn.Objects) *authn.Tokens {
-	t.Helper()
-	key, err := pki.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := pki.EncodeKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := authn.ParseKeys(private, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tokens, err := authn.NewTokens(authn.Config{Keys: keys, Issuer: "https://kubernetes.default.svc.cluster.local", Objects: objects})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tokens
-}
-
 // serve starts a door over a registry.
-func serve(t *testing.T, behind registry.Registry, policy *authz.Policy, tokens *authn.Tokens) *harness {
+func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer, tokens *authn.Tokens) *harness {
 	t.Helper()
-	authorizer := &notingAuthorizer{Authorizer: authz.New(authz.Config{Pods: noPods{}, Policy: policy})}
-	h := &harness{t: t, authorizer: authorizer, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
+	h := &harness{t: t, authorizer: &notingAuthorizer{Authorizer: authorizer}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
 	ca, err := pki.NewCA("test", time.Hour)
 	h.must(err)
 	serverCert := h.issue(ca, "server", pki.LeafRequest{CommonName: "server", DNSNames: []string{"localhost"}, Life: time.Hour, Server: true})

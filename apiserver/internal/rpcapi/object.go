@@ -18,6 +18,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/rpc"
@@ -35,13 +36,15 @@ type ObjectService struct {
 
 	registry   registry.Registry
 	authorizer Authorizer
+	reviews    *reviews.Reviews
 }
 
 var _ objectv1pb.ObjectServiceServer = (*ObjectService)(nil)
 
-// NewObjectService returns the service over a registry.
-func NewObjectService(reg registry.Registry, authorizer Authorizer) *ObjectService {
-	return &ObjectService{registry: reg, authorizer: authorizer}
+// NewObjectService returns the service over a registry. Without reviews (nil) it answers no
+// questions about access.
+func NewObjectService(reg registry.Registry, authorizer Authorizer, answers *reviews.Reviews) *ObjectService {
+	return &ObjectService{registry: reg, authorizer: authorizer, reviews: answers}
 }
 
 // chunkBytes is about how many bytes of objects one message of a list or watch holds.
@@ -52,6 +55,7 @@ type request struct {
 	kind   *registry.Kind
 	ref    registry.Ref
 	caller rpc.Caller
+	attr   authz.Attributes
 }
 
 // begin resolves the resource and authorizes the operation.
@@ -62,12 +66,12 @@ func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref
 		return request{}, err
 	}
 	ref.Resource = kind.GVR
-	err = s.authorizer.Authorize(ctx, authz.Attributes{
+	attr := authz.Attributes{
 		User: caller.Name, Groups: caller.Groups, Verb: verb,
 		Resource: kind.GroupResource(), Subresource: ref.Subresource,
 		Namespace: ref.Namespace, Name: ref.Name, FieldSelector: fieldSelector,
-	})
-	return request{kind: kind, ref: ref, caller: caller}, err
+	}
+	return request{kind: kind, ref: ref, caller: caller, attr: attr}, s.authorizer.Authorize(ctx, attr)
 }
 
 func (r request) registryCaller() registry.Caller {
@@ -188,6 +192,11 @@ func (s *ObjectService) Watch(req *objectv1pb.WatchRequest, out objectv1pb.Objec
 	for batch, err := range batches {
 		if err != nil {
 			return err
+		}
+		if !authz.Lasting(r.caller.Groups) { // who may no longer see this sees no more of it
+			if err := s.authorizer.Authorize(ctx, r.attr); err != nil {
+				return err
+			}
 		}
 		if err := sendBatch(r.kind, batch, out); err != nil {
 			return err
@@ -348,11 +357,31 @@ func (s *ObjectService) Create(ctx context.Context, req *objectv1pb.CreateReques
 	if err != nil {
 		return nil, err
 	}
+	if kind, ok := reviews.KindOf(op.Ref.Resource); ok && s.reviews != nil {
+		return s.answer(ctx, kind, op)
+	}
 	r, err := s.begin(ctx, string(op.Verb), op.Ref, "")
 	if err != nil {
 		return nil, err
 	}
 	packed, _, err := s.write(ctx, r, op)
+	if err != nil {
+		return nil, err
+	}
+	return &objectv1pb.CreateResponse{Object: packed}, nil
+}
+
+// answer fills in a question about access; nothing is stored.
+func (s *ObjectService) answer(ctx context.Context, kind object.Kind, op registry.Operation) (*objectv1pb.CreateResponse, error) {
+	got, err := object.KindOfObject(op.Object)
+	if err != nil || got.GVK != kind.GVK || op.Ref.Subresource != "" || kind.Namespaced != (op.Ref.Namespace != "") {
+		return nil, apierrors.NewBadRequest("a question must be of the kind " + kind.GVK.Kind + ", with a namespace only if that kind has one")
+	}
+	caller, _ := rpc.CallerFrom(ctx)
+	if err := s.reviews.Answer(ctx, request{caller: caller}.registryCaller(), op.Ref.Namespace, op.Object); err != nil {
+		return nil, err
+	}
+	packed, err := object.Pack(op.Object)
 	if err != nil {
 		return nil, err
 	}
