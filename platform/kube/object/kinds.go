@@ -87,7 +87,7 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[corev1.PersistentVolumeClaim]("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, func() runtime.Object { return &corev1.PersistentVolumeClaimList{} }),
 			kind[corev1.LimitRange]("", "v1", "LimitRange", "limitranges", true, func() runtime.Object { return &corev1.LimitRangeList{} }),
 			kind[corev1.ResourceQuota]("", "v1", "ResourceQuota", "resourcequotas", true, func() runtime.Object { return &corev1.ResourceQuotaList{} }),
-			kind[corev1.Endpoints]("", "v1", "Endpoints", "endpoints", true, func() runtime.Object { return &corev1.EndpointsList{} }),
+			kind[corev1.Endpoints]("", "v1", "Endpoints", "endpoints", true, func() runtime.Object { return &corev1.EndpointsList{} }), //nolint:staticcheck // clients still have it
 			kind[admissionregistrationv1.MutatingAdmissionPolicy]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyList{} }),
 			kind[admissionregistrationv1.MutatingAdmissionPolicyBinding]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} }),
 			kind[admissionregistrationv1.MutatingWebhookConfiguration]("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false, func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} }),
