@@ -243,7 +243,7 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]strin
 		kind.PrepareForCreate(obj)
 	}
 	if kind.SetRequester != nil {
-		kind.SetRequester(obj, kinds.Requester{User: caller.User, Groups: caller.Groups})
+		kind.SetRequester(obj, kinds.Requester{User: caller.User, UID: caller.UID, Groups: caller.Groups, Extra: caller.Extra})
 	}
 	e.setTimes(kind, obj, nil)
 	e.fill(obj)

@@ -86,9 +86,6 @@ type table struct {
 var kindTable = sync.OnceValue(func() *table {
 	t := &table{
 		kinds: []Kind{
-			kind[corev1.PersistentVolumeClaim]("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, func() runtime.Object { return &corev1.PersistentVolumeClaimList{} }),
-			kind[corev1.LimitRange]("", "v1", "LimitRange", "limitranges", true, func() runtime.Object { return &corev1.LimitRangeList{} }),
-			kind[corev1.ResourceQuota]("", "v1", "ResourceQuota", "resourcequotas", true, func() runtime.Object { return &corev1.ResourceQuotaList{} }),
 			kind[networkingv1.Ingress]("networking.k8s.io", "v1", "Ingress", "ingresses", true, func() runtime.Object { return &networkingv1.IngressList{} }),
 			kind[networkingv1.IngressClass]("networking.k8s.io", "v1", "IngressClass", "ingressclasses", false, func() runtime.Object { return &networkingv1.IngressClassList{} }),
 			kind[storagev1.StorageClass]("storage.k8s.io", "v1", "StorageClass", "storageclasses", false, func() runtime.Object { return &storagev1.StorageClassList{} }),
@@ -118,7 +115,10 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[policyv1.PodDisruptionBudget]("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true, func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }),
 			kind[schedulingv1.PriorityClass]("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, func() runtime.Object { return &schedulingv1.PriorityClassList{} }),
 			kind[corev1.PersistentVolume]("", "v1", "PersistentVolume", "persistentvolumes", false, func() runtime.Object { return &corev1.PersistentVolumeList{} }),
-			kind[corev1.Endpoints]("", "v1", "Endpoints", "endpoints", true, func() runtime.Object { return &corev1.EndpointsList{} }),
+			kind[corev1.PersistentVolumeClaim]("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, func() runtime.Object { return &corev1.PersistentVolumeClaimList{} }),
+			kind[corev1.LimitRange]("", "v1", "LimitRange", "limitranges", true, func() runtime.Object { return &corev1.LimitRangeList{} }),
+			kind[corev1.ResourceQuota]("", "v1", "ResourceQuota", "resourcequotas", true, func() runtime.Object { return &corev1.ResourceQuotaList{} }),
+			kind[corev1.Endpoints]("", "v1", "Endpoints", "endpoints", true, func() runtime.Object { return &corev1.EndpointsList{} }), //nolint:staticcheck // clients still have it
 			kind[admissionregistrationv1.MutatingAdmissionPolicy]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyList{} }),
 			kind[admissionregistrationv1.MutatingAdmissionPolicyBinding]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} }),
 			kind[admissionregistrationv1.MutatingWebhookConfiguration]("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false, func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} }),

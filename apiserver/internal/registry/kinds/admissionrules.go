@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -177,7 +177,7 @@ func validateNamedRule(rule *admissionregistrationv1.NamedRuleWithOperations, al
 	errs := validateAdmissionRule(&rule.RuleWithOperations, allowed, at)
 	for i, name := range rule.ResourceNames {
 		where := at.Child("resourceNames").Index(i)
-		errs = append(errs, messages(pathvalidation.IsValidPathSegmentName(name), name, where)...)
+		errs = append(errs, messages(content.IsPathSegmentName(name), name, where)...)
 		if slices.Contains(rule.ResourceNames[:i], name) {
 			errs = append(errs, field.Duplicate(where, name))
 		}

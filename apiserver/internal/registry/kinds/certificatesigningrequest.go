@@ -11,7 +11,6 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -46,7 +45,7 @@ func certificateSigningRequest() *Kind {
 		Fields: fieldsOf(func(r *certificatesv1.CertificateSigningRequest) map[string]string {
 			return map[string]string{"spec.signerName": r.Spec.SignerName}
 		}),
-		ValidateName: pathvalidation.ValidatePathSegmentName,
+		ValidateName: validatePathSegmentName,
 		PrepareForCreate: on(func(r *certificatesv1.CertificateSigningRequest) {
 			r.Spec.Username, r.Spec.UID, r.Spec.Groups, r.Spec.Extra = "", "", nil, nil
 			r.Status = certificatesv1.CertificateSigningRequestStatus{}

@@ -16,15 +16,20 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
+type (
+	endpointsObject = corev1.Endpoints      //nolint:staticcheck // clients still have it
+	endpointSubset  = corev1.EndpointSubset //nolint:staticcheck // clients still have it
+)
+
 func endpoints() *Kind {
 	return &Kind{
-		Kind: object.KindOf[*corev1.Endpoints](), Singular: "endpoints", ShortNames: []string{"ep"}, Verbs: standardVerbs(),
+		Kind: object.KindOf[*endpointsObject](), Singular: "endpoints", ShortNames: []string{"ep"}, Verbs: standardVerbs(),
 		Columns: []metav1.TableColumnDefinition{nameColumn(), column("Endpoints", "string", "Addresses and ports"), ageColumn()},
-		Row: rowOf(func(e *corev1.Endpoints, now time.Time) []any {
+		Row: rowOf(func(e *endpointsObject, now time.Time) []any {
 			return []any{e.Name, endpointsText(e.Subsets), age(e.CreationTimestamp, now)}
 		}),
 		ValidateName: validation.NameIsDNSSubdomain,
-		Default: on(func(e *corev1.Endpoints) {
+		Default: on(func(e *endpointsObject) {
 			for i := range e.Subsets {
 				for j := range e.Subsets[i].Ports {
 					setDefault(&e.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)
@@ -35,7 +40,7 @@ func endpoints() *Kind {
 	}
 }
 
-func validateEndpointsObject(e *corev1.Endpoints) field.ErrorList {
+func validateEndpointsObject(e *endpointsObject) field.ErrorList {
 	var errs field.ErrorList
 	for i := range e.Subsets {
 		subset, at := &e.Subsets[i], field.NewPath("subsets").Index(i)
@@ -86,7 +91,7 @@ func validateSubsetPort(port *corev1.EndpointPort, named bool, at *field.Path) f
 }
 
 // endpointsText prints the first three endpoints and how many more there are.
-func endpointsText(subsets []corev1.EndpointSubset) string {
+func endpointsText(subsets []endpointSubset) string {
 	const shown = 3
 	var list []string
 	count := 0

@@ -1,8 +1,8 @@
 package kinds
 
 import (
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -45,6 +45,14 @@ func validateTypedReference(group *string, kind, name string, at *field.Path) fi
 	return append(errs, validatePathSegments(at, segmentField{"kind", kind, true}, segmentField{"name", name, true})...)
 }
 
+// validatePathSegmentName is for kinds that take any name that can stand in a URL.
+func validatePathSegmentName(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
+}
+
 // segmentField is a field whose value stands in a URL.
 type segmentField struct {
 	name, value string
@@ -60,7 +68,7 @@ func validatePathSegments(at *field.Path, fields ...segmentField) field.ErrorLis
 			}
 			continue
 		}
-		errs = append(errs, messages(pathvalidation.IsValidPathSegmentName(f.value), f.value, at.Child(f.name))...)
+		errs = append(errs, messages(content.IsPathSegmentName(f.value), f.value, at.Child(f.name))...)
 	}
 	return errs
 }
