@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -50,7 +50,7 @@ func validateSegment(value, missing string, path *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(path, missing)}
 	}
 	var errs field.ErrorList
-	for _, msg := range pathvalidation.IsValidPathSegmentName(value) {
+	for _, msg := range content.IsPathSegmentName(value) {
 		errs = append(errs, field.Invalid(path, value, msg))
 	}
 	return errs
