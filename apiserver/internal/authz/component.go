@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+
+	"kijabi.dev/platform/kube/object"
 )
 
 // rule admits verbs on resources; "*" stands for all. A resource is written
@@ -30,12 +32,25 @@ var (
 	routing     = rule{read, []string{"nodes", "services", "endpointslices.discovery.k8s.io", "namespaces"}}
 )
 
+// stored lists the resources of every kind that has objects: a namespace that goes away
+// may hold any.
+func stored() []string {
+	var out []string
+	for _, kind := range object.Kinds() {
+		if kind.NewList != nil {
+			out = append(out, kind.GroupResource().String())
+		}
+	}
+	return out
+}
+
 // allowed lists what each role may do, besides nodes, whose rights depend on their pods.
 var allowed = map[string][]rule{
 	// An apiserver acts for the cluster itself: bootstrap objects, leases of nodes.
 	"apiserver": {{[]string{"*"}, []string{"*"}}},
-	// Loops create and collect objects of every kind, but run nothing inside pods.
+	// Loops create objects and collect those of every kind, but run nothing inside pods.
 	"controller-manager": {
+		{append(read, "delete", "deletecollection"), stored()},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
 			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
