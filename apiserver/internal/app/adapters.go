@@ -109,6 +109,17 @@ func refresh(objects *store.Store) func(context.Context) bool {
 	}
 }
 
+// prove brings memory up to date for a read; see store.Prove.
+func prove(objects *store.Store) func(context.Context) (context.Context, error) {
+	return func(ctx context.Context) (context.Context, error) {
+		proven, err := objects.Prove(ctx)
+		if err != nil && ctx.Err() == nil {
+			err = apierrors.NewServiceUnavailable(err.Error())
+		}
+		return proven, err
+	}
+}
+
 // authority is the cluster's CA.
 type authority struct{ ca *pki.CA }
 

@@ -154,7 +154,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	authorizer := authz.New(authz.Config{Pods: nodePods{objects}, Policy: policy, Refresh: refresh(objects)})
+	authorizer := authz.New(authz.Config{Pods: nodePods{objects}, Policy: policy, Refresh: refresh(objects), Prove: prove(objects)})
 	keys, err := authn.LoadKeys(cfg.PKIDir)
 	if err != nil {
 		return nil, err

@@ -5,11 +5,12 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+
+	"kijabi.dev/platform/kube/object"
 )
 
-// rule admits verbs on resources; "*" stands for all, and "*.*" for those of every kind
-// without their subresources. A resource is written "pods", "deployments.apps" or
-// "pods/status".
+// rule admits verbs on resources; "*" stands for all. A resource is written
+// "pods", "deployments.apps" or "pods/status".
 type rule struct{ verbs, resources []string }
 
 func (r rule) admits(attr *Attributes) bool {
@@ -17,11 +18,8 @@ func (r rule) admits(attr *Attributes) bool {
 	if attr.Subresource != "" {
 		resource += "/" + attr.Subresource
 	}
-	return matches(r.verbs, attr.Verb) &&
-		(matches(r.resources, resource) || attr.Subresource == "" && slices.Contains(r.resources, everyKind))
+	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
 }
-
-const everyKind = "*.*"
 
 func matches(list []string, value string) bool {
 	return slices.Contains(list, value) || slices.Contains(list, "*")
@@ -34,6 +32,18 @@ var (
 	routing     = rule{read, []string{"nodes", "services", "endpointslices.discovery.k8s.io", "namespaces"}}
 )
 
+// stored lists the resources of every kind that has objects: a namespace that goes away
+// may hold any.
+func stored() []string {
+	var out []string
+	for _, kind := range object.Kinds() {
+		if kind.NewList != nil {
+			out = append(out, kind.GroupResource().String())
+		}
+	}
+	return out
+}
+
 // allowed lists what each role may do, besides nodes, whose rights depend on their pods.
 var allowed = map[string][]rule{
 	// An apiserver acts for the cluster itself: bootstrap objects, leases of nodes.
@@ -41,7 +51,7 @@ var allowed = map[string][]rule{
 	// Loops collect objects of every kind, with their namespace or their owner, but run
 	// nothing inside pods.
 	"controller-manager": {
-		{append(read, "update", "patch", "delete", "deletecollection"), []string{everyKind}},
+		{append(read, "update", "patch", "delete", "deletecollection"), stored()},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
 			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",

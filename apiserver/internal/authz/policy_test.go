@@ -385,6 +385,33 @@ func TestRefusalsAreChecked(t *testing.T) {
 	}
 }
 
+// A read is decided by what memory holds once it is proven.
+func TestReadsAreProvenFirst(t *testing.T) {
+	parts := decode(t, manifests)
+	p := policyOf(t, parts...)
+	type key struct{}
+	proofs := 0
+	authorizer := authz.New(authz.Config{Pods: podsFixture{}, Policy: p, Prove: func(ctx context.Context) (context.Context, error) {
+		proofs++
+		apply(t, p, store.Deleted, parts[4]) // the binding of the group ops
+		return context.WithValue(ctx, key{}, true), nil
+	}})
+	for _, line := range []string{"root,system:masters get pods a/x", "kijabi:dns,kijabi:role:dns list services", "jane create configmaps a/"} {
+		if ctx, err := authorizer.Admit(t.Context(), ask(line)); err != nil || proofs != 0 || ctx.Value(key{}) != nil {
+			t.Errorf("%s: %v, %d proofs", line, err, proofs)
+		}
+	}
+	if _, err := authorizer.Admit(t.Context(), ask("system:anonymous get pods a/x")); err == nil || proofs != 0 {
+		t.Errorf("anonymous callers may not cause reads: %v", err)
+	}
+	if _, err := authorizer.Admit(t.Context(), ask("joe,ops get pods a/x")); err == nil || proofs != 1 {
+		t.Errorf("admitted by a binding that is gone, %d proofs", proofs)
+	}
+	if ctx, err := authorizer.Admit(t.Context(), ask("jane get pods a/x")); err != nil || ctx.Value(key{}) == nil {
+		t.Errorf("the proof is lost: %v", err)
+	}
+}
+
 // BenchmarkAuthorize checks a service account's request in a cluster of 500 namespaces and
 // 2,000 bindings.
 func BenchmarkAuthorize(b *testing.B) {

@@ -42,6 +42,10 @@ func (a asked) Authorize(_ context.Context, attr authz.Attributes) error {
 	return nil
 }
 
+func (a asked) Admit(ctx context.Context, attr authz.Attributes) (context.Context, error) {
+	return ctx, a.Authorize(ctx, attr)
+}
+
 type way struct{ conn grpc.ClientConnInterface }
 
 func (w way) LeaderConn() (grpc.ClientConnInterface, string, error) { return w.conn, "m1", nil }

@@ -317,6 +317,13 @@ func (a *notingAuthorizer) Authorize(ctx context.Context, attr authz.Attributes)
 	return a.Authorizer.Authorize(ctx, attr)
 }
 
+func (a *notingAuthorizer) Admit(ctx context.Context, attr authz.Attributes) (context.Context, error) {
+	if err := a.Authorize(ctx, attr); err != nil {
+		return ctx, err
+	}
+	return a.Authorizer.Admit(ctx, attr)
+}
+
 // waitFor polls a condition that another goroutine brings about.
 func waitFor(ctx context.Context, ok func() bool) error {
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -139,8 +139,10 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		Verb: t.verb, Resource: t.ref.Resource.GroupResource(), Subresource: t.ref.Subresource,
 		Namespace: t.ref.Namespace, Name: t.ref.Name, FieldSelector: r.URL.Query().Get("fieldSelector"),
 	}
-	if err := s.authorize(r.Context(), caller, attr); err != nil {
-		s.fail(w, r, err)
+	attr.User, attr.Groups = caller.User, caller.Groups
+	admitted, err := s.cfg.Authorizer.Admit(r.Context(), attr)
+	if err != nil {
+		s.fail(w, r, hideFromStrangers(caller, err))
 		return
 	}
 	switch {
@@ -158,7 +160,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		s.fail(w, r, apierrors.NewTooManyRequests("too many requests are being served, try again", 1))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(r))
+	ctx, cancel := context.WithTimeout(admitted, timeoutOf(r))
 	defer cancel()
 	r = r.WithContext(ctx)
 	compressed := newCompressor(w, r)

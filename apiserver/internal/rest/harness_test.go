@@ -106,7 +106,7 @@ func newRealHarness(t *testing.T) *harness {
 	policy := authz.NewPolicy()
 	objects.Observe(policy)
 	tokens := authntest.Tokens(t, objects)
-	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy})
+	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy, Prove: objects.Prove})
 	engine, err := registry.New(registry.Config{
 		Store: objects, Access: authorizer, Tokens: tokens, Kinds: table, Network: configv1.DefaultNetwork(), Log: log,
 	})

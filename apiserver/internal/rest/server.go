@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
@@ -40,7 +41,11 @@ const (
 
 // Authorizer decides whether a caller may do something; *authz.Authorizer implements it.
 // It is asked before the registry is.
-type Authorizer = reviews.Authorizer
+type Authorizer interface {
+	reviews.Authorizer
+	// Admit is Authorize for short requests: it returns the context to perform one with.
+	Admit(ctx context.Context, attr authz.Attributes) (context.Context, error)
+}
 
 // Nodes finds the way to a node's KubeletService.
 type Nodes interface {

@@ -28,6 +28,8 @@ import (
 // Authorizer decides whether a caller may perform an operation.
 type Authorizer interface {
 	Authorize(ctx context.Context, attr authz.Attributes) error
+	// Admit is Authorize for short requests: it returns the context to perform one with.
+	Admit(ctx context.Context, attr authz.Attributes) (context.Context, error)
 }
 
 // ObjectService serves kijabi.object.v1.ObjectService.
@@ -52,6 +54,7 @@ const chunkBytes = 512 << 10
 
 // request is what every handler needs to know of a request.
 type request struct {
+	ctx    context.Context //nolint:containedctx // what the request is performed with, unless it is long
 	kind   *registry.Kind
 	ref    registry.Ref
 	caller rpc.Caller
@@ -71,7 +74,8 @@ func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref
 		Resource: kind.GroupResource(), Subresource: ref.Subresource,
 		Namespace: ref.Namespace, Name: ref.Name, FieldSelector: fieldSelector,
 	}
-	return request{kind: kind, ref: ref, caller: caller, attr: attr}, s.authorizer.Authorize(ctx, attr)
+	ctx, err = s.authorizer.Admit(ctx, attr)
+	return request{ctx: ctx, kind: kind, ref: ref, caller: caller, attr: attr}, err
 }
 
 func (r request) registryCaller() registry.Caller {
@@ -122,7 +126,7 @@ func (s *ObjectService) Get(ctx context.Context, req *objectv1pb.GetRequest) (*o
 	if err != nil {
 		return nil, err
 	}
-	record, err := s.registry.Get(ctx, r.ref)
+	record, err := s.registry.Get(r.ctx, r.ref)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +144,7 @@ func (s *ObjectService) List(req *objectv1pb.ListRequest, out objectv1pb.ObjectS
 	if err != nil {
 		return err
 	}
-	list, err := s.registry.List(ctx, r.ref, registry.ListOptions{
+	list, err := s.registry.List(r.ctx, r.ref, registry.ListOptions{
 		Labels: selector, Fields: req.GetFieldSelector(), Limit: req.GetLimit(),
 		Continue: req.GetContinue(), ResourceVersion: req.GetResourceVersion(),
 	})

@@ -80,7 +80,7 @@ func openOn(t testing.TB, backend store.Backend) *door {
 	}
 	policy := authz.NewPolicy()
 	s.Observe(policy)
-	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy})
+	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy, Prove: s.Prove})
 	tokens := authntest.Tokens(t, s)
 	engine, err := registry.New(registry.Config{Store: s, Access: authorizer, Tokens: tokens, Network: configv1.DefaultNetwork(), Log: zap.NewNop()})
 	if err != nil {
