@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -451,16 +450,17 @@ func TestKeysRotate(t *testing.T) {
 	if err := json.Unmarshal(text, &set); err != nil || len(set.Keys) != 2 {
 		t.Fatalf("%v %s", err, text)
 	}
-	coordinate := func(text string) *big.Int {
+	coordinate := func(text string) []byte {
 		bytes, err := base64.RawURLEncoding.DecodeString(text)
 		if err != nil || len(bytes) != 32 {
 			t.Errorf("%q: %v", text, err)
 		}
-		return new(big.Int).SetBytes(bytes)
+		return bytes
 	}
 	for i, key := range []*ecdsa.PrivateKey{newKey, oldKey} {
-		published := &ecdsa.PublicKey{Curve: elliptic.P256(), X: coordinate(set.Keys[i].X), Y: coordinate(set.Keys[i].Y)}
-		if !key.PublicKey.Equal(published) || set.Keys[i].Alg != "ES256" || set.Keys[i].Kty != "EC" {
+		point := append(append([]byte{4}, coordinate(set.Keys[i].X)...), coordinate(set.Keys[i].Y)...)
+		published, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+		if err != nil || !key.PublicKey.Equal(published) || set.Keys[i].Alg != "ES256" || set.Keys[i].Kty != "EC" {
 			t.Errorf("key %d is published as %+v", i, set.Keys[i])
 		}
 	}

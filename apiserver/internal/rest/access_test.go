@@ -1,12 +1,14 @@
 package rest
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -122,6 +124,29 @@ func TestWatchesEndWithTheirRights(t *testing.T) {
 	if last := byBinding(); !strings.Contains(last, `"type":"ERROR"`) || !strings.Contains(last, `"code":403`) {
 		t.Errorf("the binding is gone: %s", last)
 	}
+}
+
+// So does a stream into a pod.
+func TestStreamsEndWithTheirRights(t *testing.T) {
+	h := newRealHarness(t)
+	kubelet := h.node()
+	h.server.reauthorizeEvery = 10 * time.Millisecond
+	h.grant("edit", "User", "kubernetes-admin") // whom the node of this harness serves
+	dialer := websocket.Dialer{TLSClientConfig: h.http1(), Subprotocols: []string{"v4.channel.k8s.io"}}
+	conn, resp, err := dialer.DialContext(t.Context(), "wss"+strings.TrimPrefix(h.http.URL, "https")+podP+"/exec?command=sh&command=-c&command=echo+started%3Bexec+sleep+100&stdout=true",
+		http.Header{"Impersonate-User": {"kubernetes-admin"}})
+	h.must(err)
+	_ = resp.Body.Close()
+	t.Cleanup(func() { _ = conn.Close() })
+	for seen := ""; !strings.Contains(seen, "started"); {
+		_, data, err := conn.ReadMessage()
+		h.must(err)
+		seen += string(data)
+	}
+	h.call("DELETE", rbacPath+"/clusterrolebindings/edit-kubernetes-admin", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	h.must(waitFor(ctx, kubelet.read(func() bool { return kubelet.canceled == 1 })))
 }
 
 func TestTokenRequests(t *testing.T) {

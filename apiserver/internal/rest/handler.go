@@ -145,12 +145,13 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		s.fail(w, r, hideFromStrangers(caller, err))
 		return
 	}
+	still := func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) }
 	switch {
 	case t.sub != nil && t.sub.Stream:
-		s.serveStream(w, r, caller, t)
+		s.serveStream(w, r, caller, t, still)
 		return
 	case t.verb == "watch":
-		s.serveWatch(w, r, t, func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) })
+		s.serveWatch(w, r, t, still)
 		return
 	}
 	select {

@@ -36,6 +36,7 @@ const (
 	idleTimeout        = 3 * time.Minute
 	shutdownTimeout    = 5 * time.Second
 	maxStreamsPerConn  = 250
+	reauthorizeEvery   = time.Minute
 	compressAboveBytes = 128 << 10
 )
 
@@ -106,6 +107,8 @@ type Server struct {
 	inFlight  chan struct{}
 	// writeTimeout of one piece of an answer.
 	writeTimeout time.Duration
+	// reauthorizeEvery is how often a stream's caller is asked about again.
+	reauthorizeEvery time.Duration
 	// stopping ends watches and streams, while short requests may finish.
 	stopping context.Context //nolint:containedctx // lives as long as the server
 	stop     context.CancelFunc
@@ -136,7 +139,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
 		documents: newDocuments(kinds),
 		inFlight:  make(chan struct{}, maxInFlight),
-		stopping:  stopping, stop: stop, writeTimeout: writeTimeout,
+		stopping:  stopping, stop: stop, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
 	}, nil
 }
 
