@@ -3,12 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +24,7 @@ type request struct {
 	count             int
 	every, timeout    time.Duration
 	fresh, quiet      bool
+	ca, bearer        string
 }
 
 func parseGet(args []string) (request, error) {
@@ -32,6 +36,8 @@ func parseGet(args []string) (request, error) {
 	flags.StringVar(&r.expect, "expect", "", "text the answer must hold")
 	flags.StringVar(&r.post, "post", "", "send this JSON by POST instead")
 	flags.BoolVar(&r.fresh, "fresh", false, "use a new connection for each request")
+	flags.StringVar(&r.ca, "ca", "", "file with the CA certificates that an https server must be known by")
+	flags.StringVar(&r.bearer, "bearer", "", "file with a token to send along, such as a service account's")
 	flags.BoolVar(&r.quiet, "quiet", false, "do not print the answers")
 	if err := flags.Parse(args); err != nil {
 		return r, err
@@ -53,7 +59,13 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: r.timeout, Transport: &http.Transport{DisableKeepAlives: r.fresh}}
+	transport := &http.Transport{DisableKeepAlives: r.fresh}
+	if r.ca != "" {
+		if transport.TLSClientConfig, err = trusting(r.ca); err != nil {
+			return err
+		}
+	}
+	client := &http.Client{Timeout: r.timeout, Transport: transport}
 	sent, failed := 0, 0
 	for ctx.Err() == nil && (r.count == 0 || sent < r.count) {
 		started := time.Now()
@@ -87,6 +99,19 @@ func get(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
+// trusting returns a TLS configuration that trusts the CAs in a file alone.
+func trusting(file string) (*tls.Config, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(content) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
+}
+
 func (r request) send(ctx context.Context, client *http.Client) ([]byte, error) {
 	method := http.MethodGet
 	if r.post != "" {
@@ -98,6 +123,13 @@ func (r request) send(ctx context.Context, client *http.Client) ([]byte, error) 
 	}
 	if r.post != "" {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if r.bearer != "" { // read for each request: it is replaced from time to time
+		token, err := os.ReadFile(r.bearer)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	}
 	res, err := client.Do(req)
 	if err != nil {

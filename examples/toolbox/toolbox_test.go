@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -79,6 +81,36 @@ func TestGet(t *testing.T) {
 		{[]string{"get", "--timeout", "1s", "127.0.0.1:1"}, 1, "refused"},
 	} {
 		requests.Store(0)
+		status, out := call(t, test.args...)
+		if status != test.status || !strings.Contains(out, test.want) {
+			t.Errorf("%q: status %d, want %d; output %q, want %q", test.args, status, test.status, out, test.want)
+		}
+	}
+}
+
+func TestGetWithTrustAndToken(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Header.Get("Authorization")+"\n")
+	}))
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	ca, token := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(token, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{"get", "-ca", ca, "-bearer", token, server.URL}, 0, "Bearer secret\n"},
+		{[]string{"get", "-bearer", token, server.URL}, 1, "certificate"},
+		{[]string{"get", "-ca", token, server.URL}, 1, "holds no certificate"},
+		{[]string{"get", "-ca", ca, "-bearer", filepath.Join(dir, "none"), server.URL}, 1, "no such file"},
+	} {
 		status, out := call(t, test.args...)
 		if status != test.status || !strings.Contains(out, test.want) {
 			t.Errorf("%q: status %d, want %d; output %q, want %q", test.args, status, test.status, out, test.want)

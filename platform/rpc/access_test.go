@@ -178,7 +178,7 @@ func TestCallerFromCertificate(t *testing.T) {
 	got := call(rpc.WithRequestID(rpc.WithEpoch(within(t), 7), "r1"), node)
 	got.UserAgent = ""
 	want := rpc.Caller{
-		Name: "system:node:n1.example", Groups: []string{"system:nodes", "kijabi:role:node"},
+		Name: "system:node:n1.example", Groups: []string{"system:nodes", "kijabi:role:node", "system:authenticated"},
 		Roles: []string{"node"}, Machine: "n1.example", RequestID: "r1", Epoch: 7,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -198,7 +198,8 @@ func TestForwardedCallerOnlyFromAPIServer(t *testing.T) {
 		return nil
 	}})
 	original := rpc.Caller{
-		Name: "jane", Groups: []string{"dev", "system:masters"}, Roles: []string{"admin"},
+		Name: "jané 100%", UID: "u 1", Groups: []string{"dev,ops", "system:masters"}, Roles: []string{"admin"},
+		Extra:     map[string][]string{"example.com/a=b": {"one", "zwei ü"}, "empty": {""}},
 		UserAgent: "kubectl", RequestID: "r2", Epoch: 9,
 	}
 	transfer := func(component string) error {

@@ -15,8 +15,12 @@ import (
 type Caller struct {
 	// Name is the user's name; empty for an anonymous caller.
 	Name string
+	// UID of the user, when who authenticated it knows one.
+	UID string
 	// Groups of the user. Read only, as are Roles: calls of one connection share them.
 	Groups []string
+	// Extra is what else is known of the user, by key. Read only.
+	Extra map[string][]string
 	// Roles the groups give.
 	Roles []string
 	// Machine the caller runs on, when its certificate names one.
@@ -31,6 +35,9 @@ type Caller struct {
 	// fields then describe the original caller.
 	Forwarded bool
 }
+
+// groupAuthenticated holds every user who has proven who he is.
+const groupAuthenticated = "system:authenticated"
 
 // HasRole reports whether the caller holds one of the roles.
 func (c Caller) HasRole(roles ...string) bool {
@@ -54,7 +61,7 @@ func WithCaller(ctx context.Context, caller Caller) context.Context {
 
 // CallerOf returns the caller that a verified client certificate stands for.
 func CallerOf(cert *x509.Certificate) Caller {
-	groups := slices.Clip(slices.Clone(cert.Subject.Organization)) // an append by one call must not reach another's
+	groups := slices.Clip(append(slices.Clone(cert.Subject.Organization), groupAuthenticated)) // an append by one call must not reach another's
 	return Caller{
 		Name: cert.Subject.CommonName, Groups: groups,
 		Roles: slices.Clip(pki.Roles(groups)), Machine: pki.Machine(cert.DNSNames),
@@ -92,13 +99,17 @@ func identify(ctx context.Context, cfg *ServerConfig) (caller, transport Caller,
 	if !transport.HasRole(pki.RoleAPIServer) {
 		return transport, transport, nil
 	}
-	user := incoming(ctx, MetadataForwardedUser)
+	user := unescape(incoming(ctx, MetadataForwardedUser))
 	if user == "" {
 		return transport, transport, nil
 	}
 	groups := metadata.ValueFromIncomingContext(ctx, MetadataForwardedGroups) // a copy
+	for i := range groups {
+		groups[i] = unescape(groups[i])
+	}
 	return Caller{
-		Name: user, Groups: groups, Roles: pki.Roles(groups),
+		Name: user, UID: unescape(incoming(ctx, MetadataForwardedUID)), Groups: groups, Roles: pki.Roles(groups),
+		Extra:     parseExtra(metadata.ValueFromIncomingContext(ctx, MetadataForwardedExtra)),
 		UserAgent: incoming(ctx, MetadataForwardedUserAgent),
 		RequestID: incoming(ctx, MetadataForwardedRequestID),
 		Epoch:     parseEpoch(incoming(ctx, MetadataForwardedEpoch)),

@@ -114,8 +114,8 @@ func (s *Server) enter(ctx context.Context, method string) (context.Context, Cal
 // reauthorize asks now and then whether the stream may go on, where the answer can
 // change, and returns a function that ends the asking.
 func (s *Server) reauthorize(ctx, incoming context.Context, method string, end context.CancelCauseFunc) func() {
-	if s.cfg.Authorize == nil && s.cfg.Authenticate == nil {
-		return func() {}
+	if _, certain := peerCaller(incoming); s.cfg.Authorize == nil && (certain || s.cfg.Authenticate == nil) {
+		return func() {} // a certificate ends with its connection
 	}
 	group := lifecycle.NewGroup(ctx)
 	group.Go(func(ctx context.Context) error {

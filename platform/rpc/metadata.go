@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"net/url"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/metadata"
 )
@@ -16,15 +18,42 @@ const (
 	MetadataRequestID = "kijabi-request-id"
 	// MetadataEpoch is the leadership epoch under which the caller writes, decimal.
 	MetadataEpoch = "kijabi-epoch"
-	// The four below describe the original caller of a forwarded request. They are
-	// believed only from a peer that holds the role apiserver.
-	MetadataForwardedUser      = "kijabi-forwarded-user"
-	MetadataForwardedGroups    = "kijabi-forwarded-groups"
+	// Those below describe the original caller of a forwarded request. They are
+	// believed only from a peer that holds the role apiserver. Names may hold any text, so they
+	// are percent-encoded.
+	MetadataForwardedUser   = "kijabi-forwarded-user"
+	MetadataForwardedUID    = "kijabi-forwarded-uid"
+	MetadataForwardedGroups = "kijabi-forwarded-groups"
+	// MetadataForwardedExtra has a value key=value for each value of each extra field.
+	MetadataForwardedExtra     = "kijabi-forwarded-extra"
 	MetadataForwardedRequestID = "kijabi-forwarded-request-id"
 	MetadataForwardedEpoch     = "kijabi-forwarded-epoch"
 	// MetadataForwardedUserAgent is for logs and audit only.
 	MetadataForwardedUserAgent = "kijabi-forwarded-user-agent"
+	// MetadataWarning is in the header of an answer, once for each warning about what was
+	// written, quoted as a Go string of ASCII.
+	MetadataWarning = "kijabi-warning"
 )
+
+// Warnings is the header that carries warnings.
+func Warnings(texts []string) metadata.MD {
+	md := metadata.MD{}
+	for _, text := range texts {
+		md.Append(MetadataWarning, strconv.QuoteToASCII(text))
+	}
+	return md
+}
+
+// WarningsOf reads the warnings in a header; what is not quoted right is left out.
+func WarningsOf(header metadata.MD) []string {
+	var texts []string
+	for _, quoted := range header.Get(MetadataWarning) {
+		if text, err := strconv.Unquote(quoted); err == nil {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
 
 // WithEpoch returns a context whose calls carry the leadership epoch e. Servers
 // refuse writes of an epoch that is over.
@@ -59,8 +88,18 @@ func WithForwarded(ctx context.Context, caller Caller) context.Context {
 	if md == nil {
 		md = metadata.MD{}
 	}
-	md.Set(MetadataForwardedUser, caller.Name)
-	md.Set(MetadataForwardedGroups, caller.Groups...)
+	md.Set(MetadataForwardedUser, url.PathEscape(caller.Name))
+	md.Set(MetadataForwardedUID, url.PathEscape(caller.UID))
+	md.Delete(MetadataForwardedGroups)
+	for _, group := range caller.Groups {
+		md.Append(MetadataForwardedGroups, url.PathEscape(group))
+	}
+	md.Delete(MetadataForwardedExtra)
+	for key, values := range caller.Extra {
+		for _, value := range values {
+			md.Append(MetadataForwardedExtra, url.QueryEscape(key)+"="+url.QueryEscape(value))
+		}
+	}
 	md.Set(MetadataForwardedRequestID, caller.RequestID)
 	md.Set(MetadataForwardedEpoch, strconv.FormatUint(caller.Epoch, 10))
 	md.Set(MetadataForwardedUserAgent, caller.UserAgent)
@@ -68,6 +107,35 @@ func WithForwarded(ctx context.Context, caller Caller) context.Context {
 		md.Set(MetadataRequestID, caller.RequestID) // a retry of the forwarder is a retry of the caller
 	}
 	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// unescape reads a percent-encoded name; one that is none stands for itself.
+func unescape(text string) string {
+	if !strings.Contains(text, "%") {
+		return text
+	}
+	if plain, err := url.PathUnescape(text); err == nil {
+		return plain
+	}
+	return text
+}
+
+// parseExtra reads the values of MetadataForwardedExtra; what is none is dropped.
+func parseExtra(values []string) map[string][]string {
+	var extra map[string][]string
+	for _, one := range values {
+		key, value, ok := strings.Cut(one, "=")
+		key, errKey := url.QueryUnescape(key)
+		value, errValue := url.QueryUnescape(value)
+		if !ok || errKey != nil || errValue != nil {
+			continue
+		}
+		if extra == nil {
+			extra = map[string][]string{}
+		}
+		extra[key] = append(extra[key], value)
+	}
+	return extra
 }
 
 // withOutgoing replaces one key of the outgoing metadata.

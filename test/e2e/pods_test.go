@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // podsManifest holds one pod for each behaviour; they run side by side.
@@ -239,8 +241,27 @@ func testPods(t *testing.T, c *cluster) {
 			t.Errorf("it is on %s", pod.Spec.NodeName)
 		}
 	})
+	var token string
+	t.Run("Token", func(t *testing.T) {
+		const secrets = "/var/run/secrets/kubernetes.io/serviceaccount/"
+		ask := []string{"kubectl", "-n", ns, "exec", "follows", "--", "/toolbox", "get",
+			"-ca", secrets + "ca.crt", "-bearer", secrets + "token", "https://kubernetes.default.svc/api/v1/namespaces/pods/pods"}
+		if got := c.try(t, ask...); got.code == 0 || !strings.Contains(got.stdout+got.stderr, "system:serviceaccount:pods:default") {
+			t.Errorf("a pod reads pods without a right: %s", got)
+		}
+		c.kubectl(t, "-n", ns, "create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount="+ns+":default")
+		wants(t, "the list of pods", c.kijabi(t, ask...), `"kind":"PodList"`)
+		token = c.kubectl(t, "-n", ns, "exec", "follows", "--", "/toolbox", "cat", secrets+"token")
+		if _, err := c.withToken(t, "10.97.0.12", token).CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{}); err != nil {
+			t.Errorf("the token at another master: %v", err)
+		}
+	})
 	t.Run("Deletion", func(t *testing.T) {
 		c.kubectl(t, "-n", ns, "delete", "pods", "--all", "--timeout=45s")
+		// A token ends with its pod.
+		if _, err := c.withToken(t, "10.97.0.12", token).CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{}); !apierrors.IsUnauthorized(err) {
+			t.Errorf("the token of a pod that is gone: %v", err)
+		}
 		eventually(t, 10*time.Second, "no container of theirs runs", func() error {
 			var errs []error
 			for machine, processes := range processesOf(t) {

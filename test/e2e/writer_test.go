@@ -43,6 +43,19 @@ func (c *cluster) clientset(t *testing.T, address string) *kubernetes.Clientset 
 	return set
 }
 
+// withToken talks to one master's REST door as the holder of a token.
+func (c *cluster) withToken(t *testing.T, address, token string) *kubernetes.Clientset {
+	t.Helper()
+	set, err := kubernetes.NewForConfig(&rest.Config{
+		Host: "https://" + address + ":6443", Timeout: 20 * time.Second, BearerToken: token,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.userIdentity().CAFile},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
 func (c *cluster) write(t *testing.T, namespace string, addresses ...string) *writer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -101,6 +101,17 @@ func (s *stack) certificates(t *testing.T) {
 		cas[base] = ca
 	}
 	s.ca = cas["ca"]
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := pki.EncodeKey(key)
+	if err == nil {
+		err = os.WriteFile(s.path("service-account.key"), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, component := range []string{pki.ComponentAPIServer, pki.ComponentScheduler, pki.ComponentControllerManager, pki.ComponentCloudControllerManager} {
 		s.issue(t, s.ca, component, component)
 	}

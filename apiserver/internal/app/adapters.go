@@ -12,8 +12,6 @@ import (
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/masters"
-	"kijabi.dev/apiserver/internal/registry"
-	"kijabi.dev/apiserver/internal/rest"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/pki"
@@ -59,8 +57,11 @@ func (p nodePods) UsedOn(node, resource, namespace, name string) bool {
 	return false
 }
 
-// uses says whether a pod names a ConfigMap or Secret.
+// uses says whether a pod names a ConfigMap, Secret or ServiceAccount.
 func uses(spec *corev1.PodSpec, resource, name string) bool {
+	if resource == "serviceaccounts" {
+		return spec.ServiceAccountName == name
+	}
 	secrets := resource == "secrets"
 	if secrets && slices.ContainsFunc(spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool { return r.Name == name }) {
 		return true
@@ -101,16 +102,22 @@ func usedInEnv(c *corev1.Container, secrets bool, name string) bool {
 	return false
 }
 
-// restAuthorizer asks the authorizer in the REST door's terms.
-type restAuthorizer struct{ authorizer *authz.Authorizer }
+// refresh brings the memory of a master that does not lead up to date. A leader's is always.
+func refresh(objects *store.Store) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		return !objects.Term().Leading && objects.Fresh(ctx) == nil
+	}
+}
 
-var _ rest.Authorizer = restAuthorizer{}
-
-func (a restAuthorizer) Authorize(_ context.Context, caller registry.Caller, verb string, resource schema.GroupVersionResource, subresource, namespace, name string) error {
-	return a.authorizer.Authorize(authz.Attributes{
-		User: caller.User, Groups: caller.Groups, Verb: verb, Resource: resource.GroupResource(),
-		Subresource: subresource, Namespace: namespace, Name: name,
-	})
+// prove brings memory up to date for a read; see store.Prove.
+func prove(objects *store.Store) func(context.Context) (context.Context, error) {
+	return func(ctx context.Context) (context.Context, error) {
+		proven, err := objects.Prove(ctx)
+		if err != nil && ctx.Err() == nil {
+			err = apierrors.NewServiceUnavailable(err.Error())
+		}
+		return proven, err
+	}
 }
 
 // authority is the cluster's CA.

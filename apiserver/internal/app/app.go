@@ -10,12 +10,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/etcdnode"
@@ -25,7 +28,9 @@ import (
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/rest"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/rpcapi"
+	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/lifecycle"
@@ -125,12 +130,19 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			node.Close()
 		}
 	}()
+	storageKeys, err := openStorageKeys(cfg.PKIDir, log.Named("store"))
+	if err != nil {
+		return nil, err
+	}
+	sealing := sealed.New(node.Backend(), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
-		Name: cfg.NodeName, Backend: node.Backend(), Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
+		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
 	})
 	if err != nil {
 		return nil, err
 	}
+	policy := authz.NewPolicy()
+	objects.Observe(policy)
 	group, err := masters.New(masters.Config{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: filepath.Join(cfg.DataDir, "raft"),
@@ -142,8 +154,24 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	authorizer := authz.New(authz.Config{Pods: nodePods{objects}, Policy: policy, Refresh: refresh(objects), Prove: prove(objects)})
+	keys, err := authn.LoadKeys(cfg.PKIDir)
+	if err != nil {
+		return nil, err
+	}
+	accounts, err := authn.NewTokens(authn.Config{
+		Keys: keys, Issuer: "https://kubernetes.default.svc." + cfg.Network.ClusterDomain, Objects: objects, Refresh: refresh(objects), Clock: clk,
+	})
+	if err != nil {
+		return nil, err
+	}
 	engine, err := registry.New(registry.Config{
-		Store: objects, Forwarder: forward.New(group), Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+		Store: objects, Forwarder: forward.New(group), Access: authorizer, Tokens: accounts,
+		Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+		RootCA: ca.CertificatePEM(),
+		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
+			return slices.ContainsFunc(group.Members(), func(m masters.Member) bool { return m.Name == name })
+		}},
 	})
 	if err != nil {
 		return nil, err
@@ -151,11 +179,11 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 
 	self := registry.Caller{User: identity.Leaf().Subject.CommonName, Groups: identity.Leaf().Subject.Organization}
 	terms := newTerms(objects, clk)
+	rewriter := sealed.NewRewriter(sealed.RewriterConfig{Store: objects, Backend: sealing, User: self.User, Log: log.Named("store")})
 	hub := nodes.New(nodes.Config{
 		Master: cfg.NodeName, Directory: group.Directory(), MemberConn: group.MemberConn,
 		Known: knownNodes(objects), LeadingSince: terms.leadingSince, Clock: clk, Log: log.Named("nodes"),
 	})
-	authorizer := authz.New(nodePods{objects})
 	issuer, err := certificates.New(certificates.Config{
 		Tokens: &tokens{registry: engine, caller: self}, Authority: authority{ca}, Machines: roster{group}, Clock: clk, Log: log.Named("certificates"),
 		Renewable: renewable(objects, group),
@@ -163,12 +191,13 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	objectService := rpcapi.NewObjectService(engine, authorizer)
+	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
-		Descriptors: descriptors.Resolver(), // reflection describes the objects inside an Any, too
+		Authenticate: rpcapi.Authenticate(accounts),
+		Descriptors:  descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})
 	if err != nil {
 		return nil, err
@@ -191,7 +220,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	kubeletv1pb.RegisterKubeletServiceServer(peers, nodes.NewRelay(hub))
 
 	restDoor, err := rest.New(rest.Config{
-		Registry: engine, Authorizer: restAuthorizer{authorizer}, Nodes: hub, Identity: identity,
+		Registry: engine, Authorizer: authorizer, Tokens: accounts, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
 		Checks: []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
 	})
@@ -212,11 +241,15 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			},
 			group.Run,
 			terms.run,
+			storageKeys.Run,
+			rewriter.Run,
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
+				Defaults: authz.Defaults(), Renew: authz.Renew,
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
+			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
 			func(ctx context.Context) error {
 				return serveWhenLoaded(ctx, objects, door, restDoor, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,
@@ -302,22 +335,4 @@ func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial master
 		Name: cfg.NodeName, PeerAddress: cfg.PeerAddress, EtcdPeerUrl: cfg.Etcd.PeerURL,
 		GrpcAddress: cfg.ListenAddress, RestAddress: cfg.RESTAddress,
 	}, log)
-}
-
-// sharedFiles reads the key material that every master holds.
-func sharedFiles(dir string) (map[string][]byte, error) {
-	out := map[string][]byte{}
-	for _, base := range []string{"ca", "peer-ca", "front-proxy-ca", "service-account"} {
-		for _, ending := range []string{".crt", ".key", ".pub"} {
-			data, err := os.ReadFile(filepath.Join(dir, base+ending))
-			if errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			out[base+ending] = data
-		}
-	}
-	return out, nil
 }

@@ -3,31 +3,37 @@
 //
 // It denies by default. Administrators (group system:masters) may do everything;
 // each component has an allow-list; a node reaches its own objects and those its
-// pods name, no others.
+// pods name, no others; everybody has what roles and their bindings grant (RBAC).
 package authz
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Groups that carry rights; in certificates they are organizations.
+// Names that carry rights; groups are organizations in certificates.
 const (
-	GroupAdmins    = "system:masters"
-	groupRole      = "kijabi:role:"
-	nodeUserPrefix = "system:node:"
+	GroupAdmins          = "system:masters"
+	GroupAuthenticated   = "system:authenticated"
+	GroupUnauthenticated = "system:unauthenticated"
+	UserAnonymous        = "system:anonymous"
+	groupRole            = "kijabi:role:"
+	nodeUserPrefix       = "system:node:"
 )
 
-// Attributes describe one operation.
+// Attributes describe one operation, on a resource or on a path.
 type Attributes struct {
 	User   string
 	Groups []string
-	// Verb is Kubernetes': get, list, watch, create, update, patch, delete, deletecollection.
+	// Verb is Kubernetes': get, list, watch, create, update, patch, delete,
+	// deletecollection, and special ones such as impersonate, bind, escalate. For a path, the
+	// method in lower case.
 	Verb        string
 	Resource    schema.GroupResource
 	Subresource string
@@ -35,6 +41,25 @@ type Attributes struct {
 	Name        string
 	// FieldSelector of a list or watch.
 	FieldSelector string
+	// Path of a request that concerns no resource, such as "/version"; the fields about
+	// resources are empty then.
+	Path string
+}
+
+// name is the object that is meant: a list or watch may select one by its name.
+func (attr *Attributes) name() string {
+	if attr.Name == "" && attr.FieldSelector != "" && (attr.Verb == "list" || attr.Verb == "watch") {
+		return named(attr.FieldSelector)
+	}
+	return attr.Name
+}
+
+// namespace is where bindings apply: a Namespace itself belongs to the one it makes.
+func (attr *Attributes) namespace() string {
+	if attr.Namespace == "" && attr.Resource.Resource == "namespaces" && attr.Resource.Group == "" {
+		return attr.Name
+	}
+	return attr.Namespace
 }
 
 // Pods tells where pods run and what they use. Implemented in package app, over the store.
@@ -46,161 +71,122 @@ type Pods interface {
 	UsedOn(node, resource, namespace, name string) bool
 }
 
-// Authorizer decides. It is safe for concurrent use.
-type Authorizer struct{ pods Pods }
+// Config of an Authorizer.
+type Config struct {
+	// Pods is asked for what nodes may reach. Required.
+	Pods Pods
+	// Policy holds roles and bindings. Required.
+	Policy *Policy
+	// Refresh brings this master's memory up to date and returns true, or returns false if
+	// it has been so all along. It is asked before an operation is refused: the right to
+	// it may have been granted on another master a moment ago. Optional.
+	Refresh func(ctx context.Context) bool
+	// Prove brings this master's memory up to date for a request that reads, which then
+	// needs no further proof with the context returned; errors are StatusErrors. Optional.
+	Prove func(ctx context.Context) (context.Context, error)
+}
 
-// New returns an authorizer that asks pods for what nodes may reach.
-func New(pods Pods) *Authorizer { return &Authorizer{pods: pods} }
+// Authorizer decides. It is safe for concurrent use.
+type Authorizer struct{ cfg Config }
+
+// New returns an authorizer.
+func New(cfg Config) *Authorizer { return &Authorizer{cfg: cfg} }
 
 // Authorize returns nil, or a Forbidden StatusError that names user, verb and object.
-func (a *Authorizer) Authorize(attr Attributes) error {
-	if slices.Contains(attr.Groups, GroupAdmins) {
+func (a *Authorizer) Authorize(ctx context.Context, attr Attributes) error {
+	if a.allows(&attr) {
 		return nil
 	}
+	if a.cfg.Refresh != nil && attr.User != "" && attr.User != UserAnonymous && a.cfg.Refresh(ctx) && a.allows(&attr) {
+		return nil
+	}
+	return a.forbidden(&attr)
+}
+
+// Lasting tells whether the rights of a user with these groups are the same at any time:
+// those of administrators and components, which no binding gives. Whoever serves a long
+// stream to somebody else asks again now and then.
+func Lasting(groups []string) bool {
+	return slices.ContainsFunc(groups, func(group string) bool {
+		return group == GroupAdmins || strings.HasPrefix(group, groupRole)
+	})
+}
+
+// Admit authorizes a request at a door, by all that was committed before it began, and
+// returns the context to perform it with. Reads prove their memory first, since this master
+// may not have heard yet of a right that is gone; a write's caller is authorized again by the
+// master that performs it. A short request only: see Authorize for others.
+func (a *Authorizer) Admit(ctx context.Context, attr Attributes) (context.Context, error) {
+	if a.cfg.Prove != nil && !Lasting(attr.Groups) && attr.User != UserAnonymous && slices.Contains(read, attr.Verb) {
+		proven, err := a.cfg.Prove(ctx)
+		if err != nil {
+			return ctx, err
+		}
+		ctx = proven
+	}
+	return ctx, a.Authorize(ctx, attr)
+}
+
+func (a *Authorizer) allows(attr *Attributes) bool {
+	if slices.Contains(attr.Groups, GroupAdmins) {
+		return true
+	}
 	for _, group := range attr.Groups {
+		role, ok := strings.CutPrefix(group, groupRole)
+		if ok && (role == "node" && attr.Path == "" && a.node(attr) || component(role, attr)) {
+			return true
+		}
+	}
+	return a.cfg.Policy.allows(attr)
+}
+
+// Rules lists what a user may do in a namespace. It is not complete for nodes, whose
+// rights depend on their pods.
+func (a *Authorizer) Rules(user string, groups []string, namespace string) (rules []rbacv1.PolicyRule, complete bool) {
+	complete = true
+	if slices.Contains(groups, GroupAdmins) {
+		rules = append(rules, everything()...)
+	}
+	for _, group := range groups {
 		role, ok := strings.CutPrefix(group, groupRole)
 		if !ok {
 			continue
 		}
-		if role == "node" && a.node(attr) {
-			return nil
-		}
-		for _, r := range allowed[role] {
-			if r.admits(attr) {
-				return nil
-			}
-		}
+		complete = complete && role != "node"
+		rules = append(rules, componentRules(role)...)
 	}
-	return forbidden(attr)
+	return append(rules, a.cfg.Policy.rulesFor(user, groups, namespace)...), complete
 }
 
-// rule admits verbs on resources; "*" stands for all. A resource is written
-// "pods", "deployments.apps" or "pods/status".
-type rule struct{ verbs, resources []string }
+func everything() []rbacv1.PolicyRule {
+	all := []string{"*"}
+	return []rbacv1.PolicyRule{{Verbs: all, APIGroups: all, Resources: all}, {Verbs: all, NonResourceURLs: all}}
+}
 
-func (r rule) admits(attr Attributes) bool {
-	resource := attr.Resource.String()
-	if attr.Subresource != "" {
-		resource += "/" + attr.Subresource
+func (a *Authorizer) forbidden(attr *Attributes) error {
+	if attr.Path != "" {
+		return apierrors.NewForbidden(schema.GroupResource{}, "", message(fmt.Sprintf("User %q cannot %s path %q", attr.User, attr.Verb, attr.Path)))
 	}
-	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
-}
-
-func matches(list []string, value string) bool {
-	return slices.Contains(list, value) || slices.Contains(list, "*")
-}
-
-var (
-	read        = []string{"get", "list", "watch"}
-	write       = []string{"create", "update", "patch", "delete"}
-	emitsEvents = rule{[]string{"create", "update", "patch"}, []string{"events", "events.events.k8s.io"}}
-	routing     = rule{read, []string{"nodes", "services", "endpointslices.discovery.k8s.io", "namespaces"}}
-)
-
-// allowed lists what each role may do, besides nodes, whose rights depend on their pods.
-var allowed = map[string][]rule{
-	// An apiserver acts for the cluster itself: bootstrap objects, leases of nodes.
-	"apiserver": {{[]string{"*"}, []string{"*"}}},
-	// Loops create and collect objects of every kind, but run nothing inside pods.
-	"controller-manager": {
-		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
-			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
-			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
-			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
-		}},
-		{[]string{"get", "update", "patch"}, []string{
-			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
-			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
-		}},
-	},
-	"scheduler": {
-		{read, []string{"nodes", "pods", "namespaces", "services", "replicasets.apps"}},
-		{[]string{"create"}, []string{"pods/binding"}},
-		{[]string{"update", "patch"}, []string{"pods/status"}},
-		{[]string{"delete"}, []string{"pods"}},
-		emitsEvents,
-	},
-	"cloud-controller-manager": {
-		{read, []string{"nodes", "services", "endpointslices.discovery.k8s.io"}},
-		{write, []string{"nodes"}},
-		{[]string{"update", "patch"}, []string{"nodes/status", "services", "services/status"}},
-		emitsEvents,
-	},
-	"kube-proxy":    {routing, emitsEvents},
-	"dns":           {routing, emitsEvents},
-	"network-agent": {routing, emitsEvents},
-}
-
-// node decides for a kubelet, which may only touch what its own pods need.
-func (a *Authorizer) node(attr Attributes) bool {
-	self, ok := strings.CutPrefix(attr.User, nodeUserPrefix)
-	if !ok || self == "" {
-		return false
-	}
-	reads := slices.Contains(read, attr.Verb)
-	switch attr.Resource.String() {
-	case "nodes":
-		return reads && attr.Subresource == "" ||
-			attr.Name == self && slices.Contains([]string{"create", "update", "patch"}, attr.Verb) ||
-			attr.Name == self && attr.Verb == "get"
-	case "pods":
-		switch {
-		case attr.Verb == "list" || attr.Verb == "watch":
-			return attr.Subresource == "" && requires(attr.FieldSelector, "spec.nodeName", self)
-		case attr.Verb == "get" && attr.Subresource == "",
-			attr.Verb == "delete" && attr.Subresource == "",
-			(attr.Verb == "update" || attr.Verb == "patch") && attr.Subresource == "status":
-			return a.pods.NodeOf(attr.Namespace, attr.Name) == self
-		}
-		return false
-	case "configmaps", "secrets":
-		if !reads || attr.Subresource != "" || attr.Namespace == "" {
-			return false
-		}
-		name := attr.Name
-		if attr.Verb != "get" {
-			name = named(attr.FieldSelector)
-		}
-		return name != "" && a.pods.UsedOn(self, attr.Resource.Resource, attr.Namespace, name)
-	case "services":
-		return reads && attr.Subresource == ""
-	case "leases.coordination.k8s.io":
-		return attr.Namespace == "kube-node-lease" && attr.Name == self
-	case "events", "events.events.k8s.io":
-		return slices.Contains(emitsEvents.verbs, attr.Verb)
-	}
-	return false
-}
-
-// requires says whether a field selector demands field=value.
-func requires(selector, field, value string) bool {
-	parsed, err := fields.ParseSelector(selector)
-	if err != nil {
-		return false
-	}
-	got, found := parsed.RequiresExactMatch(field)
-	return found && got == value
-}
-
-// named returns the name a field selector demands, empty if none.
-func named(selector string) string {
-	parsed, err := fields.ParseSelector(selector)
-	if err != nil {
-		return ""
-	}
-	name, _ := parsed.RequiresExactMatch("metadata.name")
-	return name
-}
-
-func forbidden(attr Attributes) error {
 	resource := attr.Resource.Resource
 	if attr.Subresource != "" {
 		resource += "/" + attr.Subresource
 	}
 	scope := "at the cluster scope"
-	if attr.Namespace != "" {
-		scope = fmt.Sprintf("in the namespace %q", attr.Namespace)
+	if namespace := attr.namespace(); namespace != "" {
+		scope = fmt.Sprintf("in the namespace %q", namespace)
 	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: attr.Resource.Group, Resource: resource}, attr.Name,
-		fmt.Errorf("user %q cannot %s resource %q in API group %q %s", attr.User, attr.Verb, resource, attr.Resource.Group, scope))
+	text := fmt.Sprintf("User %q cannot %s resource %q in API group %q %s", attr.User, attr.Verb, resource, attr.Resource.Group, scope)
+	switch missing := a.cfg.Policy.unmade(attr); len(missing) {
+	case 0:
+	case 1:
+		text += ": RBAC: " + missing[0]
+	default:
+		text += ": RBAC: [" + strings.Join(missing, ", ") + "]"
+	}
+	return apierrors.NewForbidden(attr.Resource, attr.Name, message(text))
 }
+
+// message is a text of Kubernetes' wording as an error.
+type message string
+
+func (m message) Error() string { return string(m) }

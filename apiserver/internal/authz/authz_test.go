@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/authz"
+	"kijabi.dev/platform/kube/object"
 )
 
 // podsFixture: pod a/own runs on node-1 and uses a/settings and a/password; a/other runs on node-2.
@@ -55,10 +56,25 @@ func TestAuthorize(t *testing.T) {
 		"node deletes no node":                {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "delete", Resource: schema.GroupResource{Resource: "nodes"}, Name: "node-1"}, false},
 		"node group without node name":        {authz.Attributes{User: "eve", Groups: nodeGroups, Verb: "get", Resource: schema.GroupResource{Resource: "nodes"}}, false},
 	}
-	authorizer := authz.New(podsFixture{})
+	for _, kind := range object.Kinds() {
+		if kind.NewList == nil {
+			continue
+		}
+		for verb, want := range map[string]bool{"list": true, "deletecollection": true, "escalate": false} {
+			tests["loops "+verb+" "+kind.GroupResource().String()] = struct {
+				attr authz.Attributes
+				want bool
+			}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: verb, Resource: kind.GroupResource(), Namespace: "a"}, want}
+		}
+	}
+	tests["loops write no role"] = struct {
+		attr authz.Attributes
+		want bool
+	}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "create", Resource: schema.GroupResource{Group: "rbac.authorization.k8s.io", Resource: "roles"}, Namespace: "a"}, false}
+	authorizer := authz.New(authz.Config{Pods: podsFixture{}, Policy: authz.NewPolicy()})
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			err := authorizer.Authorize(test.attr)
+			err := authorizer.Authorize(t.Context(), test.attr)
 			if got := err == nil; got != test.want {
 				t.Errorf("authorized %v, want %v: %v", got, test.want, err)
 			}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/anypb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,7 +45,8 @@ func (f *Forwarder) connect(ctx context.Context, caller registry.Caller) (contex
 		return nil, nil, apierrors.NewServiceUnavailable("no master leads at present: " + err.Error())
 	}
 	ctx = rpc.WithForwarded(ctx, rpc.Caller{
-		Name: caller.User, Groups: caller.Groups, UserAgent: caller.UserAgent, RequestID: caller.RequestID, Epoch: caller.Epoch,
+		Name: caller.User, UID: caller.UID, Groups: caller.Groups, Extra: caller.Extra,
+		UserAgent: caller.UserAgent, RequestID: caller.RequestID, Epoch: caller.Epoch,
 	})
 	return ctx, objectv1pb.NewObjectServiceClient(conn), nil
 }
@@ -60,19 +62,20 @@ func (f *Forwarder) Do(ctx context.Context, caller registry.Caller, op registry.
 		return registry.OperationResult{}, err
 	}
 	var packed *anypb.Any
+	var header metadata.MD
 	removed := false
 	switch request := operation.GetOperation().(type) {
 	case *objectv1pb.Operation_Create:
 		var res *objectv1pb.CreateResponse
-		res, err = service.Create(ctx, request.Create)
+		res, err = service.Create(ctx, request.Create, grpc.Header(&header))
 		packed = res.GetObject()
 	case *objectv1pb.Operation_Update:
 		var res *objectv1pb.UpdateResponse
-		res, err = service.Update(ctx, request.Update)
+		res, err = service.Update(ctx, request.Update, grpc.Header(&header))
 		packed = res.GetObject()
 	case *objectv1pb.Operation_Patch:
 		var res *objectv1pb.PatchResponse
-		res, err = service.Patch(ctx, request.Patch)
+		res, err = service.Patch(ctx, request.Patch, grpc.Header(&header))
 		packed = res.GetObject()
 	case *objectv1pb.Operation_Delete:
 		var res *objectv1pb.DeleteResponse
@@ -83,7 +86,7 @@ func (f *Forwarder) Do(ctx context.Context, caller registry.Caller, op registry.
 		return registry.OperationResult{}, rpc.FromStatus(err)
 	}
 	out, err := resultOf(packed)
-	out.Deleted = removed
+	out.Deleted, out.Warnings = removed, rpc.WarningsOf(header)
 	return out, err
 }
 

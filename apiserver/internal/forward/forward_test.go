@@ -2,6 +2,9 @@ package forward_test
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,19 +26,24 @@ import (
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/pki/pkitest"
 	"kijabi.dev/platform/rpc"
+	accessv1pb "kijabi.dev/proto/gen/kijabi/access/v1"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
 
 // asked is what the leader's authorizer was asked last.
 type asked struct{ last chan authz.Attributes }
 
-func (a asked) Authorize(attr authz.Attributes) error {
+func (a asked) Authorize(_ context.Context, attr authz.Attributes) error {
 	select {
 	case <-a.last:
 	default:
 	}
 	a.last <- attr
 	return nil
+}
+
+func (a asked) Admit(ctx context.Context, attr authz.Attributes) (context.Context, error) {
+	return ctx, a.Authorize(ctx, attr)
 }
 
 type way struct{ conn grpc.ClientConnInterface }
@@ -68,12 +76,16 @@ func TestForward(t *testing.T) {
 	leader, leading := master(t, group, "m1", backend, nil)
 	group.Go(func(ctx context.Context) error { return leading.Lead(ctx) })
 
-	server, err := rpc.NewServer(rpc.ServerConfig{Identity: pkitest.Identity(t, ca, pki.ComponentAPIServer, "m1"), Log: zap.NewNop(), GracePeriod: time.Second})
+	var callers atomic.Pointer[rpc.Caller]
+	server, err := rpc.NewServer(rpc.ServerConfig{Identity: pkitest.Identity(t, ca, pki.ComponentAPIServer, "m1"), Log: zap.NewNop(), GracePeriod: time.Second, Authorize: func(_ context.Context, caller rpc.Caller, _ string, _ *accessv1pb.Access) error {
+		callers.Store(&caller)
+		return nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	authorizer := asked{make(chan authz.Attributes, 1)}
-	objectv1pb.RegisterObjectServiceServer(server, rpcapi.NewObjectService(leader, authorizer))
+	objectv1pb.RegisterObjectServiceServer(server, rpcapi.NewObjectService(leader, authorizer, nil))
 	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -88,13 +100,18 @@ func TestForward(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	alice := registry.Caller{User: "alice", Groups: []string{"dev"}, UserAgent: "test/1"}
+	alice := registry.Caller{
+		User: "alice", UID: "u1", Groups: []string{"dev"}, Extra: map[string][]string{"example.com/scopes": {"a b", "c=d"}}, UserAgent: "test/1",
+	}
 	namespaces := registry.Ref{Resource: corev1.SchemeGroupVersion.WithResource("namespaces")}
 	if _, err := follower.Create(ctx, alice, namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, registry.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if attr := <-authorizer.last; attr.User != "alice" || len(attr.Groups) != 1 || attr.Groups[0] != "dev" || attr.Verb != "create" {
 		t.Errorf("the leader authorized %+v", attr)
+	}
+	if caller := callers.Load(); caller.UID != alice.UID || !maps.EqualFunc(caller.Extra, alice.Extra, slices.Equal) {
+		t.Errorf("the leader knows of the caller %+v", caller)
 	}
 	ref := registry.Ref{Resource: corev1.SchemeGroupVersion.WithResource("configmaps"), Namespace: "default"}
 	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"k": "v"}}

@@ -41,7 +41,9 @@ type Resource struct {
 	GVK schema.GroupVersionKind
 	// Subresource is empty for the resource itself.
 	Subresource string
-	Namespaced  bool
+	// Parent is the kind that a subresource belongs to, which may differ from that of its body.
+	Parent     string
+	Namespaced bool
 	// Verbs as in discovery: get, list, watch, create, update, patch, delete, deletecollection.
 	Verbs []string
 	// Type and ListType are the Go struct types of the bodies; ListType may be nil.

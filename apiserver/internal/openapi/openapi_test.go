@@ -27,7 +27,7 @@ func documents() *Documents {
 			{GVR: corev1.SchemeGroupVersion.WithResource("pods"), GVK: corev1.SchemeGroupVersion.WithKind("Pod"), Namespaced: true, Verbs: all, Type: reflect.TypeFor[corev1.Pod](), ListType: reflect.TypeFor[corev1.PodList]()},
 			{GVR: corev1.SchemeGroupVersion.WithResource("nodes"), GVK: corev1.SchemeGroupVersion.WithKind("Node"), Verbs: all, Type: reflect.TypeFor[corev1.Node](), ListType: reflect.TypeFor[corev1.NodeList]()},
 			{GVR: deployments, GVK: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespaced: true, Verbs: all, Type: reflect.TypeFor[appsv1.Deployment](), ListType: reflect.TypeFor[appsv1.DeploymentList]()},
-			{GVR: deployments, GVK: autoscalingv1.SchemeGroupVersion.WithKind("Scale"), Subresource: "scale", Namespaced: true, Verbs: []string{"get", "update"}, Type: reflect.TypeFor[autoscalingv1.Scale]()},
+			{GVR: deployments, GVK: autoscalingv1.SchemeGroupVersion.WithKind("Scale"), Subresource: "scale", Parent: "Deployment", Namespaced: true, Verbs: []string{"get", "update"}, Type: reflect.TypeFor[autoscalingv1.Scale]()},
 		},
 		Extra: []reflect.Type{reflect.TypeFor[metav1.Status]()},
 	})

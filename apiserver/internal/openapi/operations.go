@@ -51,10 +51,8 @@ func (d dialect) content(types []string, body *definition) object {
 
 // operation builds one operation; body is nil without a request body.
 func (d dialect) operation(id, action, description string, r Resource, params []object, body, result *definition, codes ...string) object {
-	tag := strings.ReplaceAll(r.GVR.Group, ".k8s.io", "")
-	if tag == "" {
-		tag = "core"
-	}
+	group := idGroup(r.GVR.Group)
+	tag := strings.ToLower(group[:1]) + group[1:]
 	op := object{
 		"description": description, "operationId": id, "tags": []string{tag + "_" + r.GVR.Version},
 		"x-kubernetes-group-version-kind": gvkOf(r.GVK),
@@ -206,20 +204,24 @@ func (d dialect) add(paths object, r Resource) {
 	}
 }
 
-// kindOf names the resource's own kind in operation ids; a subresource's body may be of another.
+// kindOf names the resource's own kind in operation ids.
 func kindOf(r Resource) string {
 	if r.Subresource == "" {
 		return r.GVK.Kind
 	}
-	return strings.TrimSuffix(capital(r.GVR.Resource), "s")
+	return r.Parent
 }
 
+// idGroup is a group's name in operation ids: "flowcontrol.apiserver.k8s.io" is "FlowcontrolApiserver".
 func idGroup(group string) string {
 	if group == "" {
 		return "Core"
 	}
-	label, _, _ := strings.Cut(group, ".")
-	return capital(label)
+	var out strings.Builder
+	for label := range strings.SplitSeq(strings.TrimSuffix(group, ".k8s.io"), ".") {
+		out.WriteString(capital(label))
+	}
+	return out.String()
 }
 
 func capital(s string) string {

@@ -3,16 +3,14 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"sync"
 
-	appsv1 "k8s.io/api/apps/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
@@ -38,21 +36,34 @@ type managerKey struct {
 	subresource string
 }
 
-func newApplier() *applier {
+func newApplier(table []*Kind) *applier {
 	a := &applier{managers: map[managerKey]*managedfields.FieldManager{}}
 	a.scheme = sync.OnceValue(func() *runtime.Scheme {
 		scheme := runtime.NewScheme()
-		for _, add := range []func(*runtime.Scheme) error{
-			corev1.AddToScheme, appsv1.AddToScheme, coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
-		} {
-			if err := add(scheme); err != nil {
-				panic(err) // two Go types of one name: a programming error
+		for _, kind := range table {
+			scheme.AddKnownTypeWithName(kind.GVK, kind.New())
+		}
+		for _, kind := range table {
+			if kind.StoredAs != nil {
+				addConversion(scheme, kind.Kind, kind.StoredAs.Kind, kind.ToStored)
+				addConversion(scheme, kind.StoredAs.Kind, kind.Kind, kind.FromStored)
 			}
 		}
 		return scheme
 	})
 	a.converter = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(a.scheme()) })
 	return a
+}
+
+// addConversion lets what was applied in one version of a kind be merged in another.
+func addConversion(scheme *runtime.Scheme, from, to object.Kind, convert func(object.Object) object.Object) {
+	err := scheme.AddConversionFunc(from.New(), to.New(), func(in, out any, _ conversion.Scope) error {
+		reflect.ValueOf(out).Elem().Set(reflect.ValueOf(convert(in.(object.Object))).Elem())
+		return nil
+	})
+	if err != nil {
+		panic(err) // not two pointers: a programming error
+	}
 }
 
 // defaulter applies a kind's defaulting to merged objects.
@@ -111,9 +122,14 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, apierrors.NewInternalError(err)
 	}
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
+	if kind.GVK == corev1.SchemeGroupVersion.WithKind("Namespace") && ref.Subresource == "" {
+		if p.with, err = e.furnish(ref.Name); err != nil {
+			return nil, err
+		}
+	}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
-			return e.applyNew(kind, op, manager, intent)
+			return e.applyNew(caller, kind, op, manager, intent)
 		}
 		old, err := decode(kind, current)
 		if err != nil {
@@ -132,12 +148,12 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		}
 		obj = obj.DeepCopyObject().(object.Object)
 		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
-		return e.change(edit{kind: kind, subresource: ref.Subresource, manager: op.Options.FieldManager, applied: true, dry: dryRun(op)}, current, old, obj)
+		return e.change(edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: op.Options.FieldManager, applied: true, dry: dryRun(op)}, current, old, obj)
 	}
 	return p, nil
 }
 
-func (e *Engine) applyNew(kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
+func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
 	if op.Ref.Subresource != "" {
 		return outcome{}, notFound(kind, op.Ref.Name)
 	}
@@ -156,14 +172,16 @@ func (e *Engine) applyNew(kind *Kind, op Operation, manager *managedfields.Field
 	if !ok {
 		obj = empty
 	}
-	create, err := e.planCreate(kind, Operation{
+	create, err := e.planCreate(caller, kind, Operation{
 		Verb: VerbCreate, Object: obj, Options: op.Options,
 		Ref: Ref{Resource: op.Ref.Resource, Namespace: op.Ref.Namespace, Name: op.Ref.Name},
 	})
 	if err != nil {
 		return outcome{}, err
 	}
-	return create.compute(nil)
+	out, err := create.compute(nil)
+	out.warnings = create.warnings
+	return out, err
 }
 
 func applyError(err error) error {

@@ -39,6 +39,10 @@ type BootstrapConfig struct {
 	// Endpoints lists the REST doors (IP and port) of the masters that are alive. It is
 	// asked twice a second and must not block. Required.
 	Endpoints func() []netip.AddrPort
+	// Defaults are the roles and bindings that every cluster has. Optional.
+	Defaults []object.Object
+	// Renew completes one that is there; see authz.Renew. Required with Defaults.
+	Renew func(have, want object.Object) (changed, again bool)
 	// EventTTL is how long events live after their last change; 0 means 1 h.
 	EventTTL time.Duration
 	// Clock; nil means the real one.
@@ -51,8 +55,10 @@ type BootstrapConfig struct {
 // keeps the endpoints of the kubernetes service at the live masters, and removes old
 // events. It does so only while this master leads.
 type Bootstrap struct {
-	cfg  BootstrapConfig
-	seen map[store.Key]sighting
+	cfg BootstrapConfig
+	// renewed is true once the defaults were brought up to date in this term.
+	renewed bool
+	seen    map[store.Key]sighting
 }
 
 // sighting is when an event was first seen at a version. Going by what this master saw,
@@ -90,6 +96,7 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 			}
 		} else if leading {
 			clear(b.seen)
+			b.renewed = false
 		}
 		leading = term.Leading
 		select {
@@ -101,8 +108,9 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 	}
 }
 
-func (b *Bootstrap) caller() Caller {
-	return Caller{User: "system:apiserver", Groups: []string{"system:masters"}, UserAgent: "kijabi-apiserver"}
+// clusterCaller writes what the cluster itself needs.
+func clusterCaller() Caller {
+	return Caller{User: systemUser, Groups: []string{"system:masters"}, UserAgent: "kijabi-apiserver"}
 }
 
 // ensure makes what is missing; what is there costs a look into memory.
@@ -111,6 +119,9 @@ func (b *Bootstrap) ensure(ctx context.Context) error {
 		if err := b.create(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			return err
 		}
+	}
+	if err := b.access(ctx); err != nil {
+		return err
 	}
 	doors := b.cfg.Endpoints()
 	port := int32(configv1.PortREST)
@@ -141,12 +152,60 @@ func (b *Bootstrap) create(ctx context.Context, resource string, obj object.Obje
 		return nil
 	}
 	ref := Ref{Resource: coreResource(resource), Namespace: obj.GetNamespace(), Name: obj.GetName()}
-	_, err := b.cfg.Engine.Create(ctx, b.caller(), ref, obj, WriteOptions{})
+	_, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, obj, WriteOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create %s: %w", key, err)
 	}
 	if err == nil {
 		b.cfg.Log.Info("created", zap.String("object", key.String()))
+	}
+	return nil
+}
+
+// access brings the default roles and bindings up to date, once in a term, as new releases
+// may have others; and the rules of aggregated roles always.
+func (b *Bootstrap) access(ctx context.Context) error {
+	if !b.renewed {
+		for _, want := range b.cfg.Defaults {
+			if err := b.renew(ctx, want); err != nil {
+				return err
+			}
+		}
+		b.renewed = true
+	}
+	if b.cfg.Engine.cfg.Access == nil {
+		return nil
+	}
+	return b.cfg.Engine.aggregate(ctx)
+}
+
+func (b *Bootstrap) renew(ctx context.Context, want object.Object) error {
+	kind, err := object.KindOfObject(want)
+	if err != nil {
+		return err
+	}
+	want, _ = want.DeepCopyObject().(object.Object)
+	ref := Ref{Resource: kind.GVR, Namespace: want.GetNamespace(), Name: want.GetName()}
+	record, ok := b.cfg.Engine.store.Get(store.Key{Resource: kind.GroupResource().String(), Namespace: ref.Namespace, Name: ref.Name})
+	if ok {
+		have, err := object.Decode(kind, record.Value)
+		if err != nil {
+			return err
+		}
+		switch changed, again := b.cfg.Renew(have, want); {
+		case again:
+			if _, _, err := b.cfg.Engine.Delete(ctx, clusterCaller(), ref, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return fmt.Errorf("replace %s %s: %w", kind.GVR.Resource, object.KeyOf(want), err)
+			}
+		case changed:
+			_, err := b.cfg.Engine.Update(ctx, clusterCaller(), ref, have, WriteOptions{})
+			return err
+		default:
+			return nil
+		}
+	}
+	if _, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, want, WriteOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create %s %s: %w", kind.GVR.Resource, object.KeyOf(want), err)
 	}
 	return nil
 }
@@ -202,14 +261,14 @@ func (b *Bootstrap) endpoints(ctx context.Context, doors []netip.AddrPort, port 
 	key := store.Key{Resource: ref.Resource.GroupResource().String(), Namespace: ref.Namespace, Name: ref.Name}
 	record, ok := b.cfg.Engine.store.Get(key)
 	if !ok {
-		_, err := b.cfg.Engine.Create(ctx, b.caller(), ref, slice, WriteOptions{})
+		_, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, slice, WriteOptions{})
 		return err
 	}
 	var have discoveryv1.EndpointSlice
 	if err := have.Unmarshal(record.Value); err == nil && sameEndpoints(&have, slice) {
 		return nil
 	}
-	_, err := b.cfg.Engine.Update(ctx, b.caller(), ref, slice, WriteOptions{})
+	_, err := b.cfg.Engine.Update(ctx, clusterCaller(), ref, slice, WriteOptions{})
 	return err
 }
 
@@ -237,7 +296,7 @@ func (b *Bootstrap) sweep(ctx context.Context) {
 	}
 	b.seen = present
 	for page := range slices.Chunk(old, sweepPage) {
-		group := store.Group{User: b.caller().User, Ephemeral: true}
+		group := store.Group{User: clusterCaller().User, Ephemeral: true}
 		for _, record := range page {
 			group.Writes = append(group.Writes, store.Write{Key: record.Key, Decide: func(current *store.Record) (store.Change, error) {
 				changed := current == nil || current.Version != record.Version

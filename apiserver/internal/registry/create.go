@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -98,26 +100,33 @@ func place(kind *Kind, ref Ref, obj object.Object) error {
 }
 
 // planCreate completes and checks the object. All but the name's being free, the
-// namespace's being open and a service's addresses is settled here.
-func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
-	obj := op.Object
-	if err := checkType(kind, kind.GVK, obj); err != nil {
+// namespace's being open, quotas and a service's addresses is settled here.
+func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, error) {
+	if err := checkType(kind, kind.GVK, op.Object); err != nil {
 		return nil, err
 	}
+	// The request may be planned again, here under another name or by another master, and
+	// must not carry what this plan fills in.
+	obj := op.Object.DeepCopyObject().(object.Object)
 	if err := place(kind, op.Ref, obj); err != nil {
 		return nil, err
 	}
 	if kind.Namespaced && obj.GetNamespace() == "" {
 		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	if err := e.complete(kind, obj); err != nil {
+	warnings, err := e.complete(caller, kind, obj)
+	if err != nil {
 		return nil, err
 	}
-	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName())}
+	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName()), warnings: warnings}
+	if namespace, ok := obj.(*corev1.Namespace); ok {
+		if p.with, err = e.furnish(namespace.Name); err != nil {
+			return nil, err
+		}
+	}
 	service, isService := obj.(*corev1.Service)
 	var ready store.Change
 	if !isService {
-		var err error
 		if ready, err = encode(kind, obj); err != nil {
 			return nil, err
 		}
@@ -137,8 +146,12 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 				return outcome{}, err
 			}
 		}
+		var charge func(bool) error
+		if kind.Namespaced {
+			charge = func(dry bool) error { return e.quotas.Charge(kind, p.key.Namespace, nil, obj, dry) }
+		}
 		if !isService {
-			return outcome{change: ready, obj: obj}, nil
+			return outcome{change: ready, obj: obj, charge: charge}, nil
 		}
 		complete := service.DeepCopy()
 		if !dry {
@@ -147,19 +160,59 @@ func (e *Engine) planCreate(kind *Kind, op Operation) (*plan, error) {
 			}
 		}
 		change, err := encode(kind, complete)
-		return outcome{change: change, obj: complete}, err
+		return outcome{change: change, obj: complete, charge: charge}, err
 	}
 	return p, nil
+}
+
+// furnish plans what every namespace has from its first moment on, and what no pod can be
+// made without: its default service account, and the CA by which pods know the API. A loop
+// of the controller-manager keeps both.
+func (e *Engine) furnish(namespace string) ([]*plan, error) {
+	var all []*plan
+	objects := []object.Object{&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "default"}}}
+	if len(e.cfg.RootCA) > 0 {
+		objects = append(objects, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": string(e.cfg.RootCA)},
+		})
+	}
+	for _, obj := range objects {
+		of, err := object.KindOfObject(obj)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		kind, known := e.byResource[of.GVR]
+		if !known {
+			continue
+		}
+		if _, err := e.complete(clusterCaller(), kind, obj); err != nil {
+			return nil, err
+		}
+		change, err := encode(kind, obj)
+		if err != nil {
+			return nil, err
+		}
+		p := &plan{kind: kind, key: keyOf(kind, namespace, obj.GetName())}
+		p.compute = func(current *store.Record) (outcome, error) {
+			if current != nil {
+				return outcome{change: store.Change{Keep: true}, obj: obj}, nil
+			}
+			return outcome{change: change, obj: obj}, nil
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 func alreadyExists(kind *Kind, name string) *apierrors.StatusError {
 	return apierrors.NewAlreadyExists(kind.GVR.GroupResource(), name)
 }
 
-// complete fills in what the server sets, defaults and validates a new object.
-func (e *Engine) complete(kind *Kind, obj object.Object) error {
+// complete fills in what the server sets, defaults, admits and validates a new object. It
+// returns warnings for the client.
+func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]string, error) {
 	if obj.GetResourceVersion() != "" {
-		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
@@ -169,7 +222,7 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetCreationTimestamp(e.now())
-	obj.SetUID("")
+	obj.SetUID(newUID())
 	obj.SetGeneration(0)
 	if kind.SpecEqual != nil {
 		obj.SetGeneration(1)
@@ -177,18 +230,39 @@ func (e *Engine) complete(kind *Kind, obj object.Object) error {
 	if kind.Default != nil {
 		kind.Default(obj)
 	}
+	request := admission.Request{
+		User: caller.User, Groups: caller.Groups, Verb: admission.Create, Kind: kind,
+		Namespace: obj.GetNamespace(), Name: nameOf(obj), Object: obj,
+	}
+	if e.rules != nil {
+		if err := e.rules.Complete(&request); err != nil {
+			return nil, err
+		}
+	}
 	if kind.PrepareForCreate != nil {
 		kind.PrepareForCreate(obj)
 	}
+	if kind.SetRequester != nil {
+		kind.SetRequester(obj, kinds.Requester{User: caller.User, UID: caller.UID, Groups: caller.Groups, Extra: caller.Extra})
+	}
+	e.setTimes(kind, obj, nil)
+	e.fill(obj)
 	errs := validateMeta(kind, obj)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
 	}
-	if len(errs) > 0 {
-		return invalid(kind, nameOf(obj), errs)
+	if kind.ValidateCreate != nil {
+		errs = append(errs, kind.ValidateCreate(obj)...)
 	}
-	obj.SetUID(newUID())
-	return nil
+	if len(errs) > 0 {
+		return nil, invalid(kind, nameOf(obj), errs)
+	}
+	if e.rules != nil {
+		if err := e.rules.Check(&request); err != nil {
+			return nil, err
+		}
+	}
+	return request.Warnings, nil
 }
 
 // nameOf names an object in errors, even one whose name is yet to be generated.

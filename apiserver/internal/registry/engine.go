@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
@@ -50,8 +51,18 @@ type Config struct {
 	Store Store
 	// Forwarder reaches the leader; nil when there is no other master.
 	Forwarder Forwarder
+	// Access decides who may grant what, and fills in aggregated roles; nil: anybody may
+	// grant anything. Required outside of tests.
+	Access Access
+	// Tokens of service accounts; nil: none are issued.
+	Tokens TokenIssuer
 	// Kinds served; nil means kinds.Default().
 	Kinds []*Kind
+	// Admission is how strict the rules about other objects are; nil leaves the rules out,
+	// quotas excepted.
+	Admission *admission.Config
+	// RootCA is the cluster's CA in PEM, which every namespace holds; empty: none does.
+	RootCA []byte
 	// Network says which service addresses and node ports there are. Required.
 	Network configv1.Network
 	// Log. Required.
@@ -70,6 +81,8 @@ type Engine struct {
 	byResource map[schema.GroupVersionResource]*Kind
 	preferred  map[schema.GroupResource]*Kind
 	addresses  *addresses
+	rules      *admission.Chain // nil: none
+	quotas     *admission.Quotas
 	applier    *applier
 }
 
@@ -94,7 +107,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	e := &Engine{
-		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(),
+		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(cfg.Kinds), quotas: admission.NewQuotas(cfg.Store),
 		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
 		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
 	}
@@ -104,7 +117,13 @@ func New(cfg Config) (*Engine, error) {
 			e.preferred[kind.GVR.GroupResource()] = kind
 		}
 	}
+	if cfg.Admission != nil {
+		if e.rules, err = admission.New(cfg.Store, *cfg.Admission); err != nil {
+			return nil, fmt.Errorf("registry: %w", err)
+		}
+	}
 	cfg.Store.Observe(services)
+	cfg.Store.Observe(e.quotas)
 	return e, nil
 }
 

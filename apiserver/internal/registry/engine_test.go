@@ -18,7 +18,6 @@ import (
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/store"
-	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/object"
 )
 
@@ -432,8 +431,8 @@ func service(name string) *corev1.Service {
 }
 
 func TestServiceAddresses(t *testing.T) {
-	m := leader(t, func(n *configv1.Network) {
-		n.ServiceCIDR, n.DNSAddress, n.NodePortLast = "10.96.0.0/28", "10.96.0.10", 30003
+	m := leader(t, func(c *registry.Config) {
+		c.Network.ServiceCIDR, c.Network.DNSAddress, c.Network.NodePortLast = "10.96.0.0/28", "10.96.0.10", 30003
 	})
 	ctx := t.Context()
 	seen := map[string]bool{}

@@ -33,6 +33,8 @@ func statusError(err error) error {
 			Status: metav1.StatusFailure, Code: http.StatusPreconditionFailed, Reason: ReasonFenced,
 			Message: "fenced: the epoch this component was started under is over",
 		}}
+	case errors.Is(err, errReplan):
+		return apierrors.NewTimeoutError(err.Error(), 1)
 	case errors.Is(err, store.ErrExpired):
 		return apierrors.NewResourceExpired(err.Error())
 	case errors.Is(err, store.ErrTooLarge):

@@ -26,18 +26,18 @@ type master struct {
 }
 
 // start runs a store on a backend with a registry over it.
-func start(t testing.TB, name string, backend store.Backend, forwarder registry.Forwarder, change ...func(*configv1.Network)) *master {
+func start(t testing.TB, name string, backend store.Backend, forwarder registry.Forwarder, change ...func(*registry.Config)) *master {
 	t.Helper()
-	network := configv1.DefaultNetwork()
-	for _, c := range change {
-		c(&network)
-	}
 	log := zap.NewNop()
 	s, err := store.New(store.Config{Name: name, Backend: backend, Indexer: registry.NewIndexer(nil), Log: log, Progress: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine, err := registry.New(registry.Config{Store: s, Network: network, Log: log, Forwarder: forwarder})
+	cfg := registry.Config{Store: s, Network: configv1.DefaultNetwork(), Log: log, Forwarder: forwarder}
+	for _, c := range change {
+		c(&cfg)
+	}
+	engine, err := registry.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func (m *master) lead(t testing.TB) {
 }
 
 // leader returns a registry that leads, with the namespace default.
-func leader(t testing.TB, change ...func(*configv1.Network)) *master {
+func leader(t testing.TB, change ...func(*registry.Config)) *master {
 	t.Helper()
 	m := start(t, "m1", memory.New(), nil, change...)
 	m.lead(t)

@@ -31,7 +31,9 @@ type Ref struct {
 // forwarded request, from the forwarding master.
 type Caller struct {
 	User      string
+	UID       string // as far as the one who authenticated the user knows it
 	Groups    []string
+	Extra     map[string][]string // what else is known of the user; not to be changed
 	UserAgent string
 	RequestID string
 	// Epoch the caller's component was started under; 0 for others.
@@ -155,5 +157,7 @@ type OperationResult struct {
 	Kind object.Kind
 	// Deleted is true when a delete removed the object, false while it terminates.
 	Deleted bool
-	Err     error
+	// Warnings for whoever writes, such as of what will be refused later.
+	Warnings []string
+	Err      error
 }

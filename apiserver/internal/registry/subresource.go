@@ -5,7 +5,6 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -55,7 +54,7 @@ func (e *Engine) planScale(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, op.Ref.Namespace, op.Ref.Name)}
-	how := edit{kind: kind, subresource: "scale", manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, caller: caller, subresource: "scale", manager: managerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, op.Ref.Name)
@@ -178,30 +177,4 @@ func merged(base, more map[string]string) map[string]string {
 	}
 	maps.Copy(out, more)
 	return out
-}
-
-// planEviction deletes a pod on behalf of a drain.
-func (e *Engine) planEviction(kind *Kind, op Operation) (*plan, error) {
-	eviction, ok := op.Object.(*policyv1.Eviction)
-	if !ok {
-		return nil, checkType(kind, policyv1.SchemeGroupVersion.WithKind("Eviction"), op.Object)
-	}
-	if err := place(kind, op.Ref, eviction); err != nil {
-		return nil, err
-	}
-	var opts metav1.DeleteOptions
-	if eviction.DeleteOptions != nil {
-		opts = *eviction.DeleteOptions
-	}
-	p, err := e.planDelete(kind, op.Ref, opts)
-	if err != nil {
-		return nil, err
-	}
-	remove := p.compute
-	p.compute = func(current *store.Record) (outcome, error) {
-		out, err := remove(current)
-		out.body = eviction
-		return out, err
-	}
-	return p, nil
 }

@@ -61,6 +61,9 @@ func (e *Engine) planAll(caller Caller, ops []Operation, independent bool) (*tra
 		if err == nil && seen[p.key] {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("operation %d: %s is written twice in one transaction", i, p.key))
 		}
+		if err == nil && len(p.with) > 0 && ops[i].Ref.Subresource == "eviction" {
+			err = apierrors.NewBadRequest(fmt.Sprintf("operation %d: an eviction under a disruption budget cannot be part of a transaction", i))
+		}
 		if err != nil {
 			if !independent {
 				return nil, err
@@ -78,6 +81,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 	out := make([]OperationResult, len(t.plans))
 	var plans []*plan
 	var at []int
+	written := make(map[store.Key]bool, len(t.plans))
 	for i, p := range t.plans {
 		if p == nil {
 			out[i].Err = t.errs[i]
@@ -87,6 +91,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 			e.prepare(p, t.verbs[i])
 		}
 		plans, at = append(plans, p), append(at, i)
+		written[p.key] = true
 	}
 	if len(plans) == 0 {
 		return out, nil
@@ -102,6 +107,13 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 		}
 		return out, nil
 	}
+	for _, i := range at {
+		for _, other := range t.plans[i].with {
+			if !written[other.key] {
+				plans = append(plans, other)
+			}
+		}
+	}
 	results, err := e.commit(ctx, caller, plans, !independent)
 	if err != nil {
 		if independent && len(plans) == 1 && apiError(err) {
@@ -110,7 +122,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 		}
 		return nil, err
 	}
-	for i, r := range results {
+	for i, r := range results[:len(at)] {
 		out[at[i]] = r
 	}
 	return out, nil

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -23,7 +24,7 @@ func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, err
 	}
 	given.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
-	edit := edit{kind: kind, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	edit := edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)
@@ -53,6 +54,7 @@ func managerOf(caller Caller, opts WriteOptions) string {
 // edit is how an object is being changed.
 type edit struct {
 	kind        *Kind
+	caller      Caller
 	subresource string
 	// manager of the fields; applied is true when managedFields are settled already.
 	manager string
@@ -71,15 +73,30 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	switch how.subresource {
 	case "":
 		errs = prepareUpdate(kind, old, obj)
+		if len(errs) == 0 {
+			if err := e.resizable(kind, old, obj); err != nil {
+				return outcome{}, err
+			}
+		}
+		e.fill(obj)
 	case "status":
 		if kind.PrepareForStatusUpdate == nil {
 			return outcome{}, notAllowed(kind, "update")
 		}
 		kind.PrepareForStatusUpdate(obj, old)
+		e.setTimes(kind, obj, old)
 		errs = validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
 		if kind.ValidateStatusUpdate != nil {
 			errs = append(errs, kind.ValidateStatusUpdate(obj, old)...)
 		}
+	case "approval":
+		if kind.PrepareForApproval == nil {
+			return outcome{}, notAllowed(kind, "update")
+		}
+		kind.PrepareForApproval(obj, old)
+		e.setTimes(kind, obj, old)
+		errs = validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+		errs = append(errs, kind.ValidateApproval(obj, old)...)
 	case "finalize":
 		obj = finalized(old, obj)
 	case "ephemeralcontainers":
@@ -90,11 +107,32 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	if len(errs) > 0 {
 		return outcome{}, invalid(kind, obj.GetName(), errs)
 	}
+	request := admission.Request{
+		User: how.caller.User, Groups: how.caller.Groups, Verb: admission.Update, Kind: kind, Subresource: how.subresource,
+		Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: obj, Old: old,
+	}
+	if e.rules != nil {
+		if err := e.rules.Check(&request); err != nil {
+			return outcome{}, err
+		}
+	}
 	if !how.applied && len(old.GetManagedFields()) > 0 {
 		// Once somebody applies, all writes keep the record of who owns what.
 		e.applier.updated(kind, how.subresource, how.manager, old, obj)
 	}
-	return e.replace(kind, current, obj, how)
+	out, err := e.replace(kind, current, obj, how)
+	out.warnings = request.Warnings
+	if err == nil && kind.Namespaced && !out.change.Delete && !out.change.Keep {
+		out.charge = func(dry bool) error { return e.quotas.Charge(kind, current.Key.Namespace, old, obj, dry) }
+	}
+	return out, err
+}
+
+// setTimes lets the kind set the times that the server keeps; old is nil on creation.
+func (e *Engine) setTimes(kind *Kind, obj, old object.Object) {
+	if kind.SetTimes != nil {
+		kind.SetTimes(obj, old, e.now())
+	}
 }
 
 // replace computes the write that stores obj, which removes it when nothing holds it any longer.

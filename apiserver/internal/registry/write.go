@@ -7,8 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"go.uber.org/zap"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,6 +23,13 @@ import (
 // leaderPoll is the pause between two attempts of a write that found no leader.
 const leaderPoll = 30 * time.Millisecond
 
+// maxReplans bounds how often a write is planned anew because what the plan was made of has
+// changed meanwhile.
+const maxReplans = 8
+
+// errReplan is returned by a plan's compute when the plan must be made anew.
+var errReplan = errors.New("what the request is about has changed meanwhile, try again")
+
 // plan is one write on its way to the store.
 type plan struct {
 	kind *Kind
@@ -28,8 +38,18 @@ type plan struct {
 	// alone, so that it can be called again when the object has changed meanwhile.
 	compute func(current *store.Record) (outcome, error)
 
+	// guard may refuse what compute stores; nil for most kinds.
+	guard func(current *store.Record, obj object.Object) error
+
 	// removal is true for deletions.
 	removal bool
+
+	// warnings of the object as it came.
+	warnings []string
+
+	// with are writes that are committed together with this one, or not at all. Their
+	// results go nowhere.
+	with []*plan
 
 	prepared    bool
 	preparedFor *store.Record
@@ -46,6 +66,11 @@ type outcome struct {
 	obj object.Object
 	// body is returned instead of the object: the body of a subresource.
 	body object.Object
+	// charge takes what the write needs from quotas, or refuses it; nil if it needs nothing.
+	// It is for the single writer: what was prepared is charged when it is decided.
+	charge func(dry bool) error
+	// warnings of what the write makes of the object.
+	warnings []string
 }
 
 // prepare computes the write before the single writer asks, outside of its loop.
@@ -55,13 +80,24 @@ func (p *plan) prepare(current *store.Record) {
 }
 
 func (p *plan) decide(current *store.Record) (store.Change, error) {
-	if p.prepared && p.preparedFor == current {
-		p.done = p.ready
-		return p.ready.change, p.readyErr
+	result, err := p.ready, p.readyErr
+	if !p.prepared || p.preparedFor != current {
+		result, err = p.compute(current)
 	}
-	result, err := p.compute(current)
 	p.done = result
+	err = p.check(current, result, err)
+	if err == nil && result.charge != nil {
+		err = result.charge(false)
+	}
 	return result.change, err
+}
+
+// check asks the guard about what was computed.
+func (p *plan) check(current *store.Record, result outcome, err error) error {
+	if err != nil || p.guard == nil || result.change.Keep || result.change.Delete {
+		return err
+	}
+	return p.guard(current, result.obj)
 }
 
 // result tells the caller what became of the write.
@@ -85,9 +121,9 @@ func (p *plan) result(r store.Result) OperationResult {
 	if body := p.done.body; body != nil && !r.Repeated {
 		body.SetResourceVersion(version)
 		kind, err := object.KindOfObject(body)
-		return OperationResult{Object: body, Kind: kind, Err: err}
+		return OperationResult{Object: body, Kind: kind, Warnings: p.done.warnings, Err: err}
 	}
-	out := OperationResult{Kind: p.kind.Kind, Deleted: p.done.change.Delete, Record: r.Record}
+	out := OperationResult{Kind: p.kind.Kind, Deleted: p.done.change.Delete, Record: r.Record, Warnings: slices.Concat(p.warnings, p.done.warnings)}
 	if p.done.obj != nil && !r.Repeated {
 		p.done.obj.SetResourceVersion(version)
 		out.Object = p.done.obj
@@ -179,6 +215,11 @@ func (e *Engine) commit(ctx context.Context, caller Caller, plans []*plan, atomi
 	if err != nil {
 		return nil, err
 	}
+	if e.cfg.Access != nil && slices.ContainsFunc(plans, func(p *plan) bool { return p.key.Resource == clusterRolesResource }) {
+		if err := e.aggregate(ctx); err != nil {
+			e.cfg.Log.Warn("aggregated roles will follow", zap.Error(err))
+		}
+	}
 	out := make([]OperationResult, len(plans))
 	for i, p := range plans {
 		out[i] = p.result(results[i])
@@ -198,14 +239,24 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 	}
 	current, _ := e.store.Get(p.key)
 	done, err := p.compute(current)
+	err = p.check(current, done, err)
+	if err == nil && done.charge != nil {
+		err = done.charge(true)
+	}
 	if err != nil {
 		return OperationResult{}, err
 	}
+	for _, other := range p.with {
+		current, _ := e.store.Get(other.key)
+		if _, err := other.compute(current); err != nil {
+			return OperationResult{}, err
+		}
+	}
 	if done.body != nil {
 		kind, err := object.KindOfObject(done.body)
-		return OperationResult{Object: done.body, Kind: kind}, err
+		return OperationResult{Object: done.body, Kind: kind, Warnings: done.warnings}, err
 	}
-	out := OperationResult{Kind: p.kind.Kind, Object: done.obj, Deleted: done.change.Delete}
+	out := OperationResult{Kind: p.kind.Kind, Object: done.obj, Deleted: done.change.Delete, Warnings: slices.Concat(p.warnings, done.warnings)}
 	switch {
 	case done.change.Keep || done.change.Delete:
 		out.Record = current
@@ -226,13 +277,19 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 // one performs a single operation.
 func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
 	var out OperationResult
+	if op.Verb == VerbCreate && op.Ref.Subresource == tokenSubresource {
+		return e.token(ctx, caller, op)
+	}
 	if dryRun(op) {
-		p, err := e.plan(caller, op)
-		if err != nil {
-			return out, err
+		for attempt := 0; ; attempt++ {
+			p, err := e.plan(caller, op)
+			if err != nil {
+				return out, err
+			}
+			if out, err = e.rehearse(ctx, p); !errors.Is(err, errReplan) || attempt == maxReplans {
+				return out, statusError(err)
+			}
 		}
-		out, err = e.rehearse(ctx, p)
-		return out, statusError(err)
 	}
 	var p *plan
 	local := func(ctx context.Context, caller Caller) error {
@@ -244,13 +301,16 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 				}
 			}
 			e.prepare(p, op.Verb)
-			results, err := e.commit(ctx, caller, []*plan{p}, true)
+			results, err := e.commit(ctx, caller, append([]*plan{p}, p.with...), true)
 			if err == nil {
 				out = results[0]
 				return out.Err
 			}
 			if attempt < maxNameAttempts && op.Verb == VerbCreate && generated(op) && apierrors.IsAlreadyExists(err) {
-				op.Object.SetName("")
+				p = nil
+				continue
+			}
+			if attempt < maxReplans && errors.Is(err, errReplan) {
 				p = nil
 				continue
 			}
@@ -269,9 +329,9 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 }
 
 // prepare computes what needs the current object before the writer does. Creates are
-// computed when planned.
+// computed when planned, and services, which take addresses, by the writer alone.
 func (e *Engine) prepare(p *plan, verb Verb) {
-	if verb == VerbCreate {
+	if verb == VerbCreate || p.key.Resource == servicesResource {
 		return
 	}
 	current, _ := e.store.Get(p.key)
@@ -279,6 +339,9 @@ func (e *Engine) prepare(p *plan, verb Verb) {
 }
 
 func dryRun(op Operation) bool {
+	if eviction, ok := op.Object.(*policyv1.Eviction); ok && eviction.DeleteOptions != nil && len(eviction.DeleteOptions.DryRun) > 0 {
+		return true
+	}
 	return op.Options.DryRun || op.Verb == VerbDelete && len(op.Delete.DryRun) > 0
 }
 
@@ -309,6 +372,14 @@ func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err := e.planOf(caller, kind, op)
+	if err == nil {
+		e.guard(caller, kind, p)
+	}
+	return p, err
+}
+
+func (e *Engine) planOf(caller Caller, kind *Kind, op Operation) (*plan, error) {
 	if op.Verb != VerbCreate && op.Ref.Name == "" {
 		return nil, apierrors.NewBadRequest("name is required")
 	}
@@ -316,11 +387,11 @@ func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
 	case VerbCreate:
 		switch op.Ref.Subresource {
 		case "":
-			return e.planCreate(kind, op)
+			return e.planCreate(caller, kind, op)
 		case "binding":
 			return e.planBinding(kind, op)
 		case "eviction":
-			return e.planEviction(kind, op)
+			return e.planEviction(caller, kind, op)
 		}
 	case VerbUpdate:
 		if op.Ref.Subresource == "scale" {

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,6 +16,7 @@ import (
 	kjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/platform/kube/object"
 )
 
@@ -50,13 +49,9 @@ func newCodec(served []*registry.Kind) *codec {
 			}
 		}
 	}
-	for _, obj := range []runtime.Object{
-		&authorizationv1.SelfSubjectAccessReview{}, &authorizationv1.SubjectAccessReview{}, &authorizationv1.LocalSubjectAccessReview{},
-		&authorizationv1.SelfSubjectRulesReview{},
-	} {
-		scheme.AddKnownTypes(authorizationv1.SchemeGroupVersion, obj)
+	for _, k := range reviews.Kinds() {
+		add(k.GVK, k.New())
 	}
-	scheme.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.SelfSubjectReview{})
 	build := func(yaml, strict bool) runtime.Serializer {
 		return kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme, scheme, kjson.SerializerOptions{Yaml: yaml, Strict: strict})
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 )
 
 // discovery tells clients what is served. It is built once from the kinds.
@@ -36,8 +37,8 @@ func newDiscovery(served []*registry.Kind) *discovery {
 	for _, k := range served {
 		add(k.GVK.GroupVersion(), apiResources(k)...)
 	}
-	for _, k := range reviews() {
-		add(k.gvk.GroupVersion(), k.apiResource())
+	for _, k := range reviews.Kinds() {
+		add(k.GVK.GroupVersion(), reviewResource(k))
 	}
 	return d
 }
@@ -235,7 +236,9 @@ func (s *Server) writeTagged(w http.ResponseWriter, r *http.Request, contentType
 
 // serveRoot lists the paths.
 func (s *Server) serveRoot(w http.ResponseWriter, r *http.Request) {
-	paths := []string{"/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
+	paths := []string{
+		wellKnownPath, "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", jwksPath, "/readyz", "/version",
+	}
 	for gv := range s.discovery.resources {
 		if gv.Group == "" {
 			paths = append(paths, "/api/"+gv.Version)

@@ -120,9 +120,6 @@ func TestImpersonation(t *testing.T) {
 	if a := h.call("GET", "/api/v1/pods", "", "Impersonate-User: eve", "Impersonate-Group: dev"); a.code != 403 {
 		t.Errorf("group impersonated without right: %d", a.code)
 	}
-	if a := h.call("GET", "/api/v1/pods", "", "Impersonate-User: eve", "Impersonate-Uid: 1"); a.code != 400 {
-		t.Errorf("uid ignored: %d", a.code)
-	}
 	if a := h.call("GET", "/api/v1/pods", "", "Impersonate-Group: dev"); a.code != 400 {
 		t.Errorf("group alone: %d", a.code)
 	}
@@ -140,7 +137,9 @@ func TestOtherSitesAreRefused(t *testing.T) {
 
 func TestAccessReviews(t *testing.T) {
 	h := newHarness(t)
-	h.authorizer.deny = func(user, verb, _ string) bool { return verb == "delete" || user == "eve" && verb == "create" }
+	h.authorizer.deny = func(user, verb, resource string) bool {
+		return verb == "delete" || user == "eve" && verb == "create" && resource == "pods"
+	}
 	review := func(verb string) string {
 		return `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"` + verb + `","resource":"pods","namespace":"default"}}}`
 	}
@@ -151,15 +150,15 @@ func TestAccessReviews(t *testing.T) {
 	if a := h.call("POST", path, `{"spec":{}}`); a.code != 400 {
 		t.Errorf("empty review: %d", a.code)
 	}
-	h.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"eve","resourceAttributes":{"verb":"create","resource":"pods"}}}`).contains(t, `"allowed":false`)
+	h.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"eve","groups":["system:masters"],"resourceAttributes":{"verb":"create","resource":"pods"}}}`).contains(t, `"allowed":false`)
 	rules := "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
 	h.call("POST", rules, `{"spec":{"namespace":"default"}}`).contains(t, `"verbs":["*"],"apiGroups":["*"],"resources":["*"]`, `"incomplete":false`)
-	h.authorizer.deny = func(_, verb, _ string) bool { return verb == "*" || verb == "delete" }
-	h.call("POST", rules, `{"spec":{"namespace":"default"}}`).contains(t,
-		`"verbs":["create","deletecollection","get","list","patch","update","watch"],"apiGroups":[""],"resources":["pods"]`, `"nonResourceURLs":["/",`, `"incomplete":true`)
+	h.call("POST", rules, `{"spec":{"namespace":"default"}}`, "Impersonate-User: bob").contains(t,
+		`{"verbs":["create"],"apiGroups":["authentication.k8s.io"],"resources":["selfsubjectreviews"]}`, `"nonResourceURLs":["/api",`, `"incomplete":false`)
+	h.call("POST", rules, `{"spec":{"namespace":"default"}}`, "Impersonate-User: system:node:n", "Impersonate-Group: kijabi:role:node").contains(t, `"incomplete":true`)
 	h.call("POST", rules, `{"spec":{}}`).contains(t, "no namespace on request")
 	local := "/apis/authorization.k8s.io/v1/namespaces/default/localsubjectaccessreviews"
-	h.call("POST", local, `{"spec":{"user":"bob","resourceAttributes":{"namespace":"default","verb":"create","resource":"pods"}}}`).contains(t, `"allowed":true`)
+	h.call("POST", local, `{"spec":{"user":"bob","groups":["system:masters"],"resourceAttributes":{"namespace":"default","verb":"create","resource":"pods"}}}`).contains(t, `"allowed":true`)
 	if a := h.call("POST", local, `{"spec":{"user":"bob","resourceAttributes":{"namespace":"other","verb":"create","resource":"pods"}}}`); a.code != 400 {
 		t.Errorf("other namespace: %d", a.code)
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
+	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
@@ -297,22 +298,30 @@ func (f *fakeRegistry) Watch(ctx context.Context, ref registry.Ref, opts registr
 	}, nil
 }
 
-// fakeAuthorizer refuses what is listed and notes what it was asked.
-type fakeAuthorizer struct {
+// notingAuthorizer notes what it was asked, and refuses what is listed beside what the real one does.
+type notingAuthorizer struct {
+	*authz.Authorizer
 	mu    sync.Mutex
 	deny  func(user, verb, resource string) bool
 	asked []string
 }
 
-func (a *fakeAuthorizer) Authorize(_ context.Context, caller registry.Caller, verb string, gvr schema.GroupVersionResource, subresource, namespace, name string) error {
+func (a *notingAuthorizer) Authorize(ctx context.Context, attr authz.Attributes) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	resource := strings.TrimSuffix(gvr.Resource+"/"+subresource, "/")
-	a.asked = append(a.asked, strings.Join([]string{caller.User, verb, resource, namespace, name}, " "))
-	if a.deny != nil && a.deny(caller.User, verb, resource) {
-		return apierrors.NewForbidden(gvr.GroupResource(), name, fmt.Errorf("user %q cannot %s %s", caller.User, verb, resource))
+	resource := strings.TrimSuffix(attr.Resource.Resource+"/"+attr.Subresource, "/") + attr.Path
+	a.asked = append(a.asked, strings.Join([]string{attr.User, attr.Verb, resource, attr.Namespace, attr.Name}, " "))
+	if a.deny != nil && a.deny(attr.User, attr.Verb, resource) {
+		return apierrors.NewForbidden(attr.Resource, attr.Name, fmt.Errorf("user %q cannot %s %s", attr.User, attr.Verb, resource))
 	}
-	return nil
+	return a.Authorizer.Authorize(ctx, attr)
+}
+
+func (a *notingAuthorizer) Admit(ctx context.Context, attr authz.Attributes) (context.Context, error) {
+	if err := a.Authorize(ctx, attr); err != nil {
+		return ctx, err
+	}
+	return a.Authorizer.Admit(ctx, attr)
 }
 
 // waitFor polls a condition that another goroutine brings about.

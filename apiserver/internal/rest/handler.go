@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 )
 
@@ -35,16 +38,20 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, apierrors.NewInternalError(fmt.Errorf("panic in %s %s", r.Method, r.URL.Path)))
 	}()
 
-	caller, known := authenticate(r)
+	known, wrong := s.authenticate(r)
+	caller := known.Caller
+	if known.token != "" {
+		r = r.WithContext(context.WithValue(r.Context(), tokenKey{}, known.token))
+	}
 	w.Header().Set("Audit-Id", caller.RequestID)
 	if s.serveOpen(w, r) {
 		return
 	}
-	if !known {
-		s.fail(w, r, unauthorized())
+	if wrong != nil {
+		s.fail(w, r, wrong)
 		return
 	}
-	if site := r.Header.Get("Sec-Fetch-Site"); (site == "cross-site" || site == "same-site") && !(r.Method == http.MethodGet && r.Header.Get("Upgrade") == "") {
+	if site := r.Header.Get("Sec-Fetch-Site"); known.certificate && (site == "cross-site" || site == "same-site") && !(r.Method == http.MethodGet && r.Header.Get("Upgrade") == "") {
 		// A browser presents its user's certificate to whichever page asks.
 		s.fail(w, r, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("requests from other sites are refused")))
 		return
@@ -75,28 +82,46 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 // it, whatever discovery says, before it tells its user that a kind is not known.
 const noCustomResources = `{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","metadata":{},"items":[]}`
 
-// serveKnown answers an authenticated caller.
+// serveKnown answers a caller of whom is known who it is, if only that it does not say.
 func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller registry.Caller) {
 	path := strings.TrimSuffix(r.URL.Path, "/")
-	if path == "" {
-		s.serveRoot(w, r)
+	gv, segments, isResource := splitPath(path)
+	if !isResource {
+		s.servePath(w, r, caller, path)
 		return
 	}
-	gv, segments, ok := splitPath(path)
+	question, namespace, isReview := reviewAt(gv, segments)
 	switch {
-	case strings.HasPrefix(path, "/openapi/"):
-		s.serveOpenAPI(w, r, path)
-	case !ok && (path == "/api" || path == "/apis" || strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/")):
-		s.serveDiscovery(w, r, path)
-	case !ok:
-		s.fail(w, r, notFound())
-	case r.Method == http.MethodPost && len(segments) == 1 && isReview(gv, segments[0]),
-		r.Method == http.MethodPost && len(segments) == 3 && segments[0] == "namespaces" && isReview(gv, segments[2]):
-		s.serveReview(w, r, caller, gv, segments)
-	case r.Method == http.MethodGet && path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions":
+	case isReview && r.Method == http.MethodPost:
+		s.serveReview(w, r, caller, question, namespace)
+	case r.Method == http.MethodGet && path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions" && caller.User != authn.UserAnonymous:
 		writeBody(w, mediaJSON, http.StatusOK, []byte(noCustomResources))
 	default:
 		s.serveResource(w, r, caller, gv, segments)
+	}
+}
+
+// servePath answers for a path that names no resource.
+func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller registry.Caller, path string) {
+	attr := authz.Attributes{Verb: strings.ToLower(r.Method), Path: cmp.Or(path, "/")}
+	if attr.Verb == "head" {
+		attr.Verb = "get"
+	}
+	if err := s.authorize(r.Context(), caller, attr); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	switch {
+	case path == "":
+		s.serveRoot(w, r)
+	case path == wellKnownPath, path == jwksPath:
+		s.serveIssuer(w, r, path)
+	case strings.HasPrefix(path, "/openapi/"):
+		s.serveOpenAPI(w, r, path)
+	case path == "/api" || path == "/apis" || strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/"):
+		s.serveDiscovery(w, r, path)
+	default:
+		s.fail(w, r, notFound())
 	}
 }
 
@@ -104,20 +129,29 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller regis
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller, gv schema.GroupVersion, segments []string) {
 	t, err := s.resolve(r, gv, segments)
 	if err != nil {
+		if caller.User == authn.UserAnonymous {
+			err = unauthorized() // what there is concerns only who is known
+		}
 		s.fail(w, r, err)
 		return
 	}
-	sub := t.ref.Subresource
-	if err := s.cfg.Authorizer.Authorize(r.Context(), caller, t.verb, t.ref.Resource, sub, t.ref.Namespace, t.ref.Name); err != nil {
-		s.fail(w, r, err)
+	attr := authz.Attributes{
+		Verb: t.verb, Resource: t.ref.Resource.GroupResource(), Subresource: t.ref.Subresource,
+		Namespace: t.ref.Namespace, Name: t.ref.Name, FieldSelector: r.URL.Query().Get("fieldSelector"),
+	}
+	attr.User, attr.Groups = caller.User, caller.Groups
+	admitted, err := s.cfg.Authorizer.Admit(r.Context(), attr)
+	if err != nil {
+		s.fail(w, r, hideFromStrangers(caller, err))
 		return
 	}
+	still := func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) }
 	switch {
 	case t.sub != nil && t.sub.Stream:
-		s.serveStream(w, r, caller, t)
+		s.serveStream(w, r, caller, t, still)
 		return
 	case t.verb == "watch":
-		s.serveWatch(w, r, t)
+		s.serveWatch(w, r, t, still)
 		return
 	}
 	select {
@@ -127,7 +161,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		s.fail(w, r, apierrors.NewTooManyRequests("too many requests are being served, try again", 1))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(r))
+	ctx, cancel := context.WithTimeout(admitted, timeoutOf(r))
 	defer cancel()
 	r = r.WithContext(ctx)
 	compressed := newCompressor(w, r)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,11 +23,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authn/authntest"
+	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 )
@@ -35,7 +40,7 @@ import (
 type harness struct {
 	t          *testing.T
 	registry   *fakeRegistry
-	authorizer *fakeAuthorizer
+	authorizer *notingAuthorizer
 	nodes      *fakeNodes
 	server     *Server
 	http       *httptest.Server
@@ -46,6 +51,12 @@ type harness struct {
 	dir   string
 	clock *clocktesting.FakePassiveClock
 }
+
+// noPods: no node has any.
+type noPods struct{}
+
+func (noPods) NodeOf(string, string) string               { return "" }
+func (noPods) UsedOn(string, string, string, string) bool { return false }
 
 type fakeNodes struct {
 	conns map[string]grpc.ClientConnInterface
@@ -61,7 +72,24 @@ func (n *fakeNodes) Node(_ context.Context, name string) (grpc.ClientConnInterfa
 func newHarness(t *testing.T) *harness {
 	t.Helper()
 	fake := newFakeRegistry()
-	h := serve(t, fake)
+	policy := authz.NewPolicy()
+	policy.Reset(func(yield func(*store.Record) bool) {
+		for _, obj := range authz.Defaults() {
+			kind, err := object.KindOfObject(obj)
+			if err != nil {
+				panic(err)
+			}
+			value, err := obj.Marshal()
+			if err != nil {
+				panic(err)
+			}
+			key := store.Key{Resource: kind.GroupResource().String(), Namespace: obj.GetNamespace(), Name: obj.GetName()}
+			if !yield(&store.Record{Key: key, Value: value}) {
+				return
+			}
+		}
+	})
+	h := serve(t, fake, authz.New(authz.Config{Pods: noPods{}, Policy: policy}), nil)
 	h.registry = fake
 	return h
 }
@@ -75,7 +103,13 @@ func newRealHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine, err := registry.New(registry.Config{Store: objects, Kinds: table, Network: configv1.DefaultNetwork(), Log: log})
+	policy := authz.NewPolicy()
+	objects.Observe(policy)
+	tokens := authntest.Tokens(t, objects)
+	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy, Prove: objects.Prove})
+	engine, err := registry.New(registry.Config{
+		Store: objects, Access: authorizer, Tokens: tokens, Kinds: table, Network: configv1.DefaultNetwork(), Log: log,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,20 +129,25 @@ func newRealHarness(t *testing.T) *harness {
 		t.Fatal("store was not loaded in time")
 	}
 	group.Go(objects.Lead)
-	h := serve(t, engine)
+	h := serve(t, engine, authorizer, tokens)
 	h.must(waitFor(ctx, func() bool { return objects.Term().Leading }))
-	for _, name := range []string{"default", "kube-system"} {
-		if a := h.call("POST", "/api/v1/namespaces", `{"metadata":{"name":"`+name+`"}}`); a.code != http.StatusCreated {
-			t.Fatalf("namespace %s: %d %s", name, a.code, a.body)
-		}
-	}
+	bootstrap := registry.NewBootstrap(registry.BootstrapConfig{
+		Engine: engine, Network: configv1.DefaultNetwork(), Endpoints: func() []netip.AddrPort { return nil },
+		Defaults: authz.Defaults(), Renew: authz.Renew, Log: log,
+	})
+	group.Go(bootstrap.Run)
+	// The service of the DNS is the last thing that it makes.
+	h.must(waitFor(ctx, func() bool {
+		_, ok := objects.Get(store.Key{Resource: "services", Namespace: "kube-system", Name: "kube-dns"})
+		return ok
+	}))
 	return h
 }
 
 // serve starts a door over a registry.
-func serve(t *testing.T, behind registry.Registry) *harness {
+func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer, tokens *authn.Tokens) *harness {
 	t.Helper()
-	h := &harness{t: t, authorizer: &fakeAuthorizer{}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
+	h := &harness{t: t, authorizer: &notingAuthorizer{Authorizer: authorizer}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
 	ca, err := pki.NewCA("test", time.Hour)
 	h.must(err)
 	serverCert := h.issue(ca, "server", pki.LeafRequest{CommonName: "server", DNSNames: []string{"localhost"}, Life: time.Hour, Server: true})
@@ -121,7 +160,7 @@ func serve(t *testing.T, behind registry.Registry) *harness {
 
 	h.clock = clocktesting.NewFakePassiveClock(time.Now().Add(time.Hour))
 	h.server, err = New(Config{
-		Registry: behind, Authorizer: h.authorizer, Nodes: h.nodes, Log: zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)),
+		Registry: behind, Authorizer: h.authorizer, Tokens: tokens, Nodes: h.nodes, Log: zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)),
 		Clock: h.clock,
 	})
 	h.must(err)

@@ -187,3 +187,61 @@ func TestKubectl(t *testing.T) {
 	}
 	k.ok("delete pod p --force --grace-period=0", "deleted")
 }
+
+// TestKubectlAccess works with roles, bindings and tokens as people do.
+func TestKubectlAccess(t *testing.T) {
+	h := newRealHarness(t)
+	k := newKubectl(h)
+
+	k.ok("auth whoami --as=eve --as-group=dev --as-uid=7", "eve", "[dev system:authenticated]", "7")
+	k.fails("", "auth can-i list pods --as=eve", "no")
+	k.ok("create role reader --verb=get,list,watch --resource=pods,pods/log", "created")
+	k.ok("create rolebinding eve-reads --role=reader --user=eve", "created")
+	k.ok("create clusterrolebinding dev-views --clusterrole=view --group=dev", "created")
+	k.ok("auth can-i list pods --as=eve", "yes")
+	k.ok("auth can-i get pods --subresource=log --as=eve", "yes")
+	k.fails("", "auth can-i list pods -A --as=eve", "no")
+	k.ok("auth can-i list pods -A --as=eve --as-group=dev", "yes")
+	k.ok("auth can-i get /version --as=eve", "yes")
+	k.fails("", "auth can-i get /metrics --as=eve", "no")
+	k.ok("auth can-i --list --as=eve", "pods/log", "[get list watch]", "selfsubjectaccessreviews.authorization.k8s.io", "[/version]")
+	k.ok("get pods --as=eve", "No resources found")
+	k.fails("", "get secrets --as=eve", `secrets is forbidden: User "eve" cannot list resource "secrets" in API group "" in the namespace "default"`)
+	k.fails("", "create role more --verb=* --resource=secrets --as=eve", `cannot create resource "roles"`)
+	k.ok("get roles,rolebindings -o wide", "reader", "Role/reader", "eve", "CREATED AT")
+	k.ok("get clusterrole view -o jsonpath={.rules[*].resources}", "configmaps", "endpointslices")
+	k.ok("describe clusterrole edit", "deployments.apps", "PolicyRule")
+	k.ok("create clusterrole sum --aggregation-rule=to=sum", "created")
+	k.ok("create clusterrole part --verb=get --resource=nodes", "created")
+	k.ok("label clusterrole part to=sum", "labeled")
+	k.ok("get clusterrole sum -o jsonpath={.rules[*].resources}", `["nodes"]`)
+	k.feed(`apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: eve-reads, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: other}
+subjects: [{kind: User, name: eve}]
+`, "auth reconcile -f -", "reconciled")
+	k.fails("", "patch rolebinding eve-reads --type=merge -p {\"roleRef\":{\"name\":\"reader\"}}", "cannot change roleRef")
+
+	k.ok("create serviceaccount robot", "created")
+	token, good := k.run("", "create", "token", "robot", "--duration=1h")
+	if !good || strings.Count(token, ".") != 2 {
+		t.Fatalf("create token: %s", token)
+	}
+	k.fails("", "create token robot --duration=1m", "less than 10 minutes")
+	k.fails("", "create token nobody", `serviceaccounts "nobody" not found`)
+	k.ok("create rolebinding robot-edits --clusterrole=edit --serviceaccount=default:robot", "created")
+	robot := []string{"--token=" + strings.TrimSpace(token), "--server=" + h.http.URL, "--tls-server-name=localhost", "--certificate-authority=" + filepath.Join(h.dir, "ca.crt")}
+	k.env = append(k.env, "KUBECONFIG="+filepath.Join(h.dir, "none")) // the administrator's certificate would go before the token
+	as := func(line string) (string, bool) { return k.run("", append(strings.Fields(line), robot...)...) }
+	for line, want := range map[string]string{
+		"auth whoami": "system:serviceaccount:default:robot", "auth can-i create deployments": "yes", "create configmap made --from-literal=a=b": "created",
+	} {
+		if out, good := as(line); !good || !strings.Contains(out, want) {
+			t.Errorf("kubectl %s by token: %s", line, out)
+		}
+	}
+	if out, good := as("get nodes"); good || !strings.Contains(out, `User "system:serviceaccount:default:robot" cannot list resource "nodes"`) {
+		t.Errorf("nodes by token: %s", out)
+	}
+}

@@ -10,6 +10,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
 )
@@ -32,14 +33,13 @@ func newDocuments(served []*registry.Kind) *openapi.Documents {
 				continue
 			}
 			resources = append(resources, openapi.Resource{
-				GVR: k.GVR, GVK: sub.GVK, Subresource: sub.Name, Namespaced: k.Namespaced, Verbs: sub.Verbs, Type: structType(body.New()),
+				GVR: k.GVR, GVK: sub.GVK, Subresource: sub.Name, Parent: k.GVK.Kind, Namespaced: k.Namespaced, Verbs: sub.Verbs, Type: structType(body.New()),
 			})
 		}
 	}
-	for _, k := range reviews() {
+	for _, k := range reviews.Kinds() {
 		resources = append(resources, openapi.Resource{
-			GVR: k.gvk.GroupVersion().WithResource(k.resource), GVK: k.gvk, Namespaced: k.namespaced,
-			Verbs: []string{"create"}, Type: structType(k.empty()),
+			GVR: k.GVR, GVK: k.GVK, Namespaced: k.Namespaced, Verbs: []string{"create"}, Type: structType(k.New()),
 		})
 	}
 	return openapi.New(openapi.Config{

@@ -14,11 +14,13 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -34,16 +36,16 @@ const (
 	idleTimeout        = 3 * time.Minute
 	shutdownTimeout    = 5 * time.Second
 	maxStreamsPerConn  = 250
+	reauthorizeEvery   = time.Minute
 	compressAboveBytes = 128 << 10
 )
 
-// Authorizer decides whether a caller may do something. It returns nil, or an
-// *apierrors.StatusError, Forbidden for a refusal. Safe for concurrent use.
+// Authorizer decides whether a caller may do something; *authz.Authorizer implements it.
+// It is asked before the registry is.
 type Authorizer interface {
-	// Authorize is asked before the registry is. Verbs are those of Kubernetes: get, list,
-	// watch, create, update, patch, delete, deletecollection, impersonate. namespace is empty
-	// for cluster-scoped resources and for all namespaces; name is empty for collections.
-	Authorize(ctx context.Context, caller registry.Caller, verb string, resource schema.GroupVersionResource, subresource, namespace, name string) error
+	reviews.Authorizer
+	// Admit is Authorize for short requests: it returns the context to perform one with.
+	Admit(ctx context.Context, attr authz.Attributes) (context.Context, error)
 }
 
 // Nodes finds the way to a node's KubeletService.
@@ -75,6 +77,8 @@ type Config struct {
 	Registry registry.Registry
 	// Authorizer of every request. Required.
 	Authorizer Authorizer
+	// Tokens of service accounts; without, none is accepted. Optional.
+	Tokens *authn.Tokens
 	// Nodes for logs, exec, attach and port-forward. Required.
 	Nodes Nodes
 	// Identity the door serves TLS with. Required by Run.
@@ -97,11 +101,14 @@ type Config struct {
 type Server struct {
 	cfg       Config
 	codec     *codec
+	reviews   *reviews.Reviews
 	discovery *discovery
 	documents *openapi.Documents
 	inFlight  chan struct{}
 	// writeTimeout of one piece of an answer.
 	writeTimeout time.Duration
+	// reauthorizeEvery is how often a stream's caller is asked about again.
+	reauthorizeEvery time.Duration
 	// stopping ends watches and streams, while short requests may finish.
 	stopping context.Context //nolint:containedctx // lives as long as the server
 	stop     context.CancelFunc
@@ -124,11 +131,15 @@ func New(cfg Config) (*Server, error) {
 	}
 	stopping, stop := context.WithCancel(context.Background())
 	kinds := cfg.Registry.Kinds()
+	var tokens reviews.Tokens
+	if cfg.Tokens != nil {
+		tokens = cfg.Tokens
+	}
 	return &Server{
-		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds),
+		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
 		documents: newDocuments(kinds),
 		inFlight:  make(chan struct{}, maxInFlight),
-		stopping:  stopping, stop: stop, writeTimeout: writeTimeout,
+		stopping:  stopping, stop: stop, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
 	}, nil
 }
 

@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
+	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/rpc"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 )
@@ -30,14 +32,15 @@ func servesSubresource(k *kinds.Kind, name string) bool {
 	return k.GVK.Kind == "Pod" && slices.Contains([]string{"log", "exec", "attach", "portforward"}, name)
 }
 
-// serveStream relays a request to the node of a pod.
-func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) {
+// serveStream relays a request to the node of a pod, for as long as its caller still may.
+func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target, still func(context.Context) error) {
 	if !servesSubresource(t.kind, t.sub.Name) || t.rest != "" {
 		s.fail(w, r, notFound())
 		return
 	}
 	ctx, cancel := s.untilStop(r.Context())
 	defer cancel()
+	defer s.reauthorize(ctx, cancel, still)()
 	r = r.WithContext(ctx)
 	var err error
 	switch t.sub.Name {
@@ -52,6 +55,31 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller regi
 	}
 	if err != nil {
 		s.fail(w, r, err)
+	}
+}
+
+// reauthorize ends a stream whose caller has lost the right to it. The returned function
+// ends the asking.
+func (s *Server) reauthorize(ctx context.Context, end context.CancelFunc, still func(context.Context) error) func() {
+	group := lifecycle.NewGroup(ctx)
+	group.Go(func(ctx context.Context) error {
+		ticker := time.NewTicker(s.reauthorizeEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+			if err := still(ctx); err != nil {
+				end()
+				return nil
+			}
+		}
+	})
+	return func() {
+		group.Cancel()
+		_ = group.Wait()
 	}
 }
 

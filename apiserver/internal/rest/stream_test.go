@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,7 +27,12 @@ const podP = "/api/v1/namespaces/default/pods/p"
 
 func (h *harness) websocket(path string, protocols ...string) *websocket.Conn {
 	h.t.Helper()
-	dialer := websocket.Dialer{TLSClientConfig: h.http1(), Subprotocols: protocols}
+	return h.websocketAs(h.http1(), path, protocols...)
+}
+
+func (h *harness) websocketAs(config *tls.Config, path string, protocols ...string) *websocket.Conn {
+	h.t.Helper()
+	dialer := websocket.Dialer{TLSClientConfig: config, Subprotocols: protocols}
 	conn, resp, err := dialer.DialContext(h.t.Context(), "wss"+strings.TrimPrefix(h.http.URL, "https")+path, nil)
 	if err != nil {
 		h.t.Fatalf("dial %s: %v", path, err)

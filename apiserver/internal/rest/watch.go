@@ -78,17 +78,18 @@ type watchWriter struct {
 	frame        []byte
 }
 
-func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, t target) {
+// serveWatch serves a watch for as long as its caller still may.
+func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, t target, still func(context.Context) error) {
 	ctx, cancel := s.untilStop(r.Context())
 	defer cancel()
-	if err := s.watch(ctx, w, r, t); err != nil {
+	if err := s.watch(ctx, w, r, t, still); err != nil {
 		s.fail(w, r, err)
 	}
 }
 
 // watch streams until the time is over, the client leaves, the server stops or the
 // registry ends it. It returns an error only before the answer has begun.
-func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Request, t target, still func(context.Context) error) error {
 	f, err := negotiate(r, true)
 	if err != nil {
 		return err
@@ -126,6 +127,9 @@ func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	out := &watchWriter{s: s, w: w, f: f, t: t, include: include, lastBookmark: s.cfg.Clock.Now()}
 	out.flush()
 	for batch, err := range batches {
+		if err == nil {
+			err = still(ctx)
+		}
 		if err != nil {
 			if ctx.Err() == nil {
 				out.sendError(err)

@@ -99,6 +99,7 @@ func (s *Server) do(r *http.Request, caller registry.Caller, op registry.Operati
 
 // writeResult answers with what a write left; as protobuf without encoding it again.
 func (s *Server) writeResult(w http.ResponseWriter, r *http.Request, f format, code int, t target, result registry.OperationResult) error {
+	warn(w, result.Warnings)
 	if f.shape == shapeObject && f.encoding == encodeProtobuf && result.Record != nil && result.Kind.GVK == t.gvk() {
 		writeBody(w, mediaProtobuf, code, protobufBody(t.gvk(), result.Record.Value))
 		return nil

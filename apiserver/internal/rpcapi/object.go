@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/rpc"
@@ -25,7 +27,9 @@ import (
 
 // Authorizer decides whether a caller may perform an operation.
 type Authorizer interface {
-	Authorize(attr authz.Attributes) error
+	Authorize(ctx context.Context, attr authz.Attributes) error
+	// Admit is Authorize for short requests: it returns the context to perform one with.
+	Admit(ctx context.Context, attr authz.Attributes) (context.Context, error)
 }
 
 // ObjectService serves kijabi.object.v1.ObjectService.
@@ -34,13 +38,15 @@ type ObjectService struct {
 
 	registry   registry.Registry
 	authorizer Authorizer
+	reviews    *reviews.Reviews
 }
 
 var _ objectv1pb.ObjectServiceServer = (*ObjectService)(nil)
 
-// NewObjectService returns the service over a registry.
-func NewObjectService(reg registry.Registry, authorizer Authorizer) *ObjectService {
-	return &ObjectService{registry: reg, authorizer: authorizer}
+// NewObjectService returns the service over a registry. Without reviews (nil) it answers no
+// questions about access.
+func NewObjectService(reg registry.Registry, authorizer Authorizer, answers *reviews.Reviews) *ObjectService {
+	return &ObjectService{registry: reg, authorizer: authorizer, reviews: answers}
 }
 
 // chunkBytes is about how many bytes of objects one message of a list or watch holds.
@@ -48,9 +54,11 @@ const chunkBytes = 512 << 10
 
 // request is what every handler needs to know of a request.
 type request struct {
+	ctx    context.Context //nolint:containedctx // what the request is performed with, unless it is long
 	kind   *registry.Kind
 	ref    registry.Ref
 	caller rpc.Caller
+	attr   authz.Attributes
 }
 
 // begin resolves the resource and authorizes the operation.
@@ -61,17 +69,18 @@ func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref
 		return request{}, err
 	}
 	ref.Resource = kind.GVR
-	err = s.authorizer.Authorize(authz.Attributes{
+	attr := authz.Attributes{
 		User: caller.Name, Groups: caller.Groups, Verb: verb,
 		Resource: kind.GroupResource(), Subresource: ref.Subresource,
 		Namespace: ref.Namespace, Name: ref.Name, FieldSelector: fieldSelector,
-	})
-	return request{kind: kind, ref: ref, caller: caller}, err
+	}
+	ctx, err = s.authorizer.Admit(ctx, attr)
+	return request{ctx: ctx, kind: kind, ref: ref, caller: caller, attr: attr}, err
 }
 
 func (r request) registryCaller() registry.Caller {
 	return registry.Caller{
-		User: r.caller.Name, Groups: r.caller.Groups, UserAgent: r.caller.UserAgent,
+		User: r.caller.Name, UID: r.caller.UID, Groups: r.caller.Groups, Extra: r.caller.Extra, UserAgent: r.caller.UserAgent,
 		RequestID: r.caller.RequestID, Epoch: r.caller.Epoch, Forwarded: r.caller.Forwarded,
 	}
 }
@@ -117,7 +126,7 @@ func (s *ObjectService) Get(ctx context.Context, req *objectv1pb.GetRequest) (*o
 	if err != nil {
 		return nil, err
 	}
-	record, err := s.registry.Get(ctx, r.ref)
+	record, err := s.registry.Get(r.ctx, r.ref)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +144,7 @@ func (s *ObjectService) List(req *objectv1pb.ListRequest, out objectv1pb.ObjectS
 	if err != nil {
 		return err
 	}
-	list, err := s.registry.List(ctx, r.ref, registry.ListOptions{
+	list, err := s.registry.List(r.ctx, r.ref, registry.ListOptions{
 		Labels: selector, Fields: req.GetFieldSelector(), Limit: req.GetLimit(),
 		Continue: req.GetContinue(), ResourceVersion: req.GetResourceVersion(),
 	})
@@ -187,6 +196,11 @@ func (s *ObjectService) Watch(req *objectv1pb.WatchRequest, out objectv1pb.Objec
 	for batch, err := range batches {
 		if err != nil {
 			return err
+		}
+		if !authz.Lasting(r.caller.Groups) { // who may no longer see this sees no more of it
+			if err := s.authorizer.Authorize(ctx, r.attr); err != nil {
+				return err
+			}
 		}
 		if err := sendBatch(r.kind, batch, out); err != nil {
 			return err
@@ -326,6 +340,12 @@ func (s *ObjectService) write(ctx context.Context, r request, op registry.Operat
 	switch {
 	case err != nil:
 		return nil, false, err
+	case len(result.Warnings) > 0:
+		if err := grpc.SetHeader(ctx, rpc.Warnings(result.Warnings)); err != nil {
+			return nil, false, err
+		}
+	}
+	switch {
 	case result.Record != nil:
 		return object.PackBytes(result.Kind, result.Record.Value), result.Deleted, nil
 	case result.Object != nil:
@@ -341,11 +361,31 @@ func (s *ObjectService) Create(ctx context.Context, req *objectv1pb.CreateReques
 	if err != nil {
 		return nil, err
 	}
+	if kind, ok := reviews.KindOf(op.Ref.Resource); ok && s.reviews != nil {
+		return s.answer(ctx, kind, op)
+	}
 	r, err := s.begin(ctx, string(op.Verb), op.Ref, "")
 	if err != nil {
 		return nil, err
 	}
 	packed, _, err := s.write(ctx, r, op)
+	if err != nil {
+		return nil, err
+	}
+	return &objectv1pb.CreateResponse{Object: packed}, nil
+}
+
+// answer fills in a question about access; nothing is stored.
+func (s *ObjectService) answer(ctx context.Context, kind object.Kind, op registry.Operation) (*objectv1pb.CreateResponse, error) {
+	got, err := object.KindOfObject(op.Object)
+	if err != nil || got.GVK != kind.GVK || op.Ref.Subresource != "" || kind.Namespaced != (op.Ref.Namespace != "") {
+		return nil, apierrors.NewBadRequest("a question must be of the kind " + kind.GVK.Kind + ", with a namespace only if that kind has one")
+	}
+	caller, _ := rpc.CallerFrom(ctx)
+	if err := s.reviews.Answer(ctx, request{caller: caller}.registryCaller(), op.Ref.Namespace, op.Object); err != nil {
+		return nil, err
+	}
+	packed, err := object.Pack(op.Object)
 	if err != nil {
 		return nil, err
 	}

@@ -17,8 +17,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/authn"
+	"kijabi.dev/apiserver/internal/authn/authntest"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/rpcapi"
 	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/store"
@@ -43,6 +46,7 @@ func (noPods) UsedOn(string, string, string, string) bool { return false }
 // door is the gRPC door over a real store and registry that lead.
 type door struct {
 	service *rpcapi.ObjectService
+	tokens  *authn.Tokens
 	ca      *pki.CA
 	address string
 	stop    func()
@@ -74,7 +78,11 @@ func openOn(t testing.TB, backend store.Backend) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine, err := registry.New(registry.Config{Store: s, Network: configv1.DefaultNetwork(), Log: zap.NewNop()})
+	policy := authz.NewPolicy()
+	s.Observe(policy)
+	authorizer := authz.New(authz.Config{Pods: noPods{}, Policy: policy, Prove: s.Prove})
+	tokens := authntest.Tokens(t, s)
+	engine, err := registry.New(registry.Config{Store: s, Access: authorizer, Tokens: tokens, Network: configv1.DefaultNetwork(), Log: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +92,7 @@ func openOn(t testing.TB, backend store.Backend) *door {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, registry.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{service: rpcapi.NewObjectService(engine, authz.New(noPods{})), ca: pkitest.NewCA(t)}
+	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, ca: pkitest.NewCA(t)}
 	d.serve(t, "127.0.0.1:0")
 	return d
 }
@@ -94,6 +102,7 @@ func (d *door) serve(t testing.TB, address string) {
 	t.Helper()
 	server, err := rpc.NewServer(rpc.ServerConfig{
 		Identity: pkitest.Identity(t, d.ca, "apiserver", "m1"), Log: zap.NewNop(), MaxConnectionsPerUser: 100, GracePeriod: time.Millisecond,
+		Authenticate: rpcapi.Authenticate(d.tokens), ReauthorizeEvery: 20 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)

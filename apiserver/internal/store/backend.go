@@ -22,6 +22,8 @@ type Pair struct {
 	Value []byte
 	// Revision that last wrote it.
 	Revision int64
+	// Err is why Value could not be had; the pair's object is set aside.
+	Err error
 }
 
 // Op is a put, or a delete when Delete is set. Value belongs to the store; the backend

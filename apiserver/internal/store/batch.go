@@ -145,11 +145,15 @@ func (s *Store) decide(b *batch, p *pending, member int) error {
 			continue
 		}
 		results[i] = Result{Record: current, Previous: current}
-		if change.Keep || change.Delete && current == nil {
+		if change.Keep || (change.Delete || change.Rewrite) && current == nil {
 			continue
 		}
+		ephemeral := g.Ephemeral
+		if change.Rewrite {
+			change.Value, change.Index, ephemeral = s.unstamped(current), current.Index, current.ephemeral
+		}
 		plan := planned{
-			key: w.Key, index: change.Index, previous: current, ephemeral: g.Ephemeral,
+			key: w.Key, index: change.Index, previous: current, ephemeral: ephemeral,
 			member: member, position: i,
 		}
 		if change.Delete {
@@ -157,10 +161,10 @@ func (s *Store) decide(b *batch, p *pending, member int) error {
 			plan.path = path(w.Key, plan.ephemeral)
 			b.ops = append(b.ops, Op{Key: plan.path, Delete: true})
 		} else {
-			if current != nil && current.ephemeral != g.Ephemeral {
+			if current != nil && current.ephemeral != ephemeral {
 				b.ops = append(b.ops, Op{Key: path(w.Key, current.ephemeral), Delete: true})
 			}
-			plan.path = path(w.Key, g.Ephemeral)
+			plan.path = path(w.Key, ephemeral)
 			plan.value = encodeValue(len(b.planned), change.Value)
 			b.ops = append(b.ops, Op{Key: plan.path, Value: plan.value})
 		}

@@ -197,7 +197,12 @@ func (s *Store) recordOf(pair Pair) *Record {
 	if !ok {
 		return nil
 	}
-	index, encoding, err := decodeValue(pair.Value)
+	var index int
+	var encoding []byte
+	err := pair.Err
+	if err == nil {
+		index, encoding, err = decodeValue(pair.Value)
+	}
 	if err == nil {
 		value := make([]byte, len(encoding), len(encoding)+stampRoom)
 		copy(value, encoding)

@@ -16,6 +16,9 @@ import (
 // the call. Calls share read proofs: those that arrive while one is made share the next.
 // ErrNotLeading when a leader finds that another master has claimed the epoch.
 func (s *Store) Fresh(ctx context.Context) error {
+	if ctx.Value(provenKey{s}) != nil {
+		return nil
+	}
 	round := s.barrier.join()
 	select {
 	case <-ctx.Done():
@@ -23,6 +26,18 @@ func (s *Store) Fresh(ctx context.Context) error {
 	case <-round.done:
 		return round.err
 	}
+}
+
+// provenKey marks contexts in which memory was proven fresh.
+type provenKey struct{ store *Store }
+
+// Prove is Fresh for a request that reads more than once: with the context it returns, Fresh
+// asks no more. So it is for the context of one short request, and for no other.
+func (s *Store) Prove(ctx context.Context) (context.Context, error) {
+	if err := s.Fresh(ctx); err != nil {
+		return ctx, err
+	}
+	return context.WithValue(ctx, provenKey{s}, true), nil
 }
 
 // WaitVersion returns once memory holds everything up to version.

@@ -46,6 +46,18 @@ func path(k Key, ephemeral bool) string {
 	return prefix + k.Resource + "/" + k.Namespace + "/" + k.Name
 }
 
+// Prefixes are what the keys of a resource's objects begin with in the backend.
+func Prefixes(resource string) []string {
+	return []string{objectPrefix + resource + "/", ephemeralPrefix + resource + "/"}
+}
+
+// KeyOf returns the object that a key of the backend stands for; ok is false for keys that
+// are no objects.
+func KeyOf(backendKey string) (k Key, ok bool) {
+	k, _, ok = parsePath(backendKey)
+	return k, ok
+}
+
 // parsePath reverses path; ok is false for keys that are no objects.
 func parsePath(p string) (k Key, ephemeral, ok bool) {
 	rest, found := strings.CutPrefix(p, objectPrefix)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -225,4 +226,9 @@ func (s *Store) restamp(r *Record, version uint64) *Record {
 	value := make([]byte, len(r.Value), len(r.Value)+stampRoom)
 	copy(value, r.Value)
 	return &Record{Key: r.Key, Version: version, Value: s.cfg.Stamp(value, version), Index: r.Index, ephemeral: r.ephemeral}
+}
+
+// unstamped is a record's encoding without the version that its stamp appended.
+func (s *Store) unstamped(r *Record) []byte {
+	return bytes.TrimSuffix(r.Value, s.cfg.Stamp(nil, r.Version))
 }

@@ -92,6 +92,9 @@ type Change struct {
 	Delete bool
 	// Keep leaves the object as it is; the write succeeds with the current record.
 	Keep bool
+	// Rewrite stores the object as it is under a new version, for the sake of the form it
+	// is stored in. Rewriting an absent object changes nothing.
+	Rewrite bool
 }
 
 // Write is one object's write.

@@ -409,6 +409,32 @@ func TestFreshFollowsWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
+// One proof serves all reads of a request, and those of no other store.
+func TestProofIsForOneRequest(t *testing.T) {
+	b := memory.New()
+	a, f := run(t, "a", b), run(t, "f", b)
+	a.lead()
+	r := commit(t, a, set(pod("x"), "v=1"))
+	ctx, err := f.Prove(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := f.Get(pod("x")); got == nil || got.Version < r[0].Record.Version {
+		t.Fatal("what was proven is stale")
+	}
+	f.stop() // now nothing can be proven
+	if err := f.Fresh(ctx); err != nil {
+		t.Errorf("with a proof: %v", err)
+	}
+	if err := f.Fresh(t.Context()); !errors.Is(err, store.ErrStopped) {
+		t.Errorf("without one: %v", err)
+	}
+	a.stop()
+	if err := a.Fresh(ctx); !errors.Is(err, store.ErrStopped) {
+		t.Errorf("with another store's: %v", err)
+	}
+}
+
 func TestCommitHonoursItsContext(t *testing.T) {
 	b := memory.New()
 	entered, release := make(chan struct{}, 1), make(chan struct{})

@@ -296,7 +296,7 @@ func (w *world) found(c configv1.APIServerConfiguration) {
 	}}
 	w.network, w.quota = c.Network, c.Etcd.QuotaBytes
 	w.pki = map[string][]byte{}
-	for _, name := range []string{"ca.crt", "ca.key", "peer-ca.crt", "peer-ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key", "service-account.pub"} {
+	for _, name := range []string{"ca.crt", "ca.key", "peer-ca.crt", "peer-ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key", "service-account.pub", pki.StorageKeyFile} {
 		w.pki[name], _ = os.ReadFile(filepath.Join(c.PKIDir, name))
 	}
 }
@@ -407,15 +407,21 @@ func TestInitAndJoin(t *testing.T) {
 			t.Errorf("a node holds %s", path)
 		}
 	}
-	shared := func(o Options) []byte {
-		content, err := os.ReadFile(o.Layout.pki("service-account.key"))
+	shared := func(o Options, name string) []byte {
+		content, err := os.ReadFile(o.Layout.pki(name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return content
 	}
-	if !bytes.Equal(shared(first), shared(second)) {
+	if !bytes.Equal(shared(first, "service-account.key"), shared(second, "service-account.key")) {
 		t.Error("the masters sign service account tokens with different keys")
+	}
+	if !bytes.Equal(shared(first, pki.StorageKeyFile), shared(second, pki.StorageKeyFile)) {
+		t.Error("the masters seal Secrets with different keys")
+	}
+	if keys, err := pki.ParseStorageKeys(shared(first, pki.StorageKeyFile)); err != nil || len(keys) != 1 {
+		t.Errorf("%d storage keys: %v", len(keys), err)
 	}
 
 	t.Run("second init", func(t *testing.T) {

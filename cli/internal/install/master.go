@@ -30,10 +30,11 @@ type authorities struct {
 	frontProxy *pki.CA
 	serviceKey []byte // PEM, private
 	servicePub []byte // PEM, public
+	storageKey []byte // PEM, seals Secrets in etcd
 }
 
 func newAuthorities() (*authorities, error) {
-	var a authorities
+	a := authorities{storageKey: pki.NewStorageKey()}
 	for _, made := range []struct {
 		into *(*pki.CA)
 		name string
@@ -71,6 +72,7 @@ func (a *authorities) add(f *files, layout Layout) error {
 	}
 	f.add(layout.pki("service-account.key"), a.serviceKey, 0o600)
 	f.add(layout.pki("service-account.pub"), a.servicePub, 0o644)
+	f.add(layout.pki(pki.StorageKeyFile), a.storageKey, 0o600)
 	return nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"kijabi.dev/platform/pki"
+
 	"kijabi.dev/cli/internal/machine/supervisor"
 	"kijabi.dev/cli/internal/systemd"
 )
@@ -164,8 +166,8 @@ func (c component) sandbox(layout Layout, binDir string) *systemd.Sandbox {
 			box.Writable = append(box.Writable, etcd)
 		}
 	} else {
-		for _, name := range []string{"ca", "front-proxy-ca", "peer-ca", "service-account"} {
-			box.Hidden = append(box.Hidden, layout.pki(name+".key"))
+		for _, name := range []string{"ca.key", pki.StorageKeyFile, "front-proxy-ca.key", "peer-ca.key", "service-account.key"} {
+			box.Hidden = append(box.Hidden, layout.pki(name))
 		}
 	}
 	if c.program == networkAgent {

@@ -45,7 +45,7 @@ func Cluster(o ClusterOptions) []Collector {
 // collected reports whether objects of a kind are. Events exist in two groups, of which
 // one suffices; those without a list are never stored.
 func collected(kind object.Kind) bool {
-	return kind.NewList != nil && kind.GVR.Resource != "secrets" && kind.GVR.Group != "events.k8s.io"
+	return kind.NewList != nil && kind.GVR.Resource != "secrets" && !kind.View
 }
 
 func (o ClusterOptions) objects(ctx context.Context) ([]Entry, error) {

@@ -10,8 +10,13 @@ import (
 
 	"go.uber.org/zap"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
@@ -102,6 +107,11 @@ func owners[T object.Object]() informer.Option {
 	return informer.Index(garbagecollector.IndexOwner, func(obj T) []string { return garbagecollector.Owners(obj) })
 }
 
+// owned are the objects of a kind that only the garbage collector looks at.
+func owned[T object.Object](caches *informer.Set, api *client.Client) garbagecollector.Collection {
+	return garbagecollector.Of(informer.Of[T](caches, owners[T]()), api)
+}
+
 // controllers lists every loop, in the open.
 func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Client, caches *informer.Set,
 	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock, voices voices,
@@ -141,6 +151,11 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),
 			garbagecollector.Of(slices, api), garbagecollector.Of(deployments, api), garbagecollector.Of(sets, api),
 			garbagecollector.Of(pods, api),
+			owned[*appsv1.StatefulSet](caches, api), owned[*appsv1.DaemonSet](caches, api), owned[*appsv1.ControllerRevision](caches, api),
+			owned[*batchv1.Job](caches, api), owned[*batchv1.CronJob](caches, api), owned[*corev1.ReplicationController](caches, api),
+			owned[*autoscalingv2.HorizontalPodAutoscaler](caches, api), owned[*policyv1.PodDisruptionBudget](caches, api),
+			owned[*corev1.PersistentVolumeClaim](caches, api), owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
+			owned[*rbacv1.Role](caches, api), owned[*rbacv1.RoleBinding](caches, api),
 		}),
 	}
 }

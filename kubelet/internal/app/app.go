@@ -28,6 +28,7 @@ import (
 	"kijabi.dev/kubelet/internal/runtime/cri"
 	"kijabi.dev/kubelet/internal/server"
 	"kijabi.dev/kubelet/internal/status"
+	"kijabi.dev/kubelet/internal/tokens"
 	"kijabi.dev/kubelet/internal/volumes"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
@@ -118,6 +119,7 @@ type kubelet struct {
 	images   *images.Collector
 	service  *server.Service
 	volumes  *volumes.Volumes
+	tokens   *tokens.Tokens
 	cgroups  *resources.Cgroups
 	shared   podspec.Node
 	log      *zap.Logger
@@ -162,8 +164,9 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 			}
 		},
 	})
+	k.tokens = tokens.New(tokens.Config{Request: api.Token, Changed: refresh, Clock: clk})
 	k.volumes = volumes.New(volumes.Config{
-		PodDirectory: k.shared.PodDirectory, ConfigMap: k.store.ConfigMap, Secret: k.store.Secret,
+		PodDirectory: k.shared.PodDirectory, ConfigMap: k.store.ConfigMap, Secret: k.store.Secret, Token: k.tokens.Token,
 		IsNotFound: k.store.Sources(&corev1.Pod{}).IsNotFound,
 		Fields:     func(pod *corev1.Pod) env.Sources { return k.store.Sources(pod) },
 	})
@@ -215,7 +218,7 @@ func (k *kubelet) event(pod *corev1.Pod, container, severity, reason, message st
 }
 
 func (k *kubelet) run(ctx context.Context) error {
-	return lifecycle.RunAll(ctx, k.caches.Run, k.store.Run, k.manager.Run, k.prober.Run, k.recorder.Run,
+	return lifecycle.RunAll(ctx, k.caches.Run, k.store.Run, k.tokens.Run, k.manager.Run, k.prober.Run, k.recorder.Run,
 		k.reporter.Run, k.rotator.Run, k.images.Run, k.confirm)
 }
 

@@ -127,7 +127,7 @@ func (w *worker) setupVolumes(ctx context.Context, pod *corev1.Pod) error {
 	if err := w.m.cfg.Objects.Await(ctx, pod); err != nil {
 		return err
 	}
-	return w.m.cfg.Volumes.Setup(pod)
+	return w.m.cfg.Volumes.Setup(ctx, pod)
 }
 
 func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, number uint32) error {

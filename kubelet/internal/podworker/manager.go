@@ -51,7 +51,7 @@ type Objects interface {
 
 // Volumes of pods.
 type Volumes interface {
-	Setup(pod *corev1.Pod) error
+	Setup(ctx context.Context, pod *corev1.Pod) error
 	Mounts(pod *corev1.Pod, container *corev1.Container, expand func(string) string) ([]runtime.Mount, error)
 	Teardown(uid string) error
 }

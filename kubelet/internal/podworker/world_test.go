@@ -210,7 +210,7 @@ func (w *world) Result(id string) (probes.Result, bool) {
 
 type noVolumes struct{}
 
-func (noVolumes) Setup(*corev1.Pod) error { return nil }
+func (noVolumes) Setup(context.Context, *corev1.Pod) error { return nil }
 func (noVolumes) Mounts(*corev1.Pod, *corev1.Container, func(string) string) ([]runtime.Mount, error) {
 	return nil, nil
 }

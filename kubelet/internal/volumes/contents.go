@@ -1,7 +1,9 @@
 package volumes
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,8 +17,9 @@ type file struct {
 	mode int32
 }
 
-// contents computes the files of a volume and whether they hold secrets.
-func (v *Volumes) contents(pod *corev1.Pod, volume *corev1.Volume) (files map[string]file, secret bool, err error) {
+// contents computes the files of a volume and whether they hold secrets. directory is
+// where the volume is, if it has been made before.
+func (v *Volumes) contents(ctx context.Context, pod *corev1.Pod, volume *corev1.Volume, directory string) (files map[string]file, secret bool, err error) {
 	files = map[string]file{}
 	switch {
 	case volume.ConfigMap != nil:
@@ -42,6 +45,9 @@ func (v *Volumes) contents(pod *corev1.Pod, volume *corev1.Volume) (files map[st
 				secret = true
 			case source.DownwardAPI != nil:
 				err = v.addDownward(files, pod, source.DownwardAPI.Items, base)
+			case source.ServiceAccountToken != nil:
+				err = v.addToken(ctx, files, pod, source.ServiceAccountToken, base, directory)
+				secret = true
 			default:
 				err = fmt.Errorf("source %d is of a type that this kubelet does not support", i)
 			}
@@ -51,6 +57,20 @@ func (v *Volumes) contents(pod *corev1.Pod, volume *corev1.Volume) (files map[st
 		}
 	}
 	return files, secret, err
+}
+
+// addToken adds a token. While no master answers, one that the volume holds stays: it may
+// still be good, and without it no container could start again.
+func (v *Volumes) addToken(ctx context.Context, files map[string]file, pod *corev1.Pod, want *corev1.ServiceAccountTokenProjection, base int32, directory string) error {
+	token, err := v.cfg.Token(ctx, pod, want)
+	if err != nil {
+		held, readErr := os.ReadFile(filepath.Join(directory, filepath.Clean("/"+want.Path)))
+		if readErr != nil || len(held) == 0 {
+			return err
+		}
+		token = string(held)
+	}
+	return add(files, want.Path, file{[]byte(token), base})
 }
 
 func (v *Volumes) addConfigMap(files map[string]file, namespace, name string, items []corev1.KeyToPath, base int32, optional bool) error {

@@ -5,6 +5,7 @@
 package volumes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,7 +33,9 @@ type Config struct {
 	// ConfigMap and Secret return objects of a namespace.
 	ConfigMap func(namespace, name string) (*corev1.ConfigMap, error)
 	Secret    func(namespace, name string) (*corev1.Secret, error)
-	// IsNotFound classifies their errors.
+	// Token returns a service account token as a volume of the pod asks for it.
+	Token func(ctx context.Context, pod *corev1.Pod, want *corev1.ServiceAccountTokenProjection) (string, error)
+	// IsNotFound classifies the errors of ConfigMap and Secret.
 	IsNotFound func(error) bool
 	// Fields answers downward references of a pod.
 	Fields func(pod *corev1.Pod) env.Sources
@@ -50,18 +53,19 @@ func (v *Volumes) directory(uid, volume string) string {
 }
 
 // Setup makes all volumes of a pod, or brings the contents of existing ones up to
-// date. Idempotent. Fails naming the volume that cannot be made yet.
-func (v *Volumes) Setup(pod *corev1.Pod) error {
+// date. Idempotent. Fails naming the volume that cannot be made yet. Only tokens make it
+// wait for a master, no longer than ctx.
+func (v *Volumes) Setup(ctx context.Context, pod *corev1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		volume := &pod.Spec.Volumes[i]
-		if err := v.setup(pod, volume); err != nil {
+		if err := v.setup(ctx, pod, volume); err != nil {
 			return fmt.Errorf("volume %s: %w", volume.Name, err)
 		}
 	}
 	return nil
 }
 
-func (v *Volumes) setup(pod *corev1.Pod, volume *corev1.Volume) error {
+func (v *Volumes) setup(ctx context.Context, pod *corev1.Pod, volume *corev1.Volume) error {
 	directory := v.directory(string(pod.UID), volume.Name)
 	switch {
 	case volume.EmptyDir != nil:
@@ -69,7 +73,7 @@ func (v *Volumes) setup(pod *corev1.Pod, volume *corev1.Volume) error {
 	case volume.HostPath != nil:
 		return checkHostPath(volume.HostPath)
 	case volume.ConfigMap != nil, volume.Secret != nil, volume.DownwardAPI != nil, volume.Projected != nil:
-		contents, secret, err := v.contents(pod, volume)
+		contents, secret, err := v.contents(ctx, pod, volume, directory)
 		if err != nil {
 			return err
 		}

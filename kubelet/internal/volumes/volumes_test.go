@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ type world struct {
 	directory  string
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
+	token      string // empty: no master answers
 }
 
 func newWorld(t *testing.T) *world {
@@ -38,6 +40,12 @@ func newWorld(t *testing.T) *world {
 				return object, nil
 			}
 			return nil, errMissing
+		},
+		Token: func(_ context.Context, pod *corev1.Pod, want *corev1.ServiceAccountTokenProjection) (string, error) {
+			if w.token == "" {
+				return "", errMissing
+			}
+			return w.token + " of " + pod.Name + " for " + want.Audience, nil
 		},
 		IsNotFound: func(err error) bool { return errors.Is(err, errMissing) },
 		Fields:     func(*corev1.Pod) env.Sources { return env.Sources{} },
@@ -70,7 +78,7 @@ func TestConfigMapIsReplacedAtomically(t *testing.T) {
 	pod := podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "c"}, Items: []corev1.KeyToPath{{Key: "one", Path: "deep/one", Mode: &mode}, {Key: "two", Path: "two"}},
 	}}})
-	if err := w.Setup(pod); err != nil {
+	if err := w.Setup(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	directory := w.Volumes.directory("u", "v")
@@ -85,14 +93,14 @@ func TestConfigMapIsReplacedAtomically(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Setup(pod); err != nil {
+	if err := w.Setup(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := os.Readlink(filepath.Join(directory, dataLink)); again != before {
 		t.Fatal("unchanged contents were written again")
 	}
 	w.configMaps["c"] = &corev1.ConfigMap{Data: map[string]string{"one": "uno", "two": "2"}}
-	if err := w.Setup(pod); err != nil {
+	if err := w.Setup(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, filepath.Join(directory, "deep/one")); got != "uno" {
@@ -106,7 +114,7 @@ func TestConfigMapIsReplacedAtomically(t *testing.T) {
 func TestSecretsLieInMemory(t *testing.T) {
 	w := newWorld(t)
 	w.secrets["s"] = &corev1.Secret{Data: map[string][]byte{"key": []byte("x")}}
-	if err := w.Setup(podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})); err != nil {
+	if err := w.Setup(t.Context(), podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})); err != nil {
 		t.Fatal(err)
 	}
 	var filesystem unix.Statfs_t
@@ -119,11 +127,11 @@ func TestMissingAndOptional(t *testing.T) {
 	w, yes := newWorld(t), true
 	source := &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "none"}}
 	pod := podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: source}})
-	if err := w.Setup(pod); !errors.Is(err, errMissing) {
+	if err := w.Setup(t.Context(), pod); !errors.Is(err, errMissing) {
 		t.Fatalf("err = %v", err)
 	}
 	source.Optional = &yes
-	if err := w.Setup(pod); err != nil {
+	if err := w.Setup(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -131,7 +139,7 @@ func TestMissingAndOptional(t *testing.T) {
 func TestSubPathStaysInside(t *testing.T) {
 	w := newWorld(t)
 	pod := podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
-	if err := w.Setup(pod); err != nil {
+	if err := w.Setup(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	directory := w.Volumes.directory("u", "v")
@@ -188,7 +196,7 @@ func TestMemoryEmptyDirIsRemoved(t *testing.T) {
 	pod := podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}})
 	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
 	for range 2 {
-		if err := w.Setup(pod); err != nil {
+		if err := w.Setup(t.Context(), pod); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -201,5 +209,30 @@ func TestMemoryEmptyDirIsRemoved(t *testing.T) {
 	}
 	if left, _ := mountsBelow(w.directory); len(left) > 0 {
 		t.Fatalf("mounts left: %v", left)
+	}
+}
+
+func TestTokenStaysWhileNoMasterAnswers(t *testing.T) {
+	w := newWorld(t)
+	pod := podWith(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "me", Path: "deep/token"}}},
+	}}})
+	if err := w.Setup(t.Context(), pod); !errors.Is(err, errMissing) {
+		t.Fatalf("no token can be had: %v", err)
+	}
+	directory := w.Volumes.directory("u", "v")
+	for _, step := range []struct{ issued, want string }{
+		{"first", "first of p for me"}, {"", "first of p for me"}, {"second", "second of p for me"},
+	} {
+		w.token = step.issued
+		if err := w.Setup(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, filepath.Join(directory, "deep/token")); got != step.want {
+			t.Errorf("token %q, want %q", got, step.want)
+		}
+	}
+	if mounted, err := isMountPoint(directory); err != nil || !mounted {
+		t.Errorf("the token lies on a disk: %v, %v", mounted, err)
 	}
 }

@@ -107,7 +107,9 @@ type APIServerConfiguration struct {
 	AdvertiseAddress string `json:"advertiseAddress"`
 	// DataDir holds etcd and raft data. Required.
 	DataDir string `json:"dataDir"`
-	// PKIDir holds the cluster's CAs with their keys (ca, peer-ca, front-proxy-ca, service-account). Required.
+	// PKIDir holds the cluster's CAs with their keys (ca, peer-ca, front-proxy-ca, service-account)
+	// and encryption.key, the keys that Secrets are sealed with at rest: the first seals, all open.
+	// A change of that file is noticed without a restart. Required.
 	PKIDir string `json:"pkiDir"`
 	// ClusterID is fixed by `kijabi master init`. Required.
 	ClusterID string `json:"clusterID"`
@@ -129,6 +131,12 @@ type APIServerConfiguration struct {
 	RaftLeaderLease metav1.Duration `json:"raftLeaderLease,omitzero"`
 	// EventTTL is how long Events live, default 1h.
 	EventTTL metav1.Duration `json:"eventTTL,omitzero"`
+	// PodSecurity is the Pod Security Standard of namespaces whose labels name none:
+	// privileged, baseline or restricted; default baseline. kube-system is privileged.
+	PodSecurity string `json:"podSecurity,omitempty"`
+	// EncryptedResources are sealed at rest besides secrets, such as "configmaps" or
+	// "widgets.example.com". What is taken off the list stays sealed until it is next written.
+	EncryptedResources []string `json:"encryptedResources,omitempty"`
 	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
 	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
 }

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -323,6 +324,28 @@ func (c *Client) Bind(ctx context.Context, pod object.Key, uid types.UID, node s
 	}
 	_, err = c.objects.Create(ctx, req)
 	return err
+}
+
+// Token obtains a token of a service account; the answer is in the request's status.
+func (c *Client) Token(ctx context.Context, namespace, account string, request *authenticationv1.TokenRequest) error {
+	packed, err := object.Pack(request)
+	if err != nil {
+		return err
+	}
+	answer, err := c.objects.Create(ctx, &objectv1pb.CreateRequest{
+		Reference:   reference(object.KindOf[*corev1.ServiceAccount](), object.Key{Namespace: namespace, Name: account}),
+		Subresource: "token",
+		Object:      packed,
+	})
+	if err != nil {
+		return err
+	}
+	issued, err := unpackAs[*authenticationv1.TokenRequest](answer.GetObject())
+	if err != nil {
+		return err
+	}
+	*request = *issued
+	return nil
 }
 
 func bindRequest(pod object.Key, uid types.UID, node string) (*objectv1pb.CreateRequest, error) {

@@ -2,17 +2,29 @@ package object
 
 import (
 	"fmt"
+	networkingv1 "k8s.io/api/networking/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"reflect"
 	"strings"
 	"sync"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -27,6 +39,9 @@ type Kind struct {
 	// only travel through a subresource).
 	New     func() Object
 	NewList func() runtime.Object
+	// View is true for kinds that show the objects of another kind of the table in another
+	// version. Whoever goes over all objects leaves them out.
+	View bool
 
 	typeURL string
 	goType  reflect.Type
@@ -53,6 +68,12 @@ func kind[T any, P interface {
 	}
 }
 
+// view marks a row that shows the objects of another.
+func view(k Kind) Kind {
+	k.View = true
+	return k
+}
+
 type table struct {
 	kinds  []Kind
 	byURL  map[string]Kind
@@ -65,6 +86,9 @@ type table struct {
 var kindTable = sync.OnceValue(func() *table {
 	t := &table{
 		kinds: []Kind{
+			kind[networkingv1.Ingress]("networking.k8s.io", "v1", "Ingress", "ingresses", true, func() runtime.Object { return &networkingv1.IngressList{} }),
+			kind[networkingv1.IngressClass]("networking.k8s.io", "v1", "IngressClass", "ingressclasses", false, func() runtime.Object { return &networkingv1.IngressClassList{} }),
+			kind[storagev1.StorageClass]("storage.k8s.io", "v1", "StorageClass", "storageclasses", false, func() runtime.Object { return &storagev1.StorageClassList{} }),
 			kind[corev1.Namespace]("", "v1", "Namespace", "namespaces", false, func() runtime.Object { return &corev1.NamespaceList{} }),
 			kind[corev1.Node]("", "v1", "Node", "nodes", false, func() runtime.Object { return &corev1.NodeList{} }),
 			kind[corev1.Pod]("", "v1", "Pod", "pods", true, func() runtime.Object { return &corev1.PodList{} }),
@@ -77,8 +101,54 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[appsv1.ReplicaSet]("apps", "v1", "ReplicaSet", "replicasets", true, func() runtime.Object { return &appsv1.ReplicaSetList{} }),
 			kind[coordinationv1.Lease]("coordination.k8s.io", "v1", "Lease", "leases", true, func() runtime.Object { return &coordinationv1.LeaseList{} }),
 			kind[discoveryv1.EndpointSlice]("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true, func() runtime.Object { return &discoveryv1.EndpointSliceList{} }),
-			kind[eventsv1.Event]("events.k8s.io", "v1", "Event", "events", true, func() runtime.Object { return &eventsv1.EventList{} }),
+			view(kind[eventsv1.Event]("events.k8s.io", "v1", "Event", "events", true, func() runtime.Object { return &eventsv1.EventList{} })),
+			kind[corev1.PodTemplate]("", "v1", "PodTemplate", "podtemplates", true, func() runtime.Object { return &corev1.PodTemplateList{} }),
+			kind[corev1.ReplicationController]("", "v1", "ReplicationController", "replicationcontrollers", true, func() runtime.Object { return &corev1.ReplicationControllerList{} }),
+			kind[appsv1.ControllerRevision]("apps", "v1", "ControllerRevision", "controllerrevisions", true, func() runtime.Object { return &appsv1.ControllerRevisionList{} }),
+			kind[appsv1.DaemonSet]("apps", "v1", "DaemonSet", "daemonsets", true, func() runtime.Object { return &appsv1.DaemonSetList{} }),
+			kind[appsv1.StatefulSet]("apps", "v1", "StatefulSet", "statefulsets", true, func() runtime.Object { return &appsv1.StatefulSetList{} }),
+			kind[autoscalingv2.HorizontalPodAutoscaler]("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} }),
+			view(kind[autoscalingv1.HorizontalPodAutoscaler]("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, func() runtime.Object { return &autoscalingv1.HorizontalPodAutoscalerList{} })),
+			kind[batchv1.CronJob]("batch", "v1", "CronJob", "cronjobs", true, func() runtime.Object { return &batchv1.CronJobList{} }),
+			kind[batchv1.Job]("batch", "v1", "Job", "jobs", true, func() runtime.Object { return &batchv1.JobList{} }),
+			kind[nodev1.RuntimeClass]("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false, func() runtime.Object { return &nodev1.RuntimeClassList{} }),
+			kind[policyv1.PodDisruptionBudget]("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true, func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }),
+			kind[schedulingv1.PriorityClass]("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false, func() runtime.Object { return &schedulingv1.PriorityClassList{} }),
+			kind[corev1.PersistentVolume]("", "v1", "PersistentVolume", "persistentvolumes", false, func() runtime.Object { return &corev1.PersistentVolumeList{} }),
+			kind[corev1.PersistentVolumeClaim]("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true, func() runtime.Object { return &corev1.PersistentVolumeClaimList{} }),
+			kind[corev1.LimitRange]("", "v1", "LimitRange", "limitranges", true, func() runtime.Object { return &corev1.LimitRangeList{} }),
+			kind[corev1.ResourceQuota]("", "v1", "ResourceQuota", "resourcequotas", true, func() runtime.Object { return &corev1.ResourceQuotaList{} }),
+			kind[corev1.Endpoints]("", "v1", "Endpoints", "endpoints", true, func() runtime.Object { return &corev1.EndpointsList{} }), //nolint:staticcheck // clients still have it
+			kind[admissionregistrationv1.MutatingAdmissionPolicy]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyList{} }),
+			kind[admissionregistrationv1.MutatingAdmissionPolicyBinding]("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", false, func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} }),
+			kind[admissionregistrationv1.MutatingWebhookConfiguration]("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false, func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} }),
+			kind[admissionregistrationv1.ValidatingAdmissionPolicy]("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", false, func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyList{} }),
+			kind[admissionregistrationv1.ValidatingAdmissionPolicyBinding]("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", false, func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} }),
+			kind[admissionregistrationv1.ValidatingWebhookConfiguration]("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", false, func() runtime.Object { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} }),
+			kind[certificatesv1.CertificateSigningRequest]("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", false, func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} }),
+			kind[flowcontrolv1.FlowSchema]("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", false, func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} }),
+			kind[flowcontrolv1.PriorityLevelConfiguration]("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", false, func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} }),
+			kind[networkingv1.IPAddress]("networking.k8s.io", "v1", "IPAddress", "ipaddresses", false, func() runtime.Object { return &networkingv1.IPAddressList{} }),
+			kind[networkingv1.NetworkPolicy]("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true, func() runtime.Object { return &networkingv1.NetworkPolicyList{} }),
+			kind[networkingv1.ServiceCIDR]("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", false, func() runtime.Object { return &networkingv1.ServiceCIDRList{} }),
+			kind[storagev1.CSIDriver]("storage.k8s.io", "v1", "CSIDriver", "csidrivers", false, func() runtime.Object { return &storagev1.CSIDriverList{} }),
+			kind[storagev1.CSINode]("storage.k8s.io", "v1", "CSINode", "csinodes", false, func() runtime.Object { return &storagev1.CSINodeList{} }),
+			kind[storagev1.CSIStorageCapacity]("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true, func() runtime.Object { return &storagev1.CSIStorageCapacityList{} }),
+			kind[storagev1.VolumeAttachment]("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }),
+			kind[storagev1.VolumeAttributesClass]("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false, func() runtime.Object { return &storagev1.VolumeAttributesClassList{} }),
+			kind[rbacv1.ClusterRoleBinding](rbacv1.GroupName, "v1", "ClusterRoleBinding", "clusterrolebindings", false, func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} }),
+			kind[rbacv1.ClusterRole](rbacv1.GroupName, "v1", "ClusterRole", "clusterroles", false, func() runtime.Object { return &rbacv1.ClusterRoleList{} }),
+			kind[rbacv1.RoleBinding](rbacv1.GroupName, "v1", "RoleBinding", "rolebindings", true, func() runtime.Object { return &rbacv1.RoleBindingList{} }),
+			kind[rbacv1.Role](rbacv1.GroupName, "v1", "Role", "roles", true, func() runtime.Object { return &rbacv1.RoleList{} }),
+			// Questions: answered when created, never stored.
+			kind[authenticationv1.SelfSubjectReview](authenticationv1.GroupName, "v1", "SelfSubjectReview", "selfsubjectreviews", false, nil),
+			kind[authenticationv1.TokenReview](authenticationv1.GroupName, "v1", "TokenReview", "tokenreviews", false, nil),
+			kind[authorizationv1.LocalSubjectAccessReview](authorizationv1.GroupName, "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", true, nil),
+			kind[authorizationv1.SelfSubjectAccessReview](authorizationv1.GroupName, "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", false, nil),
+			kind[authorizationv1.SelfSubjectRulesReview](authorizationv1.GroupName, "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", false, nil),
+			kind[authorizationv1.SubjectAccessReview](authorizationv1.GroupName, "v1", "SubjectAccessReview", "subjectaccessreviews", false, nil),
 			// Bodies of subresources: never stored, no collection.
+			kind[authenticationv1.TokenRequest](authenticationv1.GroupName, "v1", "TokenRequest", "tokenrequests", true, nil),
 			kind[corev1.Binding]("", "v1", "Binding", "bindings", true, nil),
 			kind[policyv1.Eviction]("policy", "v1", "Eviction", "evictions", true, nil),
 			kind[autoscalingv1.Scale]("autoscaling", "v1", "Scale", "scales", true, nil),
@@ -91,7 +161,9 @@ var kindTable = sync.OnceValue(func() *table {
 	for _, k := range t.kinds {
 		t.byURL[k.typeURL] = k
 		t.byGVK[k.GVK] = k
-		t.byGR[k.GVR.GroupResource()] = k
+		if _, ok := t.byGR[k.GVR.GroupResource()]; !ok {
+			t.byGR[k.GVR.GroupResource()] = k
+		}
 		t.byType[k.goType] = k
 	}
 	return t
@@ -106,7 +178,8 @@ func KindFor(gvk schema.GroupVersionKind) (Kind, bool) {
 	return k, ok
 }
 
-// KindForResource finds a kind by group and resource.
+// KindForResource finds a kind by group and resource; of several versions the preferred one,
+// which stands first in the table.
 func KindForResource(resource schema.GroupResource) (Kind, bool) {
 	k, ok := kindTable().byGR[resource]
 	return k, ok

@@ -12,6 +12,8 @@ import (
 	"strconv"
 
 	"google.golang.org/protobuf/types/known/anypb"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -79,6 +81,12 @@ func Decode(kind Kind, value []byte) (Object, error) {
 		return nil, fmt.Errorf("decode %s: %w", kind.GVK.Kind, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	if set, ok := obj.(*appsv1.StatefulSet); ok {
+		// Claims inside of a set carry their kind as well, which no protobuf encoding holds.
+		for i := range set.Spec.VolumeClaimTemplates {
+			set.Spec.VolumeClaimTemplates[i].SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))
+		}
+	}
 	return obj, nil
 }
 

@@ -125,6 +125,8 @@ func deploymentGolden() golden {
 			{"spec.selector.matchLabels = {app: other}", "spec.template.metadata.labels: FieldValueInvalid"},
 			{"spec.selector = {matchExpressions: [{key: app, operator: Odd}]}", "spec.selector.matchExpressions[0].operator: FieldValueInvalid"},
 			{"spec.template.metadata.labels = ~", "spec.template.metadata.labels: FieldValueInvalid"},
+			{"spec.template.metadata.labels.more = 'a b'", "spec.template.labels: FieldValueInvalid"},
+			{"spec.template.metadata.annotations = {'a b': c}", "spec.template.annotations: FieldValueInvalid"},
 			{"spec.replicas = -1", "spec.replicas: FieldValueInvalid"},
 			{"spec.minReadySeconds = -1", "spec.minReadySeconds: FieldValueInvalid"},
 			{"spec.minReadySeconds = 600", "spec.progressDeadlineSeconds: FieldValueInvalid"},

@@ -14,7 +14,7 @@ spec:
 `,
 		defaults: []row{
 			{"", "spec.restartPolicy = Always & spec.dnsPolicy = ClusterFirst & spec.terminationGracePeriodSeconds = 30 & spec.schedulerName = default-scheduler & spec.securityContext = {}"},
-			{"", "spec.serviceAccountName = default & spec.serviceAccount = default & spec.enableServiceLinks = true & spec.priority = 0 & spec.preemptionPolicy = PreemptLowerPriority"},
+			{"", "spec.enableServiceLinks = true"},
 			{"", "spec.containers[0].imagePullPolicy = IfNotPresent & spec.containers[0].terminationMessagePath = /dev/termination-log & spec.containers[0].terminationMessagePolicy = File"},
 			{"", "status.phase = Pending & status.qosClass = BestEffort"},
 			{"", "spec.tolerations[0] = {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 30} & spec.tolerations[1] = {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 30}"},

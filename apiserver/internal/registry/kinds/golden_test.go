@@ -22,7 +22,9 @@ import (
 // "path = YAML value", separated by " & "; a value of ~ removes the field.
 type golden struct {
 	resource string
-	base     string
+	// version of the kind; empty for the preferred one.
+	version string
+	base    string
 	// defaults holds edits and what the defaulted object then has, in the same form.
 	defaults []row
 	// invalid holds edits and the errors ("path: Type") of a create, separated by ", ".
@@ -39,8 +41,13 @@ type row struct{ edit, want string }
 
 func kindOf(t *testing.T, resource string) *kinds.Kind {
 	t.Helper()
+	return kindIn(t, resource, "")
+}
+
+func kindIn(t *testing.T, resource, version string) *kinds.Kind {
+	t.Helper()
 	for _, kind := range kinds.Default() {
-		if kind.GVR.GroupResource().String() == resource {
+		if kind.GVR.GroupResource().String() == resource && (version == "" || kind.GVR.Version == version) {
 			return kind
 		}
 	}
@@ -174,6 +181,7 @@ func (g *golden) manifest(t *testing.T, kind *kinds.Kind, from any, edits string
 }
 
 func create(kind *kinds.Kind, obj object.Object) field.ErrorList {
+	obj.SetUID("1")
 	if kind.Default != nil {
 		kind.Default(obj)
 	}
@@ -183,6 +191,9 @@ func create(kind *kinds.Kind, obj object.Object) field.ErrorList {
 	errs := validation.ValidateObjectMetaAccessor(obj, kind.Namespaced, kind.ValidateName, field.NewPath("metadata"))
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
+	}
+	if kind.ValidateCreate != nil {
+		errs = append(errs, kind.ValidateCreate(obj)...)
 	}
 	return errs
 }
@@ -215,13 +226,12 @@ func brief(errs field.ErrorList) string {
 }
 
 func (g *golden) run(t *testing.T) {
-	kind := kindOf(t, g.resource)
+	kind := kindIn(t, g.resource, g.version)
 	base := func(edits string) object.Object {
 		obj := g.manifest(t, kind, nil, edits)
 		if errs := create(kind, obj); len(errs) > 0 {
 			t.Errorf("%q is refused: %v", edits, errs)
 		}
-		obj.SetUID("1")
 		obj.SetResourceVersion("1")
 		return obj
 	}
@@ -290,7 +300,15 @@ func TestGolden(t *testing.T) {
 	for _, g := range []golden{
 		podGolden(), serviceGolden(), deploymentGolden(), replicaSetGolden(), configMapGolden(), secretGolden(), namespaceGolden(),
 		nodeGolden(), leaseGolden(), endpointSliceGolden(), eventGolden(), newEventGolden(), serviceAccountGolden(),
+		statefulSetGolden(), daemonSetGolden(), controllerRevisionGolden(), replicationControllerGolden(), podTemplateGolden(),
+		jobGolden(), cronJobGolden(), autoscalerGolden(), oldAutoscalerGolden(), disruptionBudgetGolden(), priorityClassGolden(), runtimeClassGolden(),
+		persistentVolumeGolden(), persistentVolumeClaimGolden(), storageClassGolden(), volumeAttributesClassGolden(), volumeAttachmentGolden(),
+		csiDriverGolden(), csiNodeGolden(), csiStorageCapacityGolden(),
+		ingressGolden(), ingressClassGolden(), networkPolicyGolden(), ipAddressGolden(), serviceCIDRGolden(), endpointsGolden(),
+		limitRangeGolden(), resourceQuotaGolden(), certificateSigningRequestGolden(t),
+		mutatingWebhookGolden(), validatingWebhookGolden(), mutatingPolicyGolden(), validatingPolicyGolden(),
+		mutatingBindingGolden(), validatingBindingGolden(), flowSchemaGolden(), priorityLevelGolden(),
 	} {
-		t.Run(g.resource, g.run)
+		t.Run(strings.TrimRight(g.resource+"/"+g.version, "/"), g.run)
 	}
 }

@@ -56,7 +56,8 @@ type Kind struct {
 
 	// Default fills in what the client left out.
 	Default func(obj object.Object)
-	// PrepareForCreate clears what clients may not set, such as status.
+	// PrepareForCreate clears what clients may not set, such as status, and adds what
+	// depends on the object's name and uid, which are settled before.
 	PrepareForCreate func(obj object.Object)
 	// PrepareForUpdate carries over from old what an update of the main resource may not
 	// change, such as status. Generation is the registry's business, see Spec.
@@ -64,16 +65,29 @@ type Kind struct {
 	// PrepareForStatusUpdate carries over from old everything but what an update of the
 	// status subresource may change. Nil for kinds without one.
 	PrepareForStatusUpdate func(obj, old object.Object)
+	// PrepareForApproval carries over from old everything but what an update of the approval
+	// subresource may change. Nil for kinds without one.
+	PrepareForApproval func(obj, old object.Object)
+	// SetRequester notes on a new object who asked for it; nil where nobody wants to know.
+	SetRequester func(obj object.Object, by Requester)
+	// SetTimes sets the times that the server keeps, such as that of a change of phase. It is
+	// called after an object has been prepared; old is nil on creation.
+	SetTimes func(obj, old object.Object, now metav1.Time)
 	// SpecEqual tells whether an update left alone what generation counts (the spec). Nil
 	// for kinds without a generation.
 	SpecEqual func(obj, old object.Object) bool
 
 	// Validate lists what is wrong with a complete, defaulted object.
 	Validate func(obj object.Object) field.ErrorList
+	// ValidateCreate lists what a new object may not have though a stored one may keep it;
+	// Validate has been called before.
+	ValidateCreate func(obj object.Object) field.ErrorList
 	// ValidateUpdate lists what an update may not do; Validate has been called before.
 	ValidateUpdate func(obj, old object.Object) field.ErrorList
 	// ValidateStatusUpdate does so for the status subresource; Validate is not called then.
 	ValidateStatusUpdate func(obj, old object.Object) field.ErrorList
+	// ValidateApproval does so for the approval subresource.
+	ValidateApproval func(obj, old object.Object) field.ErrorList
 	// ValidateName checks metadata.name; prefix is true for generateName.
 	ValidateName func(name string, prefix bool) []string
 
@@ -84,6 +98,13 @@ type Kind struct {
 	DefaultPropagation metav1.DeletionPropagation
 	// Scale serves the scale subresource; nil for kinds without one.
 	Scale *ScaleAccess
+}
+
+// Requester is who makes a request, as far as that is known.
+type Requester struct {
+	User, UID string
+	Groups    []string
+	Extra     map[string][]string
 }
 
 // Subresource is something below one object, such as its status.

@@ -43,15 +43,10 @@ func defaultPodSpec(spec *corev1.PodSpec) {
 	}
 }
 
-// defaultPod fills in what only pods get, not templates: among it what admission adds.
+// defaultPod fills in what only pods get, not templates.
 func defaultPod(p *corev1.Pod, tolerationSeconds int64) {
 	spec := &p.Spec
 	setDefaultPtr(&spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
-	setDefaultPtr(&spec.PreemptionPolicy, corev1.PreemptLowerPriority)
-	setDefaultPtr(&spec.Priority, 0)
-	if spec.ServiceAccountName == "" {
-		spec.ServiceAccountName, spec.DeprecatedServiceAccount = "default", "default"
-	}
 	for i := range spec.InitContainers {
 		defaultRequests(&spec.InitContainers[i].Resources)
 	}
@@ -197,6 +192,7 @@ func defaultVolume(source *corev1.VolumeSource) {
 		setDefault(&source.ScaleIO.FSType, "xfs")
 	case source.Ephemeral != nil && source.Ephemeral.VolumeClaimTemplate != nil:
 		setDefaultPtr(&source.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		defaultDataSources(&source.Ephemeral.VolumeClaimTemplate.Spec)
 	case source.Image != nil:
 		if source.Image.PullPolicy == "" {
 			source.Image.PullPolicy = corev1.PullIfNotPresent

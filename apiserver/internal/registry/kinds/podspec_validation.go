@@ -15,7 +15,7 @@ import (
 func validatePod(p *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
 	errs := validatePodSpec(&p.Spec, spec)
-	if len(p.Spec.EphemeralContainers) > 0 && p.ResourceVersion == "" && p.UID == "" {
+	if len(p.Spec.EphemeralContainers) > 0 && p.ResourceVersion == "" {
 		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create"))
 	}
 	return append(errs, validatePodGates(p, spec)...)
@@ -29,10 +29,9 @@ func validatePodGates(p *corev1.Pod, spec *field.Path) field.ErrorList {
 }
 
 func validatePodTemplate(template *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
-	meta := path.Child("metadata")
-	errs := metavalidation.ValidateLabels(template.Labels, meta.Child("labels"))
-	errs = append(errs, validation.ValidateAnnotations(template.Annotations, meta.Child("annotations"))...)
-	errs = append(errs, validation.ValidateFinalizers(template.Finalizers, meta.Child("finalizers"))...)
+	// Kubernetes leaves "metadata" out of these paths.
+	errs := metavalidation.ValidateLabels(template.Labels, path.Child("labels"))
+	errs = append(errs, validation.ValidateAnnotations(template.Annotations, path.Child("annotations"))...)
 	errs = append(errs, validatePodSpec(&template.Spec, path.Child("spec"))...)
 	if len(template.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))

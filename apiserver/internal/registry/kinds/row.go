@@ -97,10 +97,7 @@ func formatSelector(selector *metav1.LabelSelector) string {
 	if err != nil {
 		return "<error>"
 	}
-	if s.Empty() {
-		return "<none>"
-	}
-	return s.String()
+	return orNone(s.String())
 }
 
 // formatLabels prints a set of labels in a stable order.

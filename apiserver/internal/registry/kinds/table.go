@@ -14,13 +14,27 @@ func All(options Options) []*Kind {
 	if options.TolerationSeconds == 0 {
 		options.TolerationSeconds = 30
 	}
-	events := event()
+	events, autoscalers := event(), autoscaler()
 	return []*Kind{
-		configMap(), events, namespace(), node(), pod(options), secret(), serviceAccount(), service(),
-		deployment(), replicaSet(),
+		configMap(), events, namespace(), node(), pod(options), podTemplate(), replicationController(), secret(), serviceAccount(), service(),
+		controllerRevision(), daemonSet(), deployment(), replicaSet(), statefulSet(),
+		autoscalers, oldAutoscaler(autoscalers),
+		cronJob(), job(),
 		lease(),
 		endpointSlice(),
 		newEvent(events),
+		runtimeClass(),
+		disruptionBudget(),
+		priorityClass(),
+		// Storage, networking and the cluster's own configuration.
+		persistentVolume(), persistentVolumeClaim(), limitRange(), resourceQuota(), endpoints(),
+		mutatingAdmissionPolicy(), mutatingAdmissionPolicyBinding(), mutatingWebhookConfiguration(),
+		validatingAdmissionPolicy(), validatingAdmissionPolicyBinding(), validatingWebhookConfiguration(),
+		certificateSigningRequest(),
+		flowSchema(), priorityLevelConfiguration(),
+		ipAddress(), ingress(), ingressClass(), networkPolicy(), serviceCIDR(),
+		csiDriver(), csiNode(), csiStorageCapacity(), storageClass(), volumeAttachment(), volumeAttributesClass(),
+		clusterRoleBinding(), clusterRole(), roleBinding(), role(),
 	}
 }
 

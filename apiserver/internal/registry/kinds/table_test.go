@@ -35,8 +35,14 @@ func TestTableIsConsistent(t *testing.T) {
 		if kind.HasSubresource("status") != (kind.PrepareForStatusUpdate != nil) {
 			t.Errorf("%s: status subresource without its function, or the other way round", kind.GVR)
 		}
+		if approvable := kind.HasSubresource("approval"); approvable != (kind.PrepareForApproval != nil) || approvable != (kind.ValidateApproval != nil) {
+			t.Errorf("%s: approval subresource without its functions, or the other way round", kind.GVR)
+		}
 		if kind.HasSubresource("scale") != (kind.Scale != nil) {
 			t.Errorf("%s: scale subresource without its function, or the other way round", kind.GVR)
+		}
+		if kind.View != (kind.StoredAs != nil) {
+			t.Errorf("%s: a view that is stored, or the other way round", kind.GVR)
 		}
 		// An empty object must not upset anything.
 		obj := kind.New()

@@ -42,7 +42,7 @@ func validateVolumes(volumes []corev1.Volume, at *field.Path) (volumeSet, field.
 }
 
 // volumeType returns the name of the only source that is set, and how many are.
-func volumeType(source *corev1.VolumeSource) (first string, names []string) {
+func volumeType[S corev1.VolumeSource | corev1.PersistentVolumeSource](source *S) (first string, names []string) {
 	value := reflect.ValueOf(source).Elem()
 	for i := range value.NumField() {
 		if value.Field(i).IsNil() {
@@ -266,11 +266,7 @@ func validateProjected(source *corev1.ProjectedVolumeSource, at *field.Path) fie
 		if t := projection.ServiceAccountToken; t != nil {
 			given++
 			token := where.Child("serviceAccountToken")
-			if seconds := valueOf(t.ExpirationSeconds); seconds < minTokenLife {
-				errs = append(errs, field.Invalid(token.Child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes"))
-			} else if seconds > maxTokenLife {
-				errs = append(errs, field.Invalid(token.Child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds"))
-			}
+			errs = append(errs, validateTokenLife(valueOf(t.ExpirationSeconds), token.Child("expirationSeconds"))...)
 			errs = append(errs, validateFilePath(t.Path, token.Child("path"))...)
 			unique(t.Path, token.Child("path"))
 		}
@@ -293,31 +289,9 @@ func validateProjected(source *corev1.ProjectedVolumeSource, at *field.Path) fie
 }
 
 func validateEphemeralVolume(source *corev1.EphemeralVolumeSource, at *field.Path) field.ErrorList {
-	template, where := source.VolumeClaimTemplate, at.Child("volumeClaimTemplate")
-	if template == nil {
+	where := at.Child("volumeClaimTemplate")
+	if source.VolumeClaimTemplate == nil {
 		return field.ErrorList{field.Required(where, "")}
 	}
-	spec := where.Child("spec")
-	var errs field.ErrorList
-	if len(template.Spec.AccessModes) == 0 {
-		errs = append(errs, field.Required(spec.Child("accessModes"), "at least 1 access mode is required"))
-	}
-	for i, mode := range template.Spec.AccessModes {
-		switch mode {
-		case corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod:
-		default:
-			errs = append(errs, field.NotSupported(spec.Child("accessModes").Index(i), mode, []corev1.PersistentVolumeAccessMode{
-				corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod,
-			}))
-		}
-	}
-	size, ok := template.Spec.Resources.Requests[corev1.ResourceStorage]
-	key := spec.Child("resources").Key(string(corev1.ResourceStorage))
-	switch {
-	case !ok:
-		errs = append(errs, field.Required(key, ""))
-	case size.Sign() <= 0:
-		errs = append(errs, field.Invalid(key, size.String(), "must be greater than zero"))
-	}
-	return errs
+	return validateClaimSpec(&source.VolumeClaimTemplate.Spec, where.Child("spec"))
 }

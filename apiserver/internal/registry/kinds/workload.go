@@ -142,7 +142,7 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	spec := &d.Spec
 	errs := nonNegative(int64(valueOf(spec.Replicas)), path.Child("replicas"))
 	errs = append(errs, validateWorkloadSelector(spec.Selector, "deployment", path.Child("selector"))...)
-	errs = append(errs, validateWorkloadTemplate(&spec.Template, spec.Selector, path.Child("template"))...)
+	errs = append(errs, validateWorkloadTemplate(&spec.Template, spec.Selector, "ReplicaSet", path.Child("template"))...)
 	errs = append(errs, validateStrategy(&spec.Strategy, path.Child("strategy"))...)
 	errs = append(errs, nonNegative(int64(spec.MinReadySeconds), path.Child("minReadySeconds"))...)
 	if spec.RevisionHistoryLimit != nil {
@@ -162,7 +162,7 @@ func validateReplicaSet(r *appsv1.ReplicaSet) field.ErrorList {
 	errs := nonNegative(int64(valueOf(r.Spec.Replicas)), path.Child("replicas"))
 	errs = append(errs, nonNegative(int64(r.Spec.MinReadySeconds), path.Child("minReadySeconds"))...)
 	errs = append(errs, validateWorkloadSelector(r.Spec.Selector, "replicaset", path.Child("selector"))...)
-	return append(errs, validateWorkloadTemplate(&r.Spec.Template, r.Spec.Selector, path.Child("template"))...)
+	return append(errs, validateWorkloadTemplate(&r.Spec.Template, r.Spec.Selector, "ReplicaSet", path.Child("template"))...)
 }
 
 func validateWorkloadSelector(selector *metav1.LabelSelector, owner string, path *field.Path) field.ErrorList {
@@ -178,22 +178,27 @@ func validateWorkloadSelector(selector *metav1.LabelSelector, owner string, path
 
 // validateWorkloadTemplate checks a template of pods that are always restarted and
 // must match their owner's selector.
-func validateWorkloadTemplate(template *corev1.PodTemplateSpec, selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if selector != nil && len(selector.MatchLabels)+len(selector.MatchExpressions) > 0 {
-		parsed, err := metav1.LabelSelectorAsSelector(selector)
-		if err == nil && !parsed.Matches(labels.Set(template.Labels)) {
-			errs = append(errs, field.Invalid(path.Child("metadata", "labels"), template.Labels, "`selector` does not match template `labels`"))
-		}
-	}
+func validateWorkloadTemplate(template *corev1.PodTemplateSpec, selector *metav1.LabelSelector, owner string, path *field.Path) field.ErrorList {
+	errs := validateTemplateLabels(template, selector, path)
 	errs = append(errs, validatePodTemplate(template, path)...)
 	if template.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), template.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
 	if template.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+owner+" is not Supported"))
 	}
 	return errs
+}
+
+// validateTemplateLabels makes sure that the owner of a template will find its pods again.
+func validateTemplateLabels(template *corev1.PodTemplateSpec, selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
+	if selector == nil || len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
+		return nil // reported at the selector
+	}
+	if parsed, err := metav1.LabelSelectorAsSelector(selector); err == nil && !parsed.Matches(labels.Set(template.Labels)) {
+		return field.ErrorList{field.Invalid(path.Child("metadata", "labels"), template.Labels, "`selector` does not match template `labels`")}
+	}
+	return nil
 }
 
 func validateStrategy(strategy *appsv1.DeploymentStrategy, path *field.Path) field.ErrorList {
@@ -218,10 +223,15 @@ func validateStrategy(strategy *appsv1.DeploymentStrategy, path *field.Path) fie
 	if isZero(*rolling.MaxUnavailable) && isZero(*rolling.MaxSurge) {
 		errs = append(errs, field.Invalid(at.Child("maxUnavailable"), *rolling.MaxUnavailable, "may not be 0 when `maxSurge` is 0"))
 	}
-	if percent, ok := percentOf(*rolling.MaxUnavailable); ok && percent > 100 {
-		errs = append(errs, field.Invalid(at.Child("maxUnavailable"), *rolling.MaxUnavailable, "must not be greater than 100%"))
+	return append(errs, validateAtMostAll(*rolling.MaxUnavailable, at.Child("maxUnavailable"))...)
+}
+
+// validateAtMostAll refuses more than 100%.
+func validateAtMostAll(value intstr.IntOrString, path *field.Path) field.ErrorList {
+	if percent, ok := percentOf(value); ok && percent > 100 {
+		return field.ErrorList{field.Invalid(path, value, "must not be greater than 100%")}
 	}
-	return errs
+	return nil
 }
 
 func validateIntOrPercent(value intstr.IntOrString, path *field.Path) field.ErrorList {
@@ -260,8 +270,15 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 	if s.AvailableReplicas > s.ReadyReplicas {
 		errs = append(errs, field.Invalid(path.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 	}
-	if old.Status.CollisionCount != nil && valueOf(s.CollisionCount) < *old.Status.CollisionCount {
-		errs = append(errs, field.Invalid(path.Child("collisionCount"), valueOf(s.CollisionCount), "cannot be decremented"))
+	return append(errs, validateCollisions(s.CollisionCount, old.Status.CollisionCount, path)...)
+}
+
+// validateCollisions checks the count of hash collisions in a status, which only grows.
+func validateCollisions(count, before *int32, status *field.Path) field.ErrorList {
+	at := status.Child("collisionCount")
+	errs := nonNegative(int64(valueOf(count)), at)
+	if valueOf(count) < valueOf(before) {
+		errs = append(errs, field.Invalid(at, valueOf(count), "cannot be decremented"))
 	}
 	return errs
 }

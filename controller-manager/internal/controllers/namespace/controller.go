@@ -98,7 +98,7 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 // which of it waits for finalizers: "example.com/keep in pods/web".
 func (c *Controller) empty(ctx context.Context, namespace string) (left, held []string, err error) {
 	for _, kind := range object.Kinds() {
-		if !kind.Namespaced || kind.NewList == nil || kind.GVR.Group == "events.k8s.io" { // the same objects as core events
+		if !kind.Namespaced || kind.NewList == nil || kind.View {
 			continue
 		}
 		objects, err := c.cfg.Contents.ListKind(ctx, kind, client.ListOptions{Namespace: namespace})

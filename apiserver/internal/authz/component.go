@@ -1,0 +1,110 @@
+package authz
+
+import (
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"kijabi.dev/platform/kube/object"
+)
+
+// rule admits verbs on resources; "*" stands for all. A resource is written
+// "pods", "deployments.apps" or "pods/status".
+type rule struct{ verbs, resources []string }
+
+func (r rule) admits(attr *Attributes) bool {
+	resource := attr.Resource.String()
+	if attr.Subresource != "" {
+		resource += "/" + attr.Subresource
+	}
+	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
+}
+
+func matches(list []string, value string) bool {
+	return slices.Contains(list, value) || slices.Contains(list, "*")
+}
+
+var (
+	read        = []string{"get", "list", "watch"}
+	write       = []string{"create", "update", "patch", "delete"}
+	emitsEvents = rule{[]string{"create", "update", "patch"}, []string{"events", "events.events.k8s.io"}}
+	routing     = rule{read, []string{"nodes", "services", "endpointslices.discovery.k8s.io", "namespaces"}}
+)
+
+// stored lists the resources of every kind that has objects: a namespace that goes away
+// may hold any.
+func stored() []string {
+	var out []string
+	for _, kind := range object.Kinds() {
+		if kind.NewList != nil {
+			out = append(out, kind.GroupResource().String())
+		}
+	}
+	return out
+}
+
+// allowed lists what each role may do, besides nodes, whose rights depend on their pods.
+var allowed = map[string][]rule{
+	// An apiserver acts for the cluster itself: bootstrap objects, leases of nodes.
+	"apiserver": {{[]string{"*"}, []string{"*"}}},
+	// Loops collect objects of every kind, with their namespace or their owner, but run
+	// nothing inside pods.
+	"controller-manager": {
+		{append(read, "update", "patch", "delete", "deletecollection"), stored()},
+		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
+			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
+			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
+			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
+		}},
+		{[]string{"get", "update", "patch"}, []string{
+			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
+			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
+		}},
+	},
+	"scheduler": {
+		{read, []string{"nodes", "pods", "namespaces", "services", "replicasets.apps"}},
+		{[]string{"create"}, []string{"pods/binding"}},
+		{[]string{"update", "patch"}, []string{"pods/status"}},
+		{[]string{"delete"}, []string{"pods"}},
+		emitsEvents,
+	},
+	"cloud-controller-manager": {
+		{read, []string{"nodes", "services", "endpointslices.discovery.k8s.io"}},
+		{write, []string{"nodes"}},
+		{[]string{"update", "patch"}, []string{"nodes/status", "services", "services/status"}},
+		emitsEvents,
+	},
+	"kube-proxy":    {routing, emitsEvents},
+	"dns":           {routing, emitsEvents},
+	"network-agent": {routing, emitsEvents},
+}
+
+// component decides for the holder of a component's role.
+func component(role string, attr *Attributes) bool {
+	for _, r := range allowed[role] {
+		if attr.Path == "" && r.admits(attr) {
+			return true
+		}
+	}
+	return false
+}
+
+// componentRules lists what a component's role allows as rules of a role.
+func componentRules(role string) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	for _, r := range allowed[role] {
+		for _, resource := range r.resources {
+			name, sub, _ := strings.Cut(resource, "/")
+			name, group, _ := strings.Cut(name, ".")
+			if resource == "*" {
+				group = "*"
+			}
+			if sub != "" {
+				name += "/" + sub
+			}
+			out = append(out, rbacv1.PolicyRule{Verbs: slices.Clone(r.verbs), APIGroups: []string{group}, Resources: []string{name}})
+		}
+	}
+	return out
+}
