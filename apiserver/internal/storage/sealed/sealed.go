@@ -67,7 +67,7 @@ func (b *Backend) Commit(ctx context.Context, guardKey string, guard int64, ops 
 type refused struct{ error }
 
 // Is makes it store.ErrRefused.
-func (refused) Is(target error) bool { return target == store.ErrRefused } //nolint:errorlint // the very value
+func (refused) Is(target error) bool { return target == store.ErrRefused }
 
 // Load implements store.Backend.
 func (b *Backend) Load(ctx context.Context, prefix string, revision int64, yield func([]store.Pair) error) (int64, error) {
