@@ -26,8 +26,8 @@ func validateRoleName(name string, prefix bool) []string {
 func role() *Kind {
 	return &Kind{
 		Kind: object.KindOf[*rbacv1.Role](), Singular: "role", Verbs: standardVerbs(),
-		Columns: createdColumns(),
-		Row:     rowOf(func(r *rbacv1.Role, _ time.Time) []any { return []any{r.Name, created(r.CreationTimestamp)} }),
+		Columns:      createdColumns(),
+		Row:          rowOf(func(r *rbacv1.Role, _ time.Time) []any { return []any{r.Name, created(r.CreationTimestamp)} }),
 		ValidateName: validateRoleName,
 		Validate:     check(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 	}
