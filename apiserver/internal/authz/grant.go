@@ -38,6 +38,15 @@ func (a *Authorizer) Grant(user string, groups []string, obj, old object.Object)
 	return nil
 }
 
+// Create authorizes the creation of an object from memory, for the single writer.
+func (a *Authorizer) Create(user string, groups []string, resource schema.GroupResource, namespace, name string) error {
+	attr := Attributes{User: user, Groups: groups, Verb: "create", Resource: resource, Namespace: namespace, Name: name}
+	if a.allows(&attr) {
+		return nil
+	}
+	return a.forbidden(&attr)
+}
+
 // may is Authorize without reads and messages.
 func (a *Authorizer) may(user string, groups []string, verb, resource, namespace, name string) bool {
 	return a.allows(&Attributes{

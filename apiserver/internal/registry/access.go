@@ -7,6 +7,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/store"
@@ -19,6 +20,9 @@ type Access interface {
 	// Grant returns nil, or a StatusError if a user may not store a role or binding because it
 	// grants more than the user holds. old is nil for a new one.
 	Grant(user string, groups []string, obj, old object.Object) error
+	// Create returns nil, or a Forbidden StatusError if a user may not create an object. The
+	// doors ask about what a request says; this is asked when an apply turns out to create.
+	Create(user string, groups []string, resource schema.GroupResource, namespace, name string) error
 	// Complete gives a ClusterRole with an aggregation rule its rules.
 	Complete(obj object.Object)
 	// Outdated names the stored ClusterRoles that Complete would change.

@@ -186,6 +186,7 @@ func TestEveryWayOfWritingIsGuarded(t *testing.T) {
 			return err
 		},
 		"apply a new one": func() error {
+			g.put(t, roleOf("maker", grants("create", "roles")), bindingOf("maker", "Role", "maker", "jane"))
 			_, err := g.Patch(ctx, jane, fresh, types.ApplyPatchType, []byte(strings.Replace(apply, "NAME", "fresh", 1)), options)
 			return err
 		},
@@ -231,6 +232,28 @@ func TestEveryWayOfWritingIsGuarded(t *testing.T) {
 	}
 	if _, err := g.Create(ctx, jane, fresh, roleOf("fresh", grants("get", "pods")), options); !apierrors.IsForbidden(err) {
 		t.Errorf("after losing the right: %v", err)
+	}
+}
+
+// The right to patch is no right to create, though an apply may do either.
+func TestApplyCreatesByRight(t *testing.T) {
+	g := guardedLeader(t)
+	g.put(t, roleOf("patcher", grants("patch", "configmaps")), bindingOf("patcher", "Role", "patcher", "jane"), configMap("there"))
+	jane := registry.Caller{User: "jane"}
+	apply := func(name string) error {
+		text := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"` + name + `"},"data":{"a":"b"}}`
+		_, err := g.Patch(t.Context(), jane, refOf(configMap(name)), types.ApplyPatchType, []byte(text), registry.WriteOptions{FieldManager: "m"})
+		return err
+	}
+	if err := apply("there"); err != nil {
+		t.Error(err)
+	}
+	if err := apply("new"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `User "jane" cannot create resource "configmaps"`) {
+		t.Errorf("%v", err)
+	}
+	g.put(t, roleOf("creator", grants("create", "configmaps")), bindingOf("creator", "Role", "creator", "jane"))
+	if err := apply("new"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -129,6 +129,11 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 	}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
+			if e.cfg.Access != nil {
+				if err := e.cfg.Access.Create(caller.User, caller.Groups, kind.GroupResource(), ref.Namespace, ref.Name); err != nil {
+					return outcome{}, err
+				}
+			}
 			return e.applyNew(caller, kind, op, manager, intent)
 		}
 		old, err := decode(kind, current)

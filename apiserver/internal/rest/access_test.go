@@ -92,9 +92,11 @@ func TestWatchesEndWithTheirRights(t *testing.T) {
 	h := newRealHarness(t)
 	h.grant("view", "Group", "system:serviceaccounts:default")
 	h.grant("view", "User", "eve")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	watch := func(client *http.Client, path string, headers ...string) func() string {
 		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.http.URL+path+"?watch=1", nil)
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.http.URL+path+"?watch=1", nil)
 		h.must(err)
 		for _, line := range headers {
 			name, value, _ := strings.Cut(line, ": ")

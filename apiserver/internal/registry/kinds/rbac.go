@@ -6,8 +6,8 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -15,13 +15,20 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
+// validateRoleName allows what names of other objects may not hold, such as colons.
+func validateRoleName(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
+}
+
 func role() *Kind {
 	return &Kind{
 		Kind: object.KindOf[*rbacv1.Role](), Singular: "role", Verbs: standardVerbs(),
-		Columns: createdColumns(),
-		Row:     rowOf(func(r *rbacv1.Role, _ time.Time) []any { return []any{r.Name, created(r.CreationTimestamp)} }),
-		// Names of roles may hold what names of objects usually may not, such as colons.
-		ValidateName: path.ValidatePathSegmentName,
+		Columns:      createdColumns(),
+		Row:          rowOf(func(r *rbacv1.Role, _ time.Time) []any { return []any{r.Name, created(r.CreationTimestamp)} }),
+		ValidateName: validateRoleName,
 		Validate:     check(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 	}
 }
@@ -32,7 +39,7 @@ func clusterRole() *Kind {
 		Kind: object.KindOf[*rbacv1.ClusterRole](), Singular: "clusterrole", Verbs: standardVerbs(),
 		Columns:      createdColumns(),
 		Row:          rowOf(func(r *rbacv1.ClusterRole, _ time.Time) []any { return []any{r.Name, created(r.CreationTimestamp)} }),
-		ValidateName: path.ValidatePathSegmentName,
+		ValidateName: validateRoleName,
 		Validate: check(func(r *rbacv1.ClusterRole) field.ErrorList {
 			return append(validateRules(r.Rules, false), validateAggregation(r.AggregationRule, field.NewPath("aggregationRule"))...)
 		}),
@@ -98,7 +105,7 @@ func roleBinding() *Kind {
 		Row: rowOf(func(b *rbacv1.RoleBinding, now time.Time) []any {
 			return bindingRow(&b.ObjectMeta, &b.RoleRef, b.Subjects, now)
 		}),
-		ValidateName: path.ValidatePathSegmentName,
+		ValidateName: validateRoleName,
 		Default:      on(func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
 		Validate: check(func(b *rbacv1.RoleBinding) field.ErrorList {
 			return validateBinding(&b.RoleRef, b.Subjects, []string{"Role", "ClusterRole"}, true)
@@ -116,7 +123,7 @@ func clusterRoleBinding() *Kind {
 		Row: rowOf(func(b *rbacv1.ClusterRoleBinding, now time.Time) []any {
 			return bindingRow(&b.ObjectMeta, &b.RoleRef, b.Subjects, now)
 		}),
-		ValidateName: path.ValidatePathSegmentName,
+		ValidateName: validateRoleName,
 		Default:      on(func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
 		Validate: check(func(b *rbacv1.ClusterRoleBinding) field.ErrorList {
 			return validateBinding(&b.RoleRef, b.Subjects, []string{"ClusterRole"}, false)
@@ -174,7 +181,7 @@ func validateBinding(ref *rbacv1.RoleRef, subjects []rbacv1.Subject, roleKinds [
 	if ref.Name == "" {
 		errs = append(errs, field.Required(at.Child("name"), ""))
 	} else {
-		for _, msg := range path.ValidatePathSegmentName(ref.Name, false) {
+		for _, msg := range validateRoleName(ref.Name, false) {
 			errs = append(errs, field.Invalid(at.Child("name"), ref.Name, msg))
 		}
 	}
