@@ -28,6 +28,7 @@ import (
 	"kijabi.dev/apiserver/internal/rpcapi"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/apiserver/internal/traffic"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
@@ -78,7 +79,7 @@ func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 	defer cancel(nil)
 	ground := lifecycle.NewGroup(context.WithoutCancel(ctx))
 	ground.Go(func(ctx context.Context) error {
-		err := lifecycle.RunAll(ctx, s.etcd.Run, s.store.Run, s.peerServer.Run)
+		err := lifecycle.RunAll(ctx, s.etcd.Run, s.store.Run, s.peerServer.Run, s.audit)
 		cancel(err)
 		return err
 	})
@@ -92,7 +93,9 @@ type server struct {
 	etcd       *etcdnode.Node
 	store      *store.Store
 	peerServer *rpc.Server
-	tasks      []lifecycle.Task
+	// audit ends after the doors, so that it holds their last answers.
+	audit lifecycle.Task
+	tasks []lifecycle.Task
 }
 
 func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) (_ *server, err error) {
@@ -170,11 +173,17 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	auditLog, err := openAudit(cfg, log.Named("audit"))
+	if err != nil {
+		return nil, err
+	}
+	control := traffic.New(traffic.Config{Audit: auditLog, Clock: clk})
 	objectService := rpcapi.NewObjectService(engine, authorizer)
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
+		Surround:    rpcapi.Surround(control),
 		Descriptors: descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})
 	if err != nil {
@@ -200,14 +209,15 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	restDoor, err := rest.New(rest.Config{
 		Registry: engine, Authorizer: restAuthorizer{authorizer}, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
-		Checks: []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
+		Traffic: control,
+		Checks:  []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
 	})
 	if err != nil {
 		return nil, err
 	}
 
 	return &server{
-		etcd: node, store: objects, peerServer: peers,
+		etcd: node, store: objects, peerServer: peers, audit: auditLog.Run,
 		tasks: []lifecycle.Task{
 			identity.Run,
 			peerIdentity.Run,

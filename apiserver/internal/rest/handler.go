@@ -14,11 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/traffic"
 )
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 	w := &deadlineWriter{ResponseWriter: plain, timeout: s.writeTimeout}
+	seen, r := s.observe(w, r)
+	defer seen.end()
 	defer w.end()
 	defer func() {
 		cause := recover()
@@ -36,6 +39,7 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 	}()
 
 	caller, known := authenticate(r)
+	seen.by(caller)
 	w.Header().Set("Audit-Id", caller.RequestID)
 	if s.serveOpen(w, r) {
 		return
@@ -54,6 +58,7 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	seen.as(r, caller)
 	s.serveKnown(w, r, caller)
 }
 
@@ -62,6 +67,7 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 	first, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
 	switch first {
 	case "livez", "readyz", "healthz":
+		observation(r).Unaudited = true
 		s.serveHealth(w, r)
 	case "version":
 		s.writeJSON(w, r, s.version())
@@ -96,22 +102,24 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller regis
 	case r.Method == http.MethodGet && path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions":
 		writeBody(w, mediaJSON, http.StatusOK, []byte(noCustomResources))
 	default:
-		s.serveResource(w, r, caller, gv, segments)
+		s.serveResource(w, r, caller)
 	}
 }
 
 // serveResource authorizes and dispatches a request for a resource.
-func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller, gv schema.GroupVersion, segments []string) {
-	t, err := s.resolve(r, gv, segments)
+func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller) {
+	t, err := observation(r).target, observation(r).targetErr
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	sub := t.ref.Subresource
 	if err := s.cfg.Authorizer.Authorize(r.Context(), caller, t.verb, t.ref.Resource, sub, t.ref.Namespace, t.ref.Name); err != nil {
+		observation(r).Decision = traffic.Forbid
 		s.fail(w, r, err)
 		return
 	}
+	observation(r).Decision = traffic.Allow
 	switch {
 	case t.sub != nil && t.sub.Stream:
 		s.serveStream(w, r, caller, t)

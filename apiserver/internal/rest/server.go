@@ -19,6 +19,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -87,6 +88,8 @@ type Config struct {
 	Checks []Check
 	// AdvertiseAddress is host:port that clients reach this master at; shown in /api. Optional.
 	AdvertiseAddress string
+	// Traffic sees every request; one that does nothing when nil.
+	Traffic *traffic.Control
 	// Clock; real when nil.
 	Clock clock.PassiveClock
 	// Log. Required.
@@ -121,6 +124,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Traffic == nil {
+		cfg.Traffic = traffic.New(traffic.Config{Clock: cfg.Clock})
 	}
 	stopping, stop := context.WithCancel(context.Background())
 	kinds := cfg.Registry.Kinds()

@@ -18,6 +18,8 @@ type deadlineWriter struct {
 	timeout  time.Duration
 	started  bool
 	hijacked bool
+	// code of the answer; 0 while none was given explicitly.
+	code int
 }
 
 // Unwrap lets http.ResponseController through.
@@ -25,6 +27,9 @@ func (w *deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 
 func (w *deadlineWriter) WriteHeader(code int) {
 	w.started = true
+	if w.code < http.StatusOK { // an informational one is not the last
+		w.code = code
+	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -59,7 +64,7 @@ func (w *deadlineWriter) end() {
 
 // Hijack takes the connection over.
 func (w *deadlineWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.started, w.hijacked = true, true
+	w.started, w.hijacked, w.code = true, true, http.StatusSwitchingProtocols
 	hijacker, ok := w.ResponseWriter.(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("the connection cannot be upgraded: use HTTP/1.1")

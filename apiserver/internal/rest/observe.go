@@ -1,0 +1,102 @@
+package rest
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/traffic"
+)
+
+// observed is a request on its way through the door, as everything that is not its answer
+// sees it.
+type observed struct {
+	*traffic.Request
+
+	server *Server
+	w      *deadlineWriter
+	// target and targetErr are what resolve made of the path; asked once.
+	target    target
+	targetErr error
+}
+
+type observedKey struct{}
+
+// observe begins to watch a request. The returned request carries what is learned of it.
+func (s *Server) observe(w *deadlineWriter, r *http.Request) (*observed, *http.Request) {
+	o := &observed{Request: s.cfg.Traffic.Begin(), server: s, w: w}
+	o.Path, o.Query, o.Verb, o.UserAgent = r.URL.Path, r.URL.RawQuery, strings.ToLower(r.Method), r.UserAgent()
+	o.SourceIP, _, _ = net.SplitHostPort(r.RemoteAddr)
+	return o, r.WithContext(context.WithValue(r.Context(), observedKey{}, o))
+}
+
+// observation returns what observe began; never nil within ServeHTTP.
+func observation(r *http.Request) *observed {
+	o, _ := r.Context().Value(observedKey{}).(*observed)
+	return o
+}
+
+// end notes the outcome.
+func (o *observed) end() {
+	o.Code = o.w.code
+	if o.Code == 0 && o.w.started {
+		o.Code = http.StatusOK
+	}
+	o.server.cfg.Traffic.End(o.Request)
+}
+
+// by notes who was authenticated.
+func (o *observed) by(caller registry.Caller) {
+	o.ID, o.User, o.Groups = caller.RequestID, caller.User, caller.Groups
+}
+
+// as notes whom the user acts as, if it is another, and what it wants.
+func (o *observed) as(r *http.Request, caller registry.Caller) {
+	if caller.User != o.User {
+		o.ActingUser, o.ActingGroups = caller.User, caller.Groups
+	}
+	o.Epoch = caller.Epoch
+	gv, segments, ok := splitPath(strings.TrimSuffix(r.URL.Path, "/"))
+	if !ok {
+		return
+	}
+	o.target, o.targetErr = o.server.resolve(r, gv, segments)
+	if o.targetErr == nil {
+		ref := o.target.ref
+		o.Verb = o.target.verb
+		o.Target = traffic.Target{
+			Group: ref.Resource.Group, Version: ref.Resource.Version, Resource: ref.Resource.Resource,
+			Subresource: ref.Subresource, Namespace: ref.Namespace, Name: ref.Name,
+		}
+		return
+	}
+	o.Target = unresolved(gv, segments)
+	if o.Verb == "post" {
+		o.Verb = "create"
+	}
+}
+
+// unresolved is what a path names that is no kind: a review, or something unknown.
+func unresolved(gv schema.GroupVersion, segments []string) traffic.Target {
+	t := traffic.Target{Group: gv.Group, Version: gv.Version}
+	if len(segments) > 2 && segments[0] == "namespaces" {
+		t.Namespace, segments = segments[1], segments[2:]
+	}
+	t.Resource = segments[0]
+	if len(segments) > 1 {
+		t.Name = segments[1]
+	}
+	return t
+}
+
+// failed notes why a request failed.
+func (o *observed) failed(status metav1.Status) {
+	if o != nil {
+		o.Reason = string(status.Reason)
+	}
+}

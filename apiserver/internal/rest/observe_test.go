@@ -1,0 +1,86 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+
+	"kijabi.dev/apiserver/internal/audit/audittest"
+	"kijabi.dev/apiserver/internal/traffic"
+)
+
+func TestRequestsAreAudited(t *testing.T) {
+	h := newRealHarness(t)
+	log := audittest.Open(t)
+	h.server.cfg.Traffic = traffic.New(traffic.Config{Audit: log.Log, Clock: h.clock})
+
+	const canary = "canary-of-a-secret"
+	secret := fmt.Sprintf(`{"metadata":{"name":"s"},"data":{"k":%q,"bad key %s":""}}`, base64.StdEncoding.EncodeToString([]byte(canary)), canary)
+	good := fmt.Sprintf(`{"metadata":{"name":"s"},"data":{"k":%q}}`, base64.StdEncoding.EncodeToString([]byte(canary)))
+	var answers []answer
+	call := func(client *http.Client, method, path, body string, headers ...string) {
+		t.Helper()
+		answers = append(answers, h.callAs(client, method, path, body, headers...))
+	}
+	call(h.admin, "POST", "/api/v1/namespaces/default/secrets", secret)
+	call(h.admin, "POST", "/api/v1/namespaces/default/secrets", good)
+	call(h.admin, "GET", "/api/v1/namespaces/default/secrets/none", "")
+	call(h.admin, "GET", "/api/v1/pods?labelSelector=a%3Db", "", "Impersonate-User: jane")
+	call(h.admin, "GET", "/api/v1/pods?watch=true&timeoutSeconds=0&resourceVersion=nonsense", "")
+	call(h.admin, "DELETE", "/api/v1/namespaces/default/secrets/s", "")
+	call(h.nobody, "GET", "/api/v1/nodes", "", "User-Agent: stranger")
+	call(h.admin, "GET", "/apis", "")
+	call(h.admin, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"spec":{"nonResourceAttributes":{"path":"/x","verb":"get"}}}`)
+	h.call("GET", "/readyz", "") // not audited
+	h.authorizer.deny = func(_, _, resource string) bool { return resource == "deployments" }
+	call(h.admin, "GET", "/apis/apps/v1/namespaces/default/deployments/d", "")
+
+	events, content := log.Events(len(answers))
+	if len(events) != len(answers) {
+		t.Errorf("%d events for %d requests", len(events), len(answers))
+	}
+	if bytes.Contains(content, []byte(canary)) || bytes.Contains(content, []byte(base64.StdEncoding.EncodeToString([]byte(canary)))) {
+		t.Errorf("the log holds the content of a secret: %s", content)
+	}
+	type line struct {
+		verb, resource, namespace, name, user, as string
+		code                                      int
+		reason, decision                          string
+	}
+	want := []line{
+		{"create", "secrets", "default", "", "kubernetes-admin", "", 422, "Invalid", "allow"},
+		{"create", "secrets", "default", "", "kubernetes-admin", "", 201, "", "allow"},
+		{"get", "secrets", "default", "none", "kubernetes-admin", "", 404, "NotFound", "allow"},
+		{"list", "pods", "", "", "kubernetes-admin", "jane", 200, "", "allow"},
+		{"watch", "pods", "", "", "kubernetes-admin", "", 400, "BadRequest", "allow"},
+		{"delete", "secrets", "default", "s", "kubernetes-admin", "", 200, "", "allow"},
+		{"get", "", "", "", "system:anonymous", "", 401, "Unauthorized", ""},
+		{"get", "", "", "", "kubernetes-admin", "", 200, "", ""},
+		{"create", "selfsubjectaccessreviews", "", "", "kubernetes-admin", "", 201, "", ""},
+		{"get", "deployments", "default", "d", "kubernetes-admin", "", 403, "Forbidden", "forbid"},
+	}
+	for i, e := range events {
+		got := line{
+			e.Verb, e.ObjectRef.Resource, e.ObjectRef.Namespace, e.ObjectRef.Name, e.User.Username, e.ImpersonatedUser.Username,
+			e.ResponseStatus.Code, e.ResponseStatus.Reason, e.Annotations["authorization.k8s.io/decision"],
+		}
+		if i < len(want) && got != want[i] {
+			t.Errorf("event %d: %+v, want %+v", i, got, want[i])
+		}
+		if id := answers[i].header.Get("Audit-Id"); id == "" || e.AuditID != id {
+			t.Errorf("event %d has the id %q, its client was told %q", i, e.AuditID, id)
+		}
+		if !slices.Equal(e.SourceIPs, []string{"127.0.0.1"}) {
+			t.Errorf("event %d comes from %v", i, e.SourceIPs)
+		}
+	}
+	if got := events[3].RequestURI; got != "/api/v1/pods?labelSelector=a%3Db" {
+		t.Errorf("URI %q", got)
+	}
+	if got := events[6].UserAgent; got != "stranger" {
+		t.Errorf("user agent %q", got)
+	}
+}
