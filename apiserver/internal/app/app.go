@@ -21,6 +21,7 @@ import (
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/forward"
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/metrics"
 	"kijabi.dev/apiserver/internal/nodes"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
@@ -133,7 +134,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	sealing := sealed.New(node.Backend(), storageKeys, encryptedResources(cfg))
+	measured := metrics.New()
+	sealing := sealed.New(measured.Backend(node.Backend()), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
 		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
 	})
@@ -152,7 +154,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 	engine, err := registry.New(registry.Config{
-		Store: objects, Forwarder: forward.New(group), Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
+		Store: objects, Forwarder: measured.Forwarder(forward.New(group)), Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
 	})
 	if err != nil {
 		return nil, err
@@ -177,7 +179,12 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	control := traffic.New(traffic.Config{Audit: auditLog, Clock: clk})
+	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Known: known(engine.Kinds()), Clock: clk})
+	measured.Follow(metrics.State{
+		Store: objects, Resources: resources(engine.Kinds()), Sealing: rewriter.Progress, Audited: auditLog.Counts,
+		LeaderChanges: func() int64 { return group.Status().LeaderChanges },
+		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+	})
 	objectService := rpcapi.NewObjectService(engine, authorizer)
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
@@ -209,8 +216,11 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	restDoor, err := rest.New(rest.Config{
 		Registry: engine, Authorizer: restAuthorizer{authorizer}, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
-		Traffic: control,
-		Checks:  []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
+		Traffic: control, Metrics: measured.Handler(),
+		Checks: []rest.Check{
+			{Name: "store", Check: func() error { return current(objects) }},
+			{Name: "etcd", Check: func() error { return current(objects) }}, // what proves it is etcd
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -90,6 +90,8 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller regis
 	}
 	gv, segments, ok := splitPath(path)
 	switch {
+	case path == metricsPath:
+		s.serveMetrics(w, r, caller)
 	case strings.HasPrefix(path, "/openapi/"):
 		s.serveOpenAPI(w, r, path)
 	case !ok && (path == "/api" || path == "/apis" || strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/")):
@@ -102,13 +104,13 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller regis
 	case r.Method == http.MethodGet && path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions":
 		writeBody(w, mediaJSON, http.StatusOK, []byte(noCustomResources))
 	default:
-		s.serveResource(w, r, caller)
+		s.serveResource(w, r, caller, gv, segments)
 	}
 }
 
 // serveResource authorizes and dispatches a request for a resource.
-func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller) {
-	t, err := observation(r).target, observation(r).targetErr
+func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller, gv schema.GroupVersion, segments []string) {
+	t, err := s.resolved(r, gv, segments)
 	if err != nil {
 		s.fail(w, r, err)
 		return

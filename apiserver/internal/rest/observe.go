@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"kijabi.dev/apiserver/internal/metrics"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/traffic"
 )
@@ -23,13 +24,14 @@ type observed struct {
 	// target and targetErr are what resolve made of the path; asked once.
 	target    target
 	targetErr error
+	resolved  bool
 }
 
 type observedKey struct{}
 
 // observe begins to watch a request. The returned request carries what is learned of it.
 func (s *Server) observe(w *deadlineWriter, r *http.Request) (*observed, *http.Request) {
-	o := &observed{Request: s.cfg.Traffic.Begin(), server: s, w: w}
+	o := &observed{Request: s.cfg.Traffic.Begin(metrics.DoorREST), server: s, w: w}
 	o.Path, o.Query, o.Verb, o.UserAgent = r.URL.Path, r.URL.RawQuery, strings.ToLower(r.Method), r.UserAgent()
 	o.SourceIP, _, _ = net.SplitHostPort(r.RemoteAddr)
 	return o, r.WithContext(context.WithValue(r.Context(), observedKey{}, o))
@@ -61,14 +63,22 @@ func (o *observed) as(r *http.Request, caller registry.Caller) {
 		o.ActingUser, o.ActingGroups = caller.User, caller.Groups
 	}
 	o.Epoch = caller.Epoch
+	o.resolve(r)
+	o.server.cfg.Traffic.Start(o.Request)
+}
+
+// resolve notes what is asked for.
+func (o *observed) resolve(r *http.Request) {
 	gv, segments, ok := splitPath(strings.TrimSuffix(r.URL.Path, "/"))
 	if !ok {
 		return
 	}
+	o.resolved = true
 	o.target, o.targetErr = o.server.resolve(r, gv, segments)
 	if o.targetErr == nil {
-		ref := o.target.ref
-		o.Verb = o.target.verb
+		ref, sub := o.target.ref, o.target.sub
+		o.Verb, o.DryRun = o.target.verb, r.URL.Query().Has("dryRun")
+		o.Long = o.Verb == "watch" || sub != nil && sub.Stream
 		o.Target = traffic.Target{
 			Group: ref.Resource.Group, Version: ref.Resource.Version, Resource: ref.Resource.Resource,
 			Subresource: ref.Subresource, Namespace: ref.Namespace, Name: ref.Name,
@@ -79,6 +89,14 @@ func (o *observed) as(r *http.Request, caller registry.Caller) {
 	if o.Verb == "post" {
 		o.Verb = "create"
 	}
+}
+
+// resolved is resolve, asked once a request.
+func (s *Server) resolved(r *http.Request, gv schema.GroupVersion, segments []string) (target, error) {
+	if o := observation(r); o.resolved {
+		return o.target, o.targetErr
+	}
+	return s.resolve(r, gv, segments)
 }
 
 // unresolved is what a path names that is no kind: a review, or something unknown.

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"kijabi.dev/apiserver/internal/audit/audittest"
+	"kijabi.dev/apiserver/internal/metrics"
 	"kijabi.dev/apiserver/internal/traffic"
 )
 
@@ -82,5 +84,63 @@ func TestRequestsAreAudited(t *testing.T) {
 	}
 	if got := events[6].UserAgent; got != "stranger" {
 		t.Errorf("user agent %q", got)
+	}
+}
+
+func TestRequestsAreCounted(t *testing.T) {
+	h := newRealHarness(t)
+	m := metrics.New()
+	known := func(target traffic.Target) bool { return target.Resource == "pods" && target.Subresource == "" }
+	h.server.cfg.Traffic = traffic.New(traffic.Config{Metrics: m, Known: known, Clock: h.clock})
+	h.server.cfg.Metrics = m.Handler()
+
+	h.call("GET", "/api/v1/namespaces/default/pods", "")
+	h.call("GET", "/api/v1/namespaces/default/pods/none", "")
+	h.call("GET", "/api/v1/made/up/by/a/client", "")
+	h.call("BREW", "/coffee", "")
+	h.call("GET", "/version", "")
+	watched := h.call("GET", "/api/v1/pods?watch=true&timeoutSeconds=1", "")
+	if watched.code != http.StatusOK {
+		t.Errorf("watch: %d", watched.code)
+	}
+	a := h.call("GET", "/metrics", "")
+	if a.code != http.StatusOK || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain") {
+		t.Fatalf("%d %s", a.code, a.header.Get("Content-Type"))
+	}
+	const labels = `component="apiserver",door="rest",dry_run="",group="",`
+	a.contains(t,
+		`apiserver_request_total{code="200",`+labels+`resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`,
+		`apiserver_request_total{code="404",`+labels+`resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 1`,
+		`apiserver_request_total{code="404",`+labels+`resource="",scope="",subresource="",verb="GET",version=""} 1`,
+		`apiserver_request_total{code="404",`+labels+`resource="",scope="",subresource="",verb="other",version=""} 1`,
+		`apiserver_request_total{code="200",`+labels+`resource="",scope="",subresource="",verb="GET",version=""} 1`,
+		`apiserver_request_total{code="200",`+labels+`resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 1`,
+		`apiserver_current_inflight_requests{request_kind="readOnly"} 1`, // this very one
+		`apiserver_longrunning_requests{component="apiserver",door="rest",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 0`)
+
+	if a := h.callAs(h.nobody, "GET", "/metrics", ""); a.code != http.StatusUnauthorized {
+		t.Errorf("nobody reads metrics: %d", a.code)
+	}
+	a = h.call("GET", "/metrics", "", "Impersonate-User: jane")
+	if a.code != http.StatusForbidden {
+		t.Errorf("jane reads metrics: %d", a.code)
+	}
+	a.contains(t, `user \"jane\" cannot get path \"/metrics\"`)
+}
+
+// A master that ends says so to whoever balances load, while it still answers.
+func TestReadinessEndsWithTheServer(t *testing.T) {
+	h := newHarness(t)
+	if a := h.call("GET", "/readyz?verbose", ""); a.code != http.StatusOK || !strings.Contains(string(a.body), "[+]shutdown ok\n") {
+		t.Errorf("%d %s", a.code, a.body)
+	}
+	h.server.Close()
+	for path, want := range map[string]int{
+		"/readyz": http.StatusInternalServerError, "/readyz/shutdown": http.StatusInternalServerError, "/readyz/ping": http.StatusOK,
+		"/readyz?exclude=shutdown": http.StatusOK, "/livez": http.StatusOK, "/livez/ping": http.StatusOK, "/livez/shutdown": http.StatusNotFound,
+	} {
+		if a := h.call("GET", path, ""); a.code != want {
+			t.Errorf("%s: %d %s, want %d", path, a.code, a.body, want)
+		}
 	}
 }

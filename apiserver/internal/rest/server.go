@@ -90,6 +90,8 @@ type Config struct {
 	AdvertiseAddress string
 	// Traffic sees every request; one that does nothing when nil.
 	Traffic *traffic.Control
+	// Metrics answers /metrics; nil for none.
+	Metrics http.Handler
 	// Clock; real when nil.
 	Clock clock.PassiveClock
 	// Log. Required.

@@ -76,6 +76,8 @@ type watchWriter struct {
 	columnsSent  bool
 	lastBookmark time.Time
 	frame        []byte
+	// sent counts events.
+	sent func(events int)
 }
 
 func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, t target) {
@@ -123,7 +125,8 @@ func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
-	out := &watchWriter{s: s, w: w, f: f, t: t, include: include, lastBookmark: s.cfg.Clock.Now()}
+	seen := observation(r)
+	out := &watchWriter{s: s, w: w, f: f, t: t, sent: func(events int) { s.cfg.Traffic.Sent(seen.Request, events) }, include: include, lastBookmark: s.cfg.Clock.Now()}
 	out.flush()
 	for batch, err := range batches {
 		if err != nil {
@@ -153,6 +156,7 @@ func (o *watchWriter) send(batch registry.WatchBatch, opts registry.WatchOptions
 			return err
 		}
 	}
+	o.sent(len(batch.Events))
 	now := o.s.cfg.Clock.Now()
 	atEnd := batch.InitialEnd && opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	idle := len(batch.Events) == 0 && now.Sub(o.lastBookmark) >= bookmarkEvery

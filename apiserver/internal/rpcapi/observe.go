@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"kijabi.dev/apiserver/internal/metrics"
 	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/rpc"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
@@ -31,9 +32,11 @@ func Surround(control *traffic.Control) func(ctx context.Context, call *rpc.Call
 	return func(ctx context.Context, call *rpc.Call, next func(context.Context) error) error {
 		r := begin(ctx, control, call)
 		if call.Stream != nil {
-			call.Stream = &observedStream{ServerStream: call.Stream, request: r}
+			r.Long = true
+			call.Stream = &observedStream{ServerStream: call.Stream, control: control, request: r}
 		} else {
 			describe(r, call.Request)
+			control.Start(r)
 		}
 		_ = grpc.SetHeader(ctx, metadata.Pairs(metadataAuditID, r.ID)) // fails only once an answer has begun
 		err := next(ctx)
@@ -51,7 +54,7 @@ func Surround(control *traffic.Control) func(ctx context.Context, call *rpc.Call
 
 // begin notes what is known before the message.
 func begin(ctx context.Context, control *traffic.Control, call *rpc.Call) *traffic.Request {
-	r := control.Begin()
+	r := control.Begin(metrics.DoorGRPC)
 	service, method, _ := strings.Cut(strings.TrimPrefix(call.Method, "/"), "/")
 	r.ID, r.Path, r.Verb = call.Caller.RequestID, call.Method, strings.ToLower(method)
 	if r.ID == "" {
@@ -72,10 +75,16 @@ func describe(r *traffic.Request, message any) {
 		GetReference() *objectv1pb.Reference
 	}:
 		r.Target = targetOf(m.GetReference(), message)
+		if dry, ok := message.(interface{ GetDryRun() bool }); ok {
+			r.DryRun = dry.GetDryRun()
+		}
 	case interface {
 		GetResource() *objectv1pb.Resource
 		GetNamespace() string
 	}:
+		if _, list := message.(*objectv1pb.ListRequest); list {
+			r.Long = false // a stream only for its size
+		}
 		r.Target = traffic.Target{
 			Group: m.GetResource().GetGroup(), Version: m.GetResource().GetVersion(),
 			Resource: m.GetResource().GetResource(), Namespace: m.GetNamespace(),
@@ -162,10 +171,11 @@ func outcome(err error) (code int, reason string) {
 	return http.StatusInternalServerError, "InternalError"
 }
 
-// observedStream notes the request that a stream begins with.
+// observedStream notes the request that a stream begins with, and counts a watch's events.
 type observedStream struct {
 	grpc.ServerStream
 
+	control *traffic.Control
 	request *traffic.Request
 	begun   bool
 }
@@ -175,6 +185,15 @@ func (s *observedStream) RecvMsg(m any) error {
 	if err == nil && !s.begun {
 		s.begun = true
 		describe(s.request, m)
+		s.control.Start(s.request)
+	}
+	return err
+}
+
+func (s *observedStream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if watch, ok := m.(*objectv1pb.WatchResponse); ok && err == nil {
+		s.control.Sent(s.request, len(watch.GetEvents()))
 	}
 	return err
 }

@@ -1,19 +1,23 @@
-// Package traffic is what both doors do with every request besides answering it: note it in
-// the audit log.
+// Package traffic is what both doors do with every request besides answering it: count it and
+// note it in the audit log.
 package traffic
 
 import (
+	"net/http"
 	"strconv"
 	"time"
 
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/audit"
+	"kijabi.dev/apiserver/internal/metrics"
 )
 
 // Request is what a door knows of a request. The door fills it in as it learns; it belongs to
 // the one goroutine that serves the request.
 type Request struct {
+	// Door is metrics.DoorREST or DoorGRPC.
+	Door string
 	// ID is what the client is told as Audit-Id.
 	ID string
 	// Path of a URL, or the full gRPC method.
@@ -33,6 +37,10 @@ type Request struct {
 	UserAgent    string
 	// Target is the object or collection; its Resource is empty for other requests.
 	Target Target
+	// DryRun writes nothing.
+	DryRun bool
+	// Long requests last as long as their client likes: watches, streams.
+	Long bool
 	// Epoch under which a component of the leader wrote; 0 for others.
 	Epoch uint64
 	// Operations of a request that holds several; empty for others.
@@ -46,6 +54,9 @@ type Request struct {
 	Reason string
 
 	received time.Time
+	// series the request is counted in while started.
+	series  metrics.Request
+	started bool
 }
 
 // Decisions of the authorizer.
@@ -63,6 +74,11 @@ type Target struct {
 type Config struct {
 	// Audit log; nil for none.
 	Audit *audit.Log
+	// Metrics; nil for none.
+	Metrics *metrics.Metrics
+	// Known says whether requests for a target's resource and subresource are counted by these
+	// names; others are counted without, lest clients make up series. Nil knows none.
+	Known func(Target) bool
 	// Clock; real when nil.
 	Clock clock.PassiveClock
 }
@@ -75,17 +91,81 @@ func New(cfg Config) *Control {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
+	if cfg.Known == nil {
+		cfg.Known = func(Target) bool { return false }
+	}
 	return &Control{cfg: cfg}
 }
 
-// Begin notes that a request has come.
-func (c *Control) Begin() *Request { return &Request{received: c.cfg.Clock.Now()} }
+// Begin notes that a request has come through a door.
+func (c *Control) Begin(door string) *Request {
+	return &Request{Door: door, received: c.cfg.Clock.Now()}
+}
+
+// Start is called once it is known what a request wants, before it is served.
+func (c *Control) Start(r *Request) {
+	if c.cfg.Metrics != nil {
+		r.series, r.started = c.seriesOf(r), true
+		c.cfg.Metrics.Began(r.series)
+	}
+}
 
 // End notes that a request has been answered.
 func (c *Control) End(r *Request) {
-	if c.cfg.Audit != nil && !r.Unaudited {
-		c.audit(r, c.cfg.Clock.Now())
+	now := c.cfg.Clock.Now()
+	if m := c.cfg.Metrics; m != nil {
+		if r.started {
+			m.Ended(r.series)
+		} else {
+			r.series = c.seriesOf(r)
+		}
+		m.Answered(r.series, r.Code, now.Sub(r.received))
 	}
+	if c.cfg.Audit != nil && !r.Unaudited {
+		c.audit(r, now)
+	}
+}
+
+// Sent notes that events were sent to a watch.
+func (c *Control) Sent(r *Request, events int) {
+	if c.cfg.Metrics != nil && c.cfg.Known(r.Target) {
+		c.cfg.Metrics.Watched(r.Target.Group, r.Target.Version, r.Target.Resource, events)
+	}
+}
+
+// verbs are what metrics call those of the authorizer.
+var verbs = map[string]string{ //nolint:gochecknoglobals // a constant
+	"get": "GET", "list": "LIST", "watch": "WATCH", "create": "POST", "update": "PUT", "patch": "PATCH",
+	"delete": "DELETE", "deletecollection": "DELETECOLLECTION", "post": "POST", "put": "PUT", "head": "HEAD", "options": "OPTIONS",
+}
+
+// seriesOf names the series of a request. What clients make up makes no new ones.
+func (c *Control) seriesOf(r *Request) metrics.Request {
+	s := metrics.Request{Door: r.Door, Verb: verbs[r.Verb], DryRun: r.DryRun, Long: r.Long}
+	switch {
+	case s.Verb == "" && r.Door == metrics.DoorGRPC && r.Code != http.StatusUnauthorized:
+		s.Verb, s.Mutating = r.Verb, r.Operations != "" // a method of ours: others do not get here
+	case s.Verb == "":
+		s.Verb = "other"
+	default:
+		s.Mutating = r.Verb != "get" && r.Verb != "list" && r.Verb != "watch" && r.Verb != "head"
+	}
+	if !c.cfg.Known(r.Target) {
+		return s
+	}
+	s.Group, s.Version, s.Resource, s.Subresource = r.Target.Group, r.Target.Version, r.Target.Resource, r.Target.Subresource
+	switch {
+	case r.Target.Name != "":
+		s.Scope = "resource"
+	case r.Target.Namespace != "":
+		s.Scope = "namespace"
+	default:
+		s.Scope = "cluster"
+	}
+	if r.Long && r.Verb != "watch" {
+		s.Verb = "CONNECT"
+	}
+	return s
 }
 
 // Nobody and its group are who has not been authenticated.
