@@ -19,6 +19,7 @@ import (
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/forward"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/metrics"
@@ -179,9 +180,10 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Known: known(engine.Kinds()), Clock: clk})
+	limiter := flowcontrol.New(flowcontrol.Config{Concurrency: cfg.MaxRequestsInFlight, Clock: clk})
+	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Limiter: limiter, Known: known(engine.Kinds()), Clock: clk})
 	measured.Follow(metrics.State{
-		Store: objects, Resources: resources(engine.Kinds()), Sealing: rewriter.Progress, Audited: auditLog.Counts,
+		Store: objects, Resources: resources(engine.Kinds()), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		LeaderChanges: func() int64 { return group.Status().LeaderChanges },
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
 	})

@@ -396,3 +396,27 @@ func BenchmarkAcquire(b *testing.B) {
 		seat.Release()
 	}
 }
+
+// A free seat goes to the flow that holds the fewest, however recently it was served.
+func TestSeatsAreShared(t *testing.T) {
+	l := New(Config{Concurrency: 3, Wait: time.Minute})
+	one(l, noBorrowing(100_000, 100, 100))
+	held := []Seat{must(t, l, pods("a")), must(t, l, pods("a"))}
+	of := must(t, l, pods("b"))
+	a := acquire(t.Context(), l, pods("a"))
+	eventually(t, "a waits", func() bool { return l.load("l").Waiting == 1 })
+	b := acquire(t.Context(), l, pods("b"))
+	eventually(t, "b waits", func() bool { return l.load("l").Waiting == 2 })
+	of.Release()
+	seat, err := b() // hangs if it is given to a
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seat := range append(held, seat) {
+		seat.Release()
+	}
+	if seat, err = a(); err != nil {
+		t.Fatal(err)
+	}
+	seat.Release()
+}

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap/zaptest"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
@@ -101,6 +102,9 @@ func TestStore(t *testing.T) {
 		Store: s, Resources: []schema.GroupResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments"}},
 		LeaderChanges: func() int64 { return 4 }, DatabaseBytes: func() int64 { return 4096 },
 		Sealing: func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
+		Loads: func() []flowcontrol.Load {
+			return []flowcontrol.Load{{Level: "system", Seats: 74, Used: 5, Waiting: 2, Dispatched: map[string]int64{"system-nodes": 9}, Rejected: map[string]int64{"time-out": 1}}}
+		},
 	})
 	group := lifecycle.NewGroup(context.Background())
 	t.Cleanup(func() {
@@ -149,6 +153,10 @@ func TestStore(t *testing.T) {
 		`kijabi_batch_writes_bucket{le="2"} 2`, `kijabi_batch_writes_bucket{le="4"} 3`,
 		`kijabi_sealed_objects{state="sealed"} 6`, `kijabi_sealed_objects{state="stale"} 3`, `kijabi_sealed_objects{state="unreadable"} 1`,
 		`kijabi_audit_events_total{outcome="dropped"} 2`, `kijabi_audit_events_total{outcome="recorded"} 20`,
+		`apiserver_flowcontrol_nominal_limit_seats{priority_level="system"} 74`, `apiserver_flowcontrol_current_executing_seats{priority_level="system"} 5`,
+		`apiserver_flowcontrol_current_inqueue_seats{priority_level="system"} 2`,
+		`apiserver_flowcontrol_dispatched_requests_total{flow_schema="system-nodes",priority_level="system"} 9`,
+		`apiserver_flowcontrol_rejected_requests_total{priority_level="system",reason="time-out"} 1`,
 		"kijabi_quarantined_objects 0")
 }
 

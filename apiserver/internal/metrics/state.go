@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 )
@@ -21,6 +22,8 @@ type State struct {
 	Sealing func() sealed.Progress
 	// Audited are the events written to the audit log and those dropped.
 	Audited func() (recorded, dropped int64)
+	// Loads of the priority levels.
+	Loads func() []flowcontrol.Load
 }
 
 // Follow adds the metrics of a state. Call it once, before Handler is used.
@@ -32,6 +35,7 @@ type stateCollector struct {
 	objects, resourceObjects, size                   *prometheus.Desc
 	leading, epoch, current, revision, leaderChanges *prometheus.Desc
 	quarantined, sealed, audited                     *prometheus.Desc
+	seats, executing, queued, dispatched, rejected   *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*stateCollector)(nil)
@@ -52,6 +56,11 @@ func newStateCollector(s State) *stateCollector {
 		leaderChanges:   desc("kijabi_leader_changes_total", "Changes of leadership that this master has seen since it started."),
 		quarantined:     desc("kijabi_quarantined_objects", "Objects that could not be read and were set aside."),
 		sealed:          desc("kijabi_sealed_objects", "Objects encrypted at rest, by state; known to the leading master only.", "state"),
+		seats:           desc("apiserver_flowcontrol_nominal_limit_seats", "Requests that a priority level may serve at once without borrowing.", "priority_level"),
+		executing:       desc("apiserver_flowcontrol_current_executing_seats", "Requests of a priority level that hold a seat.", "priority_level"),
+		queued:          desc("apiserver_flowcontrol_current_inqueue_seats", "Requests of a priority level that wait for a seat.", "priority_level"),
+		dispatched:      desc("apiserver_flowcontrol_dispatched_requests_total", "Requests that were given a seat or needed none.", "priority_level", "flow_schema"),
+		rejected:        desc("apiserver_flowcontrol_rejected_requests_total", "Requests that were refused a seat.", "priority_level", "reason"),
 		audited:         desc("kijabi_audit_events_total", "Events of the audit log, by outcome.", "outcome"),
 	}
 }
@@ -60,6 +69,7 @@ func newStateCollector(s State) *stateCollector {
 func (c *stateCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.objects, c.resourceObjects, c.size, c.leading, c.epoch, c.current, c.revision, c.leaderChanges, c.quarantined, c.sealed, c.audited,
+		c.seats, c.executing, c.queued, c.dispatched, c.rejected,
 	} {
 		descs <- d
 	}
@@ -95,6 +105,17 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 		gauge(c.sealed, float64(p.Total-p.Stale-p.Unreadable), "sealed")
 		gauge(c.sealed, float64(p.Stale), "stale")
 		gauge(c.sealed, float64(p.Unreadable), "unreadable")
+	}
+	for _, load := range c.Loads() {
+		gauge(c.seats, float64(load.Seats), load.Level)
+		gauge(c.executing, float64(load.Used), load.Level)
+		gauge(c.queued, float64(load.Waiting), load.Level)
+		for schema, n := range load.Dispatched {
+			count(c.dispatched, n, load.Level, schema)
+		}
+		for reason, n := range load.Rejected {
+			count(c.rejected, n, load.Level, reason)
+		}
 	}
 	recorded, dropped := c.Audited()
 	count(c.audited, recorded, "recorded")

@@ -58,7 +58,10 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	seen.as(r, caller)
+	if err := seen.as(r, caller); err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	s.serveKnown(w, r, caller)
 }
 
@@ -128,13 +131,6 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		return
 	case t.verb == "watch":
 		s.serveWatch(w, r, t)
-		return
-	}
-	select {
-	case s.inFlight <- struct{}{}:
-		defer func() { <-s.inFlight }()
-	default:
-		s.fail(w, r, apierrors.NewTooManyRequests("too many requests are being served, try again", 1))
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(r))

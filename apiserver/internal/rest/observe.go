@@ -57,14 +57,32 @@ func (o *observed) by(caller registry.Caller) {
 	o.ID, o.User, o.Groups = caller.RequestID, caller.User, caller.Groups
 }
 
-// as notes whom the user acts as, if it is another, and what it wants.
-func (o *observed) as(r *http.Request, caller registry.Caller) {
+// Headers that tell which objects limited a request.
+const (
+	headerFlowSchema    = "X-Kubernetes-Pf-Flowschema-Uid"
+	headerPriorityLevel = "X-Kubernetes-Pf-Prioritylevel-Uid"
+)
+
+// as notes whom the user acts as, if it is another, and what it wants, and waits until its
+// turn has come.
+func (o *observed) as(r *http.Request, caller registry.Caller) error {
 	if caller.User != o.User {
 		o.ActingUser, o.ActingGroups = caller.User, caller.Groups
 	}
 	o.Epoch = caller.Epoch
 	o.resolve(r)
-	o.server.cfg.Traffic.Start(o.Request)
+	control := o.server.cfg.Traffic
+	if err := control.Start(r.Context(), o.Request); err != nil {
+		return err
+	}
+	if schema, level := o.Deciders(); schema != "" || level != "" {
+		o.w.Header().Set(headerFlowSchema, schema)
+		o.w.Header().Set(headerPriorityLevel, level)
+	}
+	if o.Long {
+		o.w.begun = func() { control.Answering(o.Request) }
+	}
+	return nil
 }
 
 // resolve notes what is asked for.

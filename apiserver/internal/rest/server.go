@@ -27,7 +27,6 @@ import (
 const (
 	maxBodyBytes       = 3 << 20
 	maxHeaderBytes     = 64 << 10
-	maxInFlight        = 400
 	readHeaderTimeout  = 10 * time.Second
 	readBodyTimeout    = 30 * time.Second
 	writeTimeout       = 30 * time.Second // of one piece; ends slow readers
@@ -88,7 +87,7 @@ type Config struct {
 	Checks []Check
 	// AdvertiseAddress is host:port that clients reach this master at; shown in /api. Optional.
 	AdvertiseAddress string
-	// Traffic sees every request; one that does nothing when nil.
+	// Traffic sees every request and limits them; one that does nothing when nil.
 	Traffic *traffic.Control
 	// Metrics answers /metrics; nil for none.
 	Metrics http.Handler
@@ -104,7 +103,6 @@ type Server struct {
 	codec     *codec
 	discovery *discovery
 	documents *openapi.Documents
-	inFlight  chan struct{}
 	// writeTimeout of one piece of an answer.
 	writeTimeout time.Duration
 	// stopping ends watches and streams, while short requests may finish.
@@ -135,7 +133,6 @@ func New(cfg Config) (*Server, error) {
 	return &Server{
 		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds),
 		documents: newDocuments(kinds),
-		inFlight:  make(chan struct{}, maxInFlight),
 		stopping:  stopping, stop: stop, writeTimeout: writeTimeout,
 	}, nil
 }

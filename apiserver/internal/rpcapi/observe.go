@@ -31,15 +31,20 @@ const maxOperations = 16 << 10
 func Surround(control *traffic.Control) func(ctx context.Context, call *rpc.Call, next func(context.Context) error) error {
 	return func(ctx context.Context, call *rpc.Call, next func(context.Context) error) error {
 		r := begin(ctx, control, call)
+		var err error
 		if call.Stream != nil {
 			r.Long = true
 			call.Stream = &observedStream{ServerStream: call.Stream, control: control, request: r}
 		} else {
 			describe(r, call.Request)
-			control.Start(r)
+			if call.Refused == nil {
+				err = control.Start(ctx, r)
+			}
 		}
 		_ = grpc.SetHeader(ctx, metadata.Pairs(metadataAuditID, r.ID)) // fails only once an answer has begun
-		err := next(ctx)
+		if err == nil {
+			err = next(ctx)
+		}
 		r.Code, r.Reason = outcome(err)
 		switch {
 		case r.Code == http.StatusForbidden:
@@ -185,12 +190,15 @@ func (s *observedStream) RecvMsg(m any) error {
 	if err == nil && !s.begun {
 		s.begun = true
 		describe(s.request, m)
-		s.control.Start(s.request)
+		return s.control.Start(s.Context(), s.request)
 	}
 	return err
 }
 
 func (s *observedStream) SendMsg(m any) error {
+	if s.request.Long {
+		s.control.Answering(s.request)
+	}
 	err := s.ServerStream.SendMsg(m)
 	if watch, ok := m.(*objectv1pb.WatchResponse); ok && err == nil {
 		s.control.Sent(s.request, len(watch.GetEvents()))

@@ -3,16 +3,20 @@ package rpcapi_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kijabi.dev/apiserver/internal/audit/audittest"
+	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/rpcapi"
 	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/kube/object"
@@ -114,4 +118,83 @@ func TestCallsAreAudited(t *testing.T) {
 	if got := events[3].Annotations["kijabi.dev/operations"]; got != "delete secrets default/s" {
 		t.Errorf("operations %q", got)
 	}
+}
+
+// Calls that find no seat are refused as Kubernetes refuses them; a watch holds one only until
+// its first message.
+func TestCallsAreLimited(t *testing.T) {
+	limiter := flowcontrol.New(flowcontrol.Config{Concurrency: 1})
+	limiter.Configure(nil, []*flowcontrolv1.PriorityLevelConfiguration{{
+		ObjectMeta: metav1.ObjectMeta{Name: "system"},
+		Spec: flowcontrolv1.PriorityLevelConfigurationSpec{
+			Type: flowcontrolv1.PriorityLevelEnablementLimited,
+			Limited: &flowcontrolv1.LimitedPriorityLevelConfiguration{
+				NominalConcurrencyShares: new(int32(30)), LimitResponse: flowcontrolv1.LimitResponse{Type: flowcontrolv1.LimitResponseTypeReject},
+			},
+		},
+	}})
+	used := func() int {
+		for _, load := range limiter.Loads() {
+			if load.Level == "system" {
+				return load.Used
+			}
+		}
+		return -1
+	}
+	d := openOn(t, memoryBackend(), func(cfg *rpc.ServerConfig) {
+		cfg.Surround = rpcapi.Surround(traffic.New(traffic.Config{Limiter: limiter}))
+	})
+	conn := d.dial(t, "kube-proxy")
+	service := objectv1pb.NewObjectServiceClient(conn)
+	services := &objectv1pb.Resource{Version: "v1", Resource: "services"}
+	list := func(service objectv1pb.ObjectServiceClient) error {
+		stream, err := service.List(t.Context(), &objectv1pb.ListRequest{Resource: services})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return rpc.FromStatus(err)
+	}
+	get := func() error {
+		_, err := service.Get(t.Context(), &objectv1pb.GetRequest{Reference: &objectv1pb.Reference{Resource: services, Namespace: "default", Name: "none"}})
+		return rpc.FromStatus(err)
+	}
+	seat, err := limiter.Acquire(t.Context(), flowcontrol.Request{User: "system:kube-proxy", Groups: []string{"kijabi:role:kube-proxy"}, Verb: "get", Path: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := get(); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("get: %v", err)
+	}
+	if err := list(service); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("list: %v", err)
+	}
+	if err := list(objectv1pb.NewObjectServiceClient(d.dial(t, "scheduler"))); err != nil {
+		t.Errorf("list by the scheduler: %v", err)
+	}
+	if _, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err != nil {
+		t.Errorf("health: %v", err)
+	}
+	seat.Release()
+	for range 3 {
+		watch, err := service.Watch(t.Context(), &objectv1pb.WatchRequest{Resource: services, SendInitialEvents: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := watch.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		if n := used(); n != 0 {
+			t.Errorf("%d seats are held by a watch", n)
+		}
+	}
+	if err := list(service); err != nil {
+		t.Errorf("list beside watches: %v", err)
+	}
+	if err := get(); !apierrors.IsNotFound(err) {
+		t.Errorf("get beside watches: %v", err)
+	}
+	eventually(t, "no seat is left taken", func() bool { return used() == 0 })
 }

@@ -1,8 +1,9 @@
-// Package traffic is what both doors do with every request besides answering it: count it and
-// note it in the audit log.
+// Package traffic is what both doors do with every request besides answering it: have it wait
+// its turn, count it and note it in the audit log.
 package traffic
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/audit"
+	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/metrics"
 )
 
@@ -57,6 +59,7 @@ type Request struct {
 	// series the request is counted in while started.
 	series  metrics.Request
 	started bool
+	seat    flowcontrol.Seat
 }
 
 // Decisions of the authorizer.
@@ -76,6 +79,8 @@ type Config struct {
 	Audit *audit.Log
 	// Metrics; nil for none.
 	Metrics *metrics.Metrics
+	// Limiter of requests; nil for none.
+	Limiter *flowcontrol.Limiter
 	// Known says whether requests for a target's resource and subresource are counted by these
 	// names; others are counted without, lest clients make up series. Nil knows none.
 	Known func(Target) bool
@@ -102,16 +107,53 @@ func (c *Control) Begin(door string) *Request {
 	return &Request{Door: door, received: c.cfg.Clock.Now()}
 }
 
-// Start is called once it is known what a request wants, before it is served.
-func (c *Control) Start(r *Request) {
+// Start is called once it is known what a request wants, before it is served. It waits until
+// the request's turn has come; the error is a TooManyRequests StatusError or ctx's. Of long
+// requests only watches are limited, and these until Answering.
+func (c *Control) Start(ctx context.Context, r *Request) error {
+	if c.cfg.Limiter != nil && !r.Unaudited && (!r.Long || r.Verb == "watch") {
+		var err error
+		if r.seat, err = c.cfg.Limiter.Acquire(ctx, r.judged()); err != nil {
+			return err
+		}
+	}
 	if c.cfg.Metrics != nil {
 		r.series, r.started = c.seriesOf(r), true
 		c.cfg.Metrics.Began(r.series)
 	}
+	return nil
+}
+
+// Answering is called when the answer of a long request begins: it needs no seat any more.
+func (c *Control) Answering(r *Request) { r.seat.Release() }
+
+// Deciders are the UIDs of the FlowSchema and PriorityLevelConfiguration that a started request
+// was judged by; empty for built-in ones.
+func (r *Request) Deciders() (flowSchema, priorityLevel string) {
+	return r.seat.SchemaUID, r.seat.LevelUID
+}
+
+// judged is what the limiter goes by: who acts.
+func (r *Request) judged() flowcontrol.Request {
+	q := flowcontrol.Request{
+		User: r.User, Groups: r.Groups, Verb: r.Verb, Path: r.Path,
+		Group: r.Target.Group, Resource: r.Target.Resource, Namespace: r.Target.Namespace,
+	}
+	switch {
+	case r.ActingUser != "":
+		q.User, q.Groups = r.ActingUser, r.ActingGroups
+	case r.User == "":
+		q.User, q.Groups = nobody, []string{nobodyGroup}
+	}
+	if r.Target.Subresource != "" {
+		q.Resource += "/" + r.Target.Subresource
+	}
+	return q
 }
 
 // End notes that a request has been answered.
 func (c *Control) End(r *Request) {
+	r.seat.Release()
 	now := c.cfg.Clock.Now()
 	if m := c.cfg.Metrics; m != nil {
 		if r.started {

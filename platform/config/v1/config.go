@@ -136,6 +136,9 @@ type APIServerConfiguration struct {
 	EncryptedResources []string `json:"encryptedResources,omitempty"`
 	// Audit configures the audit log of the doors.
 	Audit Audit `json:"audit,omitzero"`
+	// MaxRequestsInFlight bounds the requests that are served at once, divided among priority
+	// levels; those of administrators and of masters' programs do not count. 0 means 600.
+	MaxRequestsInFlight int `json:"maxRequestsInFlight,omitempty"`
 	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
 	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
 }
