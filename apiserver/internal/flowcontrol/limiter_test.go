@@ -143,13 +143,17 @@ func TestQueuesAreFair(t *testing.T) {
 	}
 	seat.Release()
 	second.Release()
-	for _, wait := range flood {
-		seat, err := wait()
-		if err != nil {
-			t.Fatal(err)
-		}
-		seat.Release()
+	var group sync.WaitGroup
+	for _, wait := range flood { // in the order they came, which is not this one
+		group.Go(func() {
+			seat, err := wait()
+			if err != nil {
+				t.Error(err)
+			}
+			seat.Release()
+		})
 	}
+	group.Wait()
 }
 
 func refusal(t *testing.T, err error) {
