@@ -166,9 +166,7 @@ func (m *Metrics) Answered(r Request, code int, took time.Duration) {
 	m.seriesOf(r).duration.Observe(took.Seconds())
 }
 
-// Watched counts events sent to a watch.
-func (m *Metrics) Watched(group, version, resource string, events int) {
-	if events > 0 {
-		m.watched.WithLabelValues(group, version, resource).Add(float64(events))
-	}
+// Watched is the counter of events sent to watches of a resource.
+func (m *Metrics) Watched(group, version, resource string) prometheus.Counter {
+	return m.watched.WithLabelValues(group, version, resource)
 }

@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -19,9 +20,10 @@ import (
 )
 
 // read returns the metrics as Prometheus gets them.
-func read(m *Metrics) string {
+func read(t *testing.T, m *Metrics) string {
+	t.Helper()
 	w := httptest.NewRecorder()
-	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	return w.Body.String()
 }
 
@@ -51,7 +53,7 @@ func TestRequests(t *testing.T) {
 		m.Began(r)
 	}
 	const podsLabels = `component="apiserver",door="rest",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"`
-	has(t, read(m),
+	has(t, read(t, m),
 		`apiserver_current_inflight_requests{request_kind="mutating"} 1`,
 		`apiserver_current_inflight_requests{request_kind="readOnly"} 2`,
 		`apiserver_longrunning_requests{`+podsLabels+`} 1`)
@@ -61,9 +63,8 @@ func TestRequests(t *testing.T) {
 	m.Answered(list, 200, 300*time.Millisecond)
 	m.Answered(list, 200, 2*time.Second)
 	m.Answered(create, 409, time.Millisecond)
-	m.Watched("", "v1", "pods", 3)
-	m.Watched("", "v1", "pods", 0)
-	has(t, read(m),
+	m.Watched("", "v1", "pods").Add(3)
+	has(t, read(t, m),
 		`apiserver_current_inflight_requests{request_kind="mutating"} 0`,
 		`apiserver_current_inflight_requests{request_kind="readOnly"} 0`,
 		`apiserver_longrunning_requests{`+podsLabels+`} 0`,
@@ -73,7 +74,7 @@ func TestRequests(t *testing.T) {
 		`apiserver_request_duration_seconds_count{component="apiserver",door="rest",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 2`,
 		`apiserver_watch_events_total{group="",resource="pods",version="v1"} 3`)
 	for _, name := range []string{"process_cpu_seconds_total ", "process_resident_memory_bytes ", "process_start_time_seconds ", "go_goroutines ", "go_memstats_heap_alloc_bytes "} {
-		if !strings.Contains(read(m), "\n"+name) {
+		if !strings.Contains(read(t, m), "\n"+name) {
 			t.Errorf("no %s", name)
 		}
 	}
@@ -115,7 +116,7 @@ func TestStore(t *testing.T) {
 	})
 	group.Go(s.Run)
 	<-s.Ready()
-	if text := read(m); strings.Contains(text, "kijabi_sealed_objects") {
+	if text := read(t, m); strings.Contains(text, "kijabi_sealed_objects") {
 		t.Error("a follower tells of sealed objects")
 	} else {
 		has(t, text, "kijabi_leading 0", "kijabi_epoch 0")
@@ -144,7 +145,7 @@ func TestStore(t *testing.T) {
 	if err := write("d"); !errors.Is(err, store.ErrRefused) {
 		t.Fatalf("refused write: %v", err)
 	}
-	has(t, read(m),
+	has(t, read(t, m),
 		"kijabi_leading 1", "kijabi_epoch 2", "kijabi_memory_current 1", "kijabi_memory_revision 3", "kijabi_leader_changes_total 4",
 		`apiserver_storage_objects{resource="pods"} 3`, `apiserver_storage_objects{resource="deployments.apps"} 0`,
 		`apiserver_resource_objects{group="apps",resource="deployments"} 0`, `apiserver_storage_size_bytes{storage_cluster_id="etcd-0"} 4096`,

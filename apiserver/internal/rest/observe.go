@@ -80,7 +80,7 @@ func (o *observed) as(r *http.Request, caller registry.Caller) error {
 		o.w.Header().Set(headerPriorityLevel, level)
 	}
 	if o.Long {
-		o.w.begun = func() { control.Answering(o.Request) }
+		o.w.begun = o.Answering
 	}
 	return nil
 }

@@ -125,8 +125,7 @@ func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
-	seen := observation(r)
-	out := &watchWriter{s: s, w: w, f: f, t: t, sent: func(events int) { s.cfg.Traffic.Sent(seen.Request, events) }, include: include, lastBookmark: s.cfg.Clock.Now()}
+	out := &watchWriter{s: s, w: w, f: f, t: t, sent: observation(r).Sent, include: include, lastBookmark: s.cfg.Clock.Now()}
 	out.flush()
 	for batch, err := range batches {
 		if err != nil {

@@ -196,12 +196,14 @@ func (s *observedStream) RecvMsg(m any) error {
 }
 
 func (s *observedStream) SendMsg(m any) error {
-	if s.request.Long {
-		s.control.Answering(s.request)
+	watch, ok := m.(*objectv1pb.WatchResponse)
+	if !ok {
+		return s.ServerStream.SendMsg(m)
 	}
+	s.request.Answering()
 	err := s.ServerStream.SendMsg(m)
-	if watch, ok := m.(*objectv1pb.WatchResponse); ok && err == nil {
-		s.control.Sent(s.request, len(watch.GetEvents()))
+	if err == nil {
+		s.request.Sent(len(watch.GetEvents()))
 	}
 	return err
 }

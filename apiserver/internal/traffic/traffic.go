@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/audit"
@@ -60,6 +61,8 @@ type Request struct {
 	series  metrics.Request
 	started bool
 	seat    flowcontrol.Seat
+	// sent counts a watch's events; nil for others.
+	sent prometheus.Counter
 }
 
 // Decisions of the authorizer.
@@ -120,12 +123,15 @@ func (c *Control) Start(ctx context.Context, r *Request) error {
 	if c.cfg.Metrics != nil {
 		r.series, r.started = c.seriesOf(r), true
 		c.cfg.Metrics.Began(r.series)
+		if r.Verb == "watch" && r.series.Resource != "" {
+			r.sent = c.cfg.Metrics.Watched(r.Target.Group, r.Target.Version, r.Target.Resource)
+		}
 	}
 	return nil
 }
 
 // Answering is called when the answer of a long request begins: it needs no seat any more.
-func (c *Control) Answering(r *Request) { r.seat.Release() }
+func (r *Request) Answering() { r.seat.Release() }
 
 // Deciders are the UIDs of the FlowSchema and PriorityLevelConfiguration that a started request
 // was judged by; empty for built-in ones.
@@ -168,10 +174,10 @@ func (c *Control) End(r *Request) {
 	}
 }
 
-// Sent notes that events were sent to a watch.
-func (c *Control) Sent(r *Request, events int) {
-	if c.cfg.Metrics != nil && c.cfg.Known(r.Target) {
-		c.cfg.Metrics.Watched(r.Target.Group, r.Target.Version, r.Target.Resource, events)
+// Sent notes that events were sent to a watch, which has been started.
+func (r *Request) Sent(events int) {
+	if r.sent != nil && events > 0 {
+		r.sent.Add(float64(events))
 	}
 }
 
