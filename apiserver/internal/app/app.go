@@ -243,6 +243,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			terms.run,
 			storageKeys.Run,
 			rewriter.Run,
+			flowcontrol.NewFollower(objects, limiter, log.Named("flowcontrol")).Run,
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
