@@ -7,8 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// Event is one request, once it has been answered.
+// Event is one request, once it has been answered, or once the answer of a stream has begun.
 type Event struct {
+	// Started is set when the answer has only begun.
+	Started bool
 	// ID of the request, as its Audit-Id header tells the client.
 	ID string
 	// URI is the path and query, or the gRPC method.
@@ -26,7 +28,7 @@ type Event struct {
 	// what was sent.
 	Code   int
 	Reason string
-	// Received and Answered are when the request came and when its answer was complete.
+	// Received and Answered are when the request came and when its answer was complete, or began.
 	Received, Answered time.Time
 	// Annotations are further facts, in order.
 	Annotations []Annotation
@@ -60,7 +62,11 @@ const microTime = "2006-01-02T15:04:05.000000Z07:00"
 func (e *Event) append(b []byte) []byte {
 	b = append(b, `{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":`...)
 	b = appendString(b, e.ID)
-	b = append(b, `,"stage":"ResponseComplete","requestURI":`...)
+	if e.Started {
+		b = append(b, `,"stage":"ResponseStarted","requestURI":`...)
+	} else {
+		b = append(b, `,"stage":"ResponseComplete","requestURI":`...)
+	}
 	b = appendString(b, cut(e.URI, maxURI))
 	b = append(b, `,"verb":`...)
 	b = appendString(b, e.Verb)

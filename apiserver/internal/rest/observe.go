@@ -80,7 +80,7 @@ func (o *observed) as(r *http.Request, caller registry.Caller) error {
 		o.w.Header().Set(headerPriorityLevel, level)
 	}
 	if o.Long {
-		o.w.begun = o.Answering
+		o.w.begun = func(code int) { o.Code = code; control.Answering(o.Request) }
 	}
 	return nil
 }

@@ -144,3 +144,30 @@ func TestReadinessEndsWithTheServer(t *testing.T) {
 		}
 	}
 }
+
+// A stream is in the log from its beginning: it may outlast the apiserver.
+func TestStreamsAreAuditedWhenTheyBegin(t *testing.T) {
+	h := newHarness(t)
+	h.node()
+	log := audittest.Open(t)
+	h.server.cfg.Traffic = traffic.New(traffic.Config{Audit: log.Log, Clock: h.clock})
+	conn := h.websocket(podP+"/exec?command=sh&command=-c&command=echo+started%3Bexec+sleep+100&stdout=true", "v4.channel.k8s.io")
+	events, _ := log.Events(1)
+	if e := events[0]; len(events) != 1 || e.Stage != "ResponseStarted" || e.ResponseStatus.Code != http.StatusSwitchingProtocols ||
+		e.Verb != "create" || e.ObjectRef.Subresource != "exec" || e.ObjectRef.Name != "p" || !strings.Contains(e.RequestURI, "command=sh") {
+		t.Errorf("%+v", events)
+	}
+	_ = conn.Close()
+	events, _ = log.Events(2)
+	if e := events[1]; e.Stage != "ResponseComplete" || e.AuditID != events[0].AuditID || e.ResponseStatus.Code != http.StatusSwitchingProtocols {
+		t.Errorf("%+v", e)
+	}
+	// One that is refused has not begun.
+	if a := h.call("GET", "/api/v1/namespaces/default/pods/none/log", ""); a.code != http.StatusNotFound {
+		t.Errorf("%d %s", a.code, a.body)
+	}
+	events, _ = log.Events(3)
+	if e := events[2]; len(events) != 3 || e.Stage != "ResponseComplete" || e.ResponseStatus.Code != http.StatusNotFound {
+		t.Errorf("%+v", events)
+	}
+}

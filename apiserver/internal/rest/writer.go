@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"net"
@@ -21,13 +22,13 @@ type deadlineWriter struct {
 	// code of the answer; 0 while none was given explicitly.
 	code int
 	// begun, if set, is called once the answer begins.
-	begun func()
+	begun func(code int)
 }
 
 // start notes that the answer begins.
 func (w *deadlineWriter) start() {
 	if !w.started && w.begun != nil {
-		w.begun()
+		w.begun(cmp.Or(w.code, http.StatusOK))
 	}
 	w.started = true
 }
@@ -36,10 +37,10 @@ func (w *deadlineWriter) start() {
 func (w *deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *deadlineWriter) WriteHeader(code int) {
-	w.start()
 	if w.code < http.StatusOK { // an informational one is not the last
 		w.code = code
 	}
+	w.start()
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -74,8 +75,8 @@ func (w *deadlineWriter) end() {
 
 // Hijack takes the connection over.
 func (w *deadlineWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.start()
 	w.hijacked, w.code = true, http.StatusSwitchingProtocols
+	w.start()
 	hijacker, ok := w.ResponseWriter.(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("the connection cannot be upgraded: use HTTP/1.1")

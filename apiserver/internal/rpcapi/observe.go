@@ -200,7 +200,7 @@ func (s *observedStream) SendMsg(m any) error {
 	if !ok {
 		return s.ServerStream.SendMsg(m)
 	}
-	s.request.Answering()
+	s.control.Answering(s.request)
 	err := s.ServerStream.SendMsg(m)
 	if err == nil {
 		s.request.Sent(len(watch.GetEvents()))

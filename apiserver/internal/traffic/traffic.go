@@ -130,8 +130,14 @@ func (c *Control) Start(ctx context.Context, r *Request) error {
 	return nil
 }
 
-// Answering is called when the answer of a long request begins: it needs no seat any more.
-func (r *Request) Answering() { r.seat.Release() }
+// Answering is called when the answer of a long request begins. It needs no seat any more; a
+// stream other than a watch is noted in the audit log now, too, for it may outlast this program.
+func (c *Control) Answering(r *Request) {
+	r.seat.Release()
+	if c.cfg.Audit != nil && r.Verb != "watch" && r.Code < http.StatusBadRequest {
+		c.audit(r, c.cfg.Clock.Now(), true)
+	}
+}
 
 // Deciders are the UIDs of the FlowSchema and PriorityLevelConfiguration that a started request
 // was judged by; empty for built-in ones.
@@ -170,7 +176,7 @@ func (c *Control) End(r *Request) {
 		m.Answered(r.series, r.Code, now.Sub(r.received))
 	}
 	if c.cfg.Audit != nil && !r.Unaudited {
-		c.audit(r, now)
+		c.audit(r, now, false)
 	}
 }
 
@@ -222,9 +228,10 @@ const (
 	nobodyGroup = "system:unauthenticated"
 )
 
-func (c *Control) audit(r *Request, now time.Time) {
+func (c *Control) audit(r *Request, now time.Time, started bool) {
 	e := audit.Event{
-		ID: r.ID, URI: r.Path, Verb: r.Verb, User: audit.User{Name: r.User, Groups: r.Groups},
+		Started: started,
+		ID:      r.ID, URI: r.Path, Verb: r.Verb, User: audit.User{Name: r.User, Groups: r.Groups},
 		Impersonated: audit.User{Name: r.ActingUser, Groups: r.ActingGroups}, SourceIP: r.SourceIP, UserAgent: r.UserAgent,
 		Code: r.Code, Reason: r.Reason, Received: r.received, Answered: now,
 	}

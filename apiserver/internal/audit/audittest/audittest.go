@@ -19,6 +19,7 @@ import (
 // Event is a line of the log, as far as tests look at it.
 type Event struct {
 	AuditID    string `json:"auditID"`
+	Stage      string `json:"stage"`
 	RequestURI string `json:"requestURI"`
 	Verb       string `json:"verb"`
 	User       struct {
