@@ -228,6 +228,10 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 
+	usable := sealing.Check
+	if cfg.StorageKeyLost {
+		usable = func() error { return nil }
+	}
 	return &server{
 		etcd: node, store: objects, peerServer: peers, audit: auditLog.Run,
 		tasks: []lifecycle.Task{
@@ -250,7 +254,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
 			func(ctx context.Context) error {
-				return serveWhenLoaded(ctx, objects, door, restDoor, lifecycle.Notifier{
+				return serveWhenLoaded(ctx, objects, usable, door, restDoor, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,
 					Alive: []lifecycle.Task{door.Alive, func(context.Context) error {
 						_, _ = objects.Current(), group.Status()
@@ -262,12 +266,15 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	}, nil
 }
 
-// serveWhenLoaded opens the doors once the memory holds the cluster.
-func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
+// serveWhenLoaded opens the doors once the memory holds the cluster, if what it holds is usable.
+func serveWhenLoaded(ctx context.Context, objects *store.Store, usable func() error, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
 	select {
 	case <-objects.Ready():
 	case <-ctx.Done():
 		return nil
+	}
+	if err := usable(); err != nil {
+		return err
 	}
 	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, notifier.Run, func(ctx context.Context) error {
 		return reportHealth(ctx, objects, door)

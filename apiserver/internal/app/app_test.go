@@ -168,6 +168,20 @@ func TestRun(t *testing.T) {
 	}
 
 	cfg.Bootstrap = false
+	file := filepath.Join(cfg.PKIDir, pki.StorageKeyFile)
+	right, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, pki.NewStorageKey(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(t.Context(), cfg, zap.NewNop()); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("started with the key of another cluster: %v", err)
+	}
+	if err := os.WriteFile(file, right, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	stop = run()
 	defer stop()
 	text := until("the secret after a restart", "GET", at+"/secrets/s", "", http.StatusOK)

@@ -134,6 +134,9 @@ type APIServerConfiguration struct {
 	// EncryptedResources are sealed at rest besides secrets, such as "configmaps" or
 	// "widgets.example.com". What is taken off the list stays sealed until it is next written.
 	EncryptedResources []string `json:"encryptedResources,omitempty"`
+	// StorageKeyLost lets the apiserver start although its keys open none of the sealed objects,
+	// which are then set aside: for a cluster whose encryption.key is lost for good.
+	StorageKeyLost bool `json:"storageKeyLost,omitempty"`
 	// Audit configures the audit log of the doors.
 	Audit Audit `json:"audit,omitzero"`
 	// MaxRequestsInFlight bounds the requests that are served at once, divided among priority
