@@ -20,21 +20,54 @@ import (
 // errStopping ends the streams of a server that ends.
 var errStopping = apierrors.NewServiceUnavailable("the server is shutting down; connect to another")
 
+// Call is one call as ServerConfig.Surround sees it.
+type Call struct {
+	// Method is /package.Service/Method.
+	Method string
+	// Caller of the request; anonymous if nobody is known.
+	Caller Caller
+	// Request is the message of a unary call; nil for streams.
+	Request any
+	// Stream of a streaming call; nil for unary ones. Surround may replace it, before next, to
+	// see its messages.
+	Stream grpc.ServerStream
+	// Refused is why the access rule does not admit the call; next returns it.
+	Refused error
+}
+
+// perform serves a call by next, surrounded if that is configured.
+func (s *Server) perform(ctx context.Context, call *Call, next func(context.Context) error) error {
+	admitted := func(ctx context.Context) error {
+		if call.Refused != nil {
+			return call.Refused
+		}
+		return next(ctx)
+	}
+	if s.cfg.Surround == nil {
+		return admitted(ctx)
+	}
+	return s.cfg.Surround(ctx, call, admitted)
+}
+
 // unary identifies, admits and bounds one call, and turns what its handler
 // returns into a gRPC status.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
 	growStack(0)
 	started := time.Now()
-	ctx, caller, err := s.enter(ctx, info.FullMethod)
-	if err == nil {
-		if _, bounded := ctx.Deadline(); !bounded {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, defaultDeadline)
-			defer cancel()
-		}
-		res, err = s.callUnary(ctx, req, info.FullMethod, handler)
+	ctx, caller, refused := s.enter(ctx, info.FullMethod)
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultDeadline)
+		defer cancel()
 	}
-	err = ToStatus(err)
+	call := Call{Method: info.FullMethod, Caller: caller, Request: req, Refused: refused}
+	err = ToStatus(s.perform(ctx, &call, func(ctx context.Context) (err error) {
+		res, err = s.callUnary(ctx, req, info.FullMethod, handler)
+		return err
+	}))
+	if err != nil {
+		res = nil
+	}
 	s.logCall(info.FullMethod, caller, started, err)
 	return res, err
 }
@@ -52,11 +85,11 @@ func (s *Server) callUnary(ctx context.Context, req any, method string, handler 
 // to it or the server ends.
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	started := time.Now()
-	ctx, caller, err := s.enter(stream.Context(), info.FullMethod)
-	if err == nil {
-		err = s.runStream(ctx, srv, stream, info.FullMethod, handler)
-	}
-	err = ToStatus(err)
+	ctx, caller, refused := s.enter(stream.Context(), info.FullMethod)
+	call := Call{Method: info.FullMethod, Caller: caller, Stream: stream, Refused: refused}
+	err := ToStatus(s.perform(ctx, &call, func(ctx context.Context) error {
+		return s.runStream(ctx, srv, call.Stream, info.FullMethod, handler)
+	}))
 	s.logCall(info.FullMethod, caller, started, err)
 	return err
 }

@@ -90,6 +90,9 @@ type ServerConfig struct {
 	// Descriptors is what the reflection service describes messages from; nil means
 	// those linked into the program.
 	Descriptors protodesc.Resolver
+	// Surround is called with every call whose caller is known or anonymous, refused or not, and
+	// performs it by next. What it returns instead of next's error is what the client is told. Optional.
+	Surround func(ctx context.Context, call *Call, next func(context.Context) error) error
 	// Options are added to the gRPC servers'. Optional.
 	Options []grpc.ServerOption
 }

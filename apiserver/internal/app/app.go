@@ -22,8 +22,10 @@ import (
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/forward"
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/metrics"
 	"kijabi.dev/apiserver/internal/nodes"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
@@ -32,6 +34,7 @@ import (
 	"kijabi.dev/apiserver/internal/rpcapi"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/apiserver/internal/traffic"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
@@ -82,7 +85,7 @@ func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 	defer cancel(nil)
 	ground := lifecycle.NewGroup(context.WithoutCancel(ctx))
 	ground.Go(func(ctx context.Context) error {
-		err := lifecycle.RunAll(ctx, s.etcd.Run, s.store.Run, s.peerServer.Run)
+		err := lifecycle.RunAll(ctx, s.etcd.Run, s.store.Run, s.peerServer.Run, s.audit)
 		cancel(err)
 		return err
 	})
@@ -96,7 +99,9 @@ type server struct {
 	etcd       *etcdnode.Node
 	store      *store.Store
 	peerServer *rpc.Server
-	tasks      []lifecycle.Task
+	// audit ends after the doors, so that it holds their last answers.
+	audit lifecycle.Task
+	tasks []lifecycle.Task
 }
 
 func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) (_ *server, err error) {
@@ -134,7 +139,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	sealing := sealed.New(node.Backend(), storageKeys, encryptedResources(cfg))
+	measured := metrics.New()
+	sealing := sealed.New(measured.Backend(node.Backend()), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
 		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
 	})
@@ -166,7 +172,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 	engine, err := registry.New(registry.Config{
-		Store: objects, Forwarder: forward.New(group), Access: authorizer, Tokens: accounts,
+		Store: objects, Forwarder: measured.Forwarder(forward.New(group)), Access: authorizer, Tokens: accounts,
 		Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
 		RootCA: ca.CertificatePEM(),
 		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
@@ -191,12 +197,24 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	auditLog, err := openAudit(cfg, log.Named("audit"))
+	if err != nil {
+		return nil, err
+	}
+	limiter := flowcontrol.New(flowcontrol.Config{Concurrency: cfg.MaxRequestsInFlight, Clock: clk})
+	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Limiter: limiter, Known: known(engine.Kinds()), Clock: clk})
+	measured.Follow(metrics.State{
+		Store: objects, Resources: resources(engine.Kinds()), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
+		LeaderChanges: func() int64 { return group.Status().LeaderChanges },
+		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+	})
 	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
 		Authenticate: rpcapi.Authenticate(accounts),
+		Surround:     rpcapi.Surround(control),
 		Descriptors:  descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})
 	if err != nil {
@@ -222,14 +240,22 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	restDoor, err := rest.New(rest.Config{
 		Registry: engine, Authorizer: authorizer, Tokens: accounts, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
-		Checks: []rest.Check{{Name: "store", Check: func() error { return current(objects) }}},
+		Traffic: control, Metrics: measured.Handler(),
+		Checks: []rest.Check{
+			{Name: "store", Check: func() error { return current(objects) }},
+			{Name: "etcd", Check: func() error { return current(objects) }}, // what proves it is etcd
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
 
+	usable := sealing.Check
+	if cfg.StorageKeyLost {
+		usable = func() error { return nil }
+	}
 	return &server{
-		etcd: node, store: objects, peerServer: peers,
+		etcd: node, store: objects, peerServer: peers, audit: auditLog.Run,
 		tasks: []lifecycle.Task{
 			identity.Run,
 			peerIdentity.Run,
@@ -243,6 +269,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			terms.run,
 			storageKeys.Run,
 			rewriter.Run,
+			flowcontrol.NewFollower(objects, limiter, log.Named("flowcontrol")).Run,
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{
 				Engine: engine, Network: cfg.Network, Endpoints: restAddresses(group),
@@ -251,7 +278,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			}).Run,
 			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
 			func(ctx context.Context) error {
-				return serveWhenLoaded(ctx, objects, door, restDoor, lifecycle.Notifier{
+				return serveWhenLoaded(ctx, objects, usable, door, restDoor, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,
 					Alive: []lifecycle.Task{door.Alive, func(context.Context) error {
 						_, _ = objects.Current(), group.Status()
@@ -263,12 +290,15 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	}, nil
 }
 
-// serveWhenLoaded opens the doors once the memory holds the cluster.
-func serveWhenLoaded(ctx context.Context, objects *store.Store, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
+// serveWhenLoaded opens the doors once the memory holds the cluster, if what it holds is usable.
+func serveWhenLoaded(ctx context.Context, objects *store.Store, usable func() error, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
 	select {
 	case <-objects.Ready():
 	case <-ctx.Done():
 		return nil
+	}
+	if err := usable(); err != nil {
+		return err
 	}
 	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, notifier.Run, func(ctx context.Context) error {
 		return reportHealth(ctx, objects, door)

@@ -17,11 +17,14 @@ import (
 	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/traffic"
 )
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 	w := &deadlineWriter{ResponseWriter: plain, timeout: s.writeTimeout}
+	seen, r := s.observe(w, r)
+	defer seen.end()
 	defer w.end()
 	defer func() {
 		cause := recover()
@@ -43,6 +46,7 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 	if known.token != "" {
 		r = r.WithContext(context.WithValue(r.Context(), tokenKey{}, known.token))
 	}
+	seen.by(caller)
 	w.Header().Set("Audit-Id", caller.RequestID)
 	if s.serveOpen(w, r) {
 		return
@@ -61,6 +65,10 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	if err := seen.as(r, caller); err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	s.serveKnown(w, r, caller)
 }
 
@@ -69,6 +77,7 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 	first, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
 	switch first {
 	case "livez", "readyz", "healthz":
+		observation(r).Unaudited = true
 		s.serveHealth(w, r)
 	case "version":
 		s.writeJSON(w, r, s.version())
@@ -108,12 +117,16 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller regist
 		attr.Verb = "get"
 	}
 	if err := s.authorize(r.Context(), caller, attr); err != nil {
+		observation(r).Decision = traffic.Forbid
 		s.fail(w, r, err)
 		return
 	}
+	observation(r).Decision = traffic.Allow
 	switch {
 	case path == "":
 		s.serveRoot(w, r)
+	case path == metricsPath:
+		s.serveMetrics(w, r)
 	case path == wellKnownPath, path == jwksPath:
 		s.serveIssuer(w, r, path)
 	case strings.HasPrefix(path, "/openapi/"):
@@ -127,7 +140,7 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller regist
 
 // serveResource authorizes and dispatches a request for a resource.
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller, gv schema.GroupVersion, segments []string) {
-	t, err := s.resolve(r, gv, segments)
+	t, err := s.resolved(r, gv, segments)
 	if err != nil {
 		if caller.User == authn.UserAnonymous {
 			err = unauthorized() // what there is concerns only who is known
@@ -142,9 +155,11 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 	attr.User, attr.Groups = caller.User, caller.Groups
 	admitted, err := s.cfg.Authorizer.Admit(r.Context(), attr)
 	if err != nil {
+		observation(r).Decision = traffic.Forbid
 		s.fail(w, r, hideFromStrangers(caller, err))
 		return
 	}
+	observation(r).Decision = traffic.Allow
 	still := func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) }
 	switch {
 	case t.sub != nil && t.sub.Stream:
@@ -152,13 +167,6 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		return
 	case t.verb == "watch":
 		s.serveWatch(w, r, t, still)
-		return
-	}
-	select {
-	case s.inFlight <- struct{}{}:
-		defer func() { <-s.inFlight }()
-	default:
-		s.fail(w, r, apierrors.NewTooManyRequests("too many requests are being served, try again", 1))
 		return
 	}
 	ctx, cancel := context.WithTimeout(admitted, timeoutOf(r))

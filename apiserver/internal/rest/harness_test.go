@@ -181,6 +181,20 @@ func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer,
 	return h
 }
 
+// allMayAll gives all rights to whoever is known, by a role, so that nobody is special.
+func (h *harness) allMayAll() {
+	h.t.Helper()
+	const rbac = "/apis/rbac.authorization.k8s.io/v1/"
+	for path, body := range map[string]string{
+		"clusterroles":        `{"metadata":{"name":"all"},"rules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]}]}`,
+		"clusterrolebindings": `{"metadata":{"name":"all"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"all"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"Group","name":"system:authenticated"}]}`,
+	} {
+		if a := h.call("POST", rbac+path, body); a.code != http.StatusCreated {
+			h.t.Fatalf("%s: %d %s", path, a.code, a.body)
+		}
+	}
+}
+
 func (h *harness) must(err error) {
 	h.t.Helper()
 	if err != nil {

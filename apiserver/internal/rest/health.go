@@ -25,6 +25,9 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	page, name, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
 	query := r.URL.Query()
 	checks := append([]Check{{Name: "ping", Live: true, Check: func() error { return nil }}}, s.cfg.Checks...)
+	if page != "livez" {
+		checks = append(checks, Check{Name: "shutdown", Check: s.stopping.Err})
+	}
 	var text strings.Builder
 	found, failed := false, 0
 	for _, check := range checks {

@@ -21,6 +21,7 @@ import (
 	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
+	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -28,7 +29,6 @@ import (
 const (
 	maxBodyBytes       = 3 << 20
 	maxHeaderBytes     = 64 << 10
-	maxInFlight        = 400
 	readHeaderTimeout  = 10 * time.Second
 	readBodyTimeout    = 30 * time.Second
 	writeTimeout       = 30 * time.Second // of one piece; ends slow readers
@@ -91,6 +91,10 @@ type Config struct {
 	Checks []Check
 	// AdvertiseAddress is host:port that clients reach this master at; shown in /api. Optional.
 	AdvertiseAddress string
+	// Traffic sees every request and limits them; one that does nothing when nil.
+	Traffic *traffic.Control
+	// Metrics answers /metrics; nil for none.
+	Metrics http.Handler
 	// Clock; real when nil.
 	Clock clock.PassiveClock
 	// Log. Required.
@@ -104,7 +108,6 @@ type Server struct {
 	reviews   *reviews.Reviews
 	discovery *discovery
 	documents *openapi.Documents
-	inFlight  chan struct{}
 	// writeTimeout of one piece of an answer.
 	writeTimeout time.Duration
 	// reauthorizeEvery is how often a stream's caller is asked about again.
@@ -129,6 +132,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
+	if cfg.Traffic == nil {
+		cfg.Traffic = traffic.New(traffic.Config{Clock: cfg.Clock})
+	}
 	stopping, stop := context.WithCancel(context.Background())
 	kinds := cfg.Registry.Kinds()
 	var tokens reviews.Tokens
@@ -138,7 +144,6 @@ func New(cfg Config) (*Server, error) {
 	return &Server{
 		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
 		documents: newDocuments(kinds),
-		inFlight:  make(chan struct{}, maxInFlight),
 		stopping:  stopping, stop: stop, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
 	}, nil
 }

@@ -56,6 +56,7 @@ func statusOf(err error) metav1.Status {
 // fail answers with an error.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
+	observation(r).failed(status)
 	if seconds := retryAfter(status); seconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	}

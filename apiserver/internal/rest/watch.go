@@ -76,6 +76,8 @@ type watchWriter struct {
 	columnsSent  bool
 	lastBookmark time.Time
 	frame        []byte
+	// sent counts events.
+	sent func(events int)
 }
 
 // serveWatch serves a watch for as long as its caller still may.
@@ -124,7 +126,7 @@ func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
-	out := &watchWriter{s: s, w: w, f: f, t: t, include: include, lastBookmark: s.cfg.Clock.Now()}
+	out := &watchWriter{s: s, w: w, f: f, t: t, sent: observation(r).Sent, include: include, lastBookmark: s.cfg.Clock.Now()}
 	out.flush()
 	for batch, err := range batches {
 		if err == nil {
@@ -157,6 +159,7 @@ func (o *watchWriter) send(batch registry.WatchBatch, opts registry.WatchOptions
 			return err
 		}
 	}
+	o.sent(len(batch.Events))
 	now := o.s.cfg.Clock.Now()
 	atEnd := batch.InitialEnd && opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	idle := len(batch.Events) == 0 && now.Sub(o.lastBookmark) >= bookmarkEvery

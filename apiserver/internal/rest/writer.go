@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"net"
@@ -18,13 +19,28 @@ type deadlineWriter struct {
 	timeout  time.Duration
 	started  bool
 	hijacked bool
+	// code of the answer; 0 while none was given explicitly.
+	code int
+	// begun, if set, is called once the answer begins.
+	begun func(code int)
+}
+
+// start notes that the answer begins.
+func (w *deadlineWriter) start() {
+	if !w.started && w.begun != nil {
+		w.begun(cmp.Or(w.code, http.StatusOK))
+	}
+	w.started = true
 }
 
 // Unwrap lets http.ResponseController through.
 func (w *deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *deadlineWriter) WriteHeader(code int) {
-	w.started = true
+	if w.code < http.StatusOK { // an informational one is not the last
+		w.code = code
+	}
+	w.start()
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -38,14 +54,14 @@ func (w *deadlineWriter) bound() func() {
 }
 
 func (w *deadlineWriter) Write(p []byte) (int, error) {
-	w.started = true
+	w.start()
 	defer w.bound()()
 	return w.ResponseWriter.Write(p)
 }
 
 // FlushError sends what is buffered; http.ResponseController calls it.
 func (w *deadlineWriter) FlushError() error {
-	w.started = true
+	w.start()
 	defer w.bound()()
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
@@ -59,7 +75,8 @@ func (w *deadlineWriter) end() {
 
 // Hijack takes the connection over.
 func (w *deadlineWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.started, w.hijacked = true, true
+	w.hijacked, w.code = true, http.StatusSwitchingProtocols
+	w.start()
 	hijacker, ok := w.ResponseWriter.(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("the connection cannot be upgraded: use HTTP/1.1")

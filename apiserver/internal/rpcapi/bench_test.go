@@ -16,9 +16,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"kijabi.dev/apiserver/internal/audit/audittest"
 	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/flowcontrol"
+	"kijabi.dev/apiserver/internal/metrics"
+	"kijabi.dev/apiserver/internal/rpcapi"
+	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/rpc"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
 
@@ -49,11 +55,21 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
 }
 
+// guarded has the door do with every call what a real one does.
+func guarded(b *testing.B) func(*rpc.ServerConfig) {
+	b.Helper()
+	control := traffic.New(traffic.Config{
+		Audit: audittest.Open(b).Log, Metrics: metrics.New(), Limiter: flowcontrol.New(flowcontrol.Config{}),
+		Known: func(traffic.Target) bool { return true },
+	})
+	return func(cfg *rpc.ServerConfig) { cfg.Surround = rpcapi.Surround(control) }
+}
+
 // BenchmarkCreate goes all the way by 64 callers on four connections: client, TLS, door,
 // registry, store, etcd. The echo is the same way without what is behind the door.
 func BenchmarkCreate(b *testing.B) {
 	const callers, conns = 64, 4
-	d := openOn(b, etcd(b).Backend())
+	d := openOn(b, etcd(b).Backend(), guarded(b))
 	var clients []*client.Client
 	var checks []grpc_health_v1.HealthClient
 	for range conns {
@@ -97,7 +113,7 @@ func BenchmarkCreate(b *testing.B) {
 // objects. One operation is one event at one watcher.
 func BenchmarkFanOut(b *testing.B) {
 	const watchers, conns = 100, 4
-	d := open(b)
+	d := openOn(b, memoryBackend(), guarded(b))
 	var streams []grpc.ServerStreamingClient[objectv1pb.WatchResponse]
 	for i := range conns {
 		conn := d.dial(b, "admin")

@@ -49,7 +49,9 @@ type door struct {
 	tokens  *authn.Tokens
 	ca      *pki.CA
 	address string
-	stop    func()
+	// change of the server's configuration.
+	change []func(*rpc.ServerConfig)
+	stop   func()
 }
 
 func background(t testing.TB, tasks ...lifecycle.Task) *lifecycle.Group {
@@ -72,7 +74,9 @@ func open(t testing.TB) *door {
 	return openOn(t, memory.New())
 }
 
-func openOn(t testing.TB, backend store.Backend) *door {
+func memoryBackend() store.Backend { return memory.New() }
+
+func openOn(t testing.TB, backend store.Backend, change ...func(*rpc.ServerConfig)) *door {
 	t.Helper()
 	s, err := store.New(store.Config{Name: "m1", Backend: backend, Indexer: registry.NewIndexer(nil), Log: zap.NewNop(), Progress: 20 * time.Millisecond})
 	if err != nil {
@@ -92,7 +96,7 @@ func openOn(t testing.TB, backend store.Backend) *door {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, registry.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, ca: pkitest.NewCA(t)}
+	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, ca: pkitest.NewCA(t), change: change}
 	d.serve(t, "127.0.0.1:0")
 	return d
 }
@@ -100,10 +104,14 @@ func openOn(t testing.TB, backend store.Backend) *door {
 // serve opens the door at an address; stop closes it, cutting every connection.
 func (d *door) serve(t testing.TB, address string) {
 	t.Helper()
-	server, err := rpc.NewServer(rpc.ServerConfig{
+	cfg := rpc.ServerConfig{
 		Identity: pkitest.Identity(t, d.ca, "apiserver", "m1"), Log: zap.NewNop(), MaxConnectionsPerUser: 100, GracePeriod: time.Millisecond,
 		Authenticate: rpcapi.Authenticate(d.tokens), ReauthorizeEvery: 20 * time.Millisecond,
-	})
+	}
+	for _, change := range d.change {
+		change(&cfg)
+	}
+	server, err := rpc.NewServer(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -472,3 +472,44 @@ func TestCommitHonoursItsContext(t *testing.T) {
 		t.Error("a withdrawn write happened")
 	}
 }
+
+// Rewriting gives an object a new version and changes nothing else, where it is stored included.
+func TestRewrite(t *testing.T) {
+	b := memory.New()
+	a, follower := run(t, "a", b), run(t, "b", b)
+	a.lead()
+	commit(t, a, set(pod("lasting"), "node=n1 lasting"))
+	if _, err := a.Commit(t.Context(), store.Group{User: "test", Ephemeral: true, Writes: []store.Write{set(pod("passing"), "node=n2 passing")}}); err != nil {
+		t.Fatal(err)
+	}
+	rewrite := func(k store.Key) store.Write {
+		return store.Write{Key: k, Decide: func(*store.Record) (store.Change, error) { return store.Change{Rewrite: true}, nil }}
+	}
+	for range 3 {
+		for _, name := range []string{"lasting", "passing"} {
+			before, _ := a.Get(pod(name))
+			after := commit(t, a, rewrite(pod(name)))[0].Record
+			if after.Version <= before.Version || value(after) != value(before) || len(after.Value) != len(before.Value) || after.Index.Fields["node"] != before.Index.Fields["node"] {
+				t.Errorf("%s: %q at %d, then %q at %d", name, before.Value, before.Version, after.Value, after.Version)
+			}
+		}
+	}
+	if r := commit(t, a, rewrite(pod("none")))[0].Record; r != nil {
+		t.Errorf("rewriting nothing made %q", r.Value)
+	}
+	for key, want := range map[string]bool{
+		"/o/pods/default/lasting": true, "/e/pods/default/lasting": false, "/e/pods/default/passing": true, "/o/pods/default/passing": false, "/o/pods/default/none": false,
+	} {
+		if pair, _, err := b.Read(t.Context(), key); err != nil || (pair.Key != "") != want {
+			t.Errorf("%s is stored: %v, want %v: %v", key, pair.Key != "", want, err)
+		}
+	}
+	eventually(t, "the follower has it", func() bool { return follower.Version() == a.Version() })
+	for _, name := range []string{"lasting", "passing"} {
+		onA, _ := a.Get(pod(name))
+		onB, ok := follower.Get(pod(name))
+		if !ok || onA.Version != onB.Version || string(onA.Value) != string(onB.Value) {
+			t.Errorf("%s differs on the follower", name)
+		}
+	}
+}

@@ -137,8 +137,28 @@ type APIServerConfiguration struct {
 	// EncryptedResources are sealed at rest besides secrets, such as "configmaps" or
 	// "widgets.example.com". What is taken off the list stays sealed until it is next written.
 	EncryptedResources []string `json:"encryptedResources,omitempty"`
+	// StorageKeyLost lets the apiserver start although its keys open none of the sealed objects,
+	// which are then set aside: for a cluster whose encryption.key is lost for good.
+	StorageKeyLost bool `json:"storageKeyLost,omitempty"`
+	// Audit configures the audit log of the doors.
+	Audit Audit `json:"audit,omitzero"`
+	// MaxRequestsInFlight bounds the requests that are served at once, divided among priority
+	// levels; those of administrators and of masters' programs do not count. 0 means 600.
+	MaxRequestsInFlight int `json:"maxRequestsInFlight,omitempty"`
 	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
 	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
+}
+
+// Audit configures the audit log: one line of JSON for every request, without its content.
+type Audit struct {
+	// Disabled turns it off.
+	Disabled bool `json:"disabled,omitempty"`
+	// File, default audit/audit.log in the apiserver's data directory. Full files lie beside it.
+	File string `json:"file,omitempty"`
+	// MaxFileBytes of one file, default 100 MiB.
+	MaxFileBytes int64 `json:"maxFileBytes,omitempty"`
+	// MaxFiles kept besides the present one, default 10.
+	MaxFiles int `json:"maxFiles,omitempty"`
 }
 
 // Etcd configures the embedded etcd member.

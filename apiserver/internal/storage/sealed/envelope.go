@@ -40,6 +40,8 @@ type envelope struct {
 
 	opened sync.Map // [headerSize]byte → cipher.AEAD
 	known  atomic.Int64
+	// unwrapped counts the data keys that were opened, strange those whose key is not held.
+	unwrapped, strange atomic.Int64
 }
 
 // dataKey seals values for a while.
@@ -117,6 +119,7 @@ func (e *envelope) dataKeyOf(id keyID, header [headerSize]byte) (cipher.AEAD, er
 	}
 	wrapper, err := e.keys.opening(id)
 	if err != nil {
+		e.strange.Add(1)
 		return nil, err
 	}
 	secret, err := wrapper.Open(nil, nil, header[1+len(id):], []byte(wrapAAD))
@@ -127,6 +130,7 @@ func (e *envelope) dataKeyOf(id keyID, header [headerSize]byte) (cipher.AEAD, er
 	if err != nil {
 		return nil, err
 	}
+	e.unwrapped.Add(1)
 	if e.known.Add(1) > openedKeys {
 		e.opened.Clear()
 		e.known.Store(1)

@@ -9,6 +9,7 @@ package sealed
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -42,6 +43,16 @@ func (b *Backend) seals(path string) bool {
 		}
 	}
 	return false
+}
+
+// Check returns an error when sealed values were met and none could be opened: then the keys
+// are not this cluster's, and whoever writes with them makes it worse.
+func (b *Backend) Check() error {
+	strange := b.envelope.strange.Load()
+	if strange == 0 || b.envelope.unwrapped.Load() > 0 {
+		return nil
+	}
+	return fmt.Errorf("none of %d sealed objects can be opened: %s does not hold this cluster's keys; take it from another master or from a copy", strange, b.envelope.keys.file)
 }
 
 // Commit implements store.Backend.

@@ -347,6 +347,12 @@ func TestUnknownKeySetsAside(t *testing.T) {
 	if got := b.plain("lost"); got != "" {
 		t.Errorf("reads %q without the key", got)
 	}
+	if err := b.rewriter.cfg.Backend.Check(); err == nil || !strings.Contains(err.Error(), "none of 1 sealed objects") {
+		t.Errorf("strange keys pass the check: %v", err)
+	}
+	if err := a.rewriter.cfg.Backend.Check(); err != nil {
+		t.Errorf("good keys do not pass the check: %v", err)
+	}
 	found := false
 	for k, err := range b.Quarantined() {
 		found = k.Name == "lost" && strings.Contains(err.Error(), idOf(t, first))

@@ -1,0 +1,130 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"kijabi.dev/apiserver/internal/flowcontrol"
+	"kijabi.dev/apiserver/internal/storage/sealed"
+	"kijabi.dev/apiserver/internal/store"
+)
+
+// State is read when the metrics are asked for. All fields are required.
+type State struct {
+	Store *store.Store
+	// Resources whose objects are counted.
+	Resources []schema.GroupResource
+	// LeaderChanges this master has seen since it started.
+	LeaderChanges func() int64
+	// DatabaseBytes is the size of the etcd member's database.
+	DatabaseBytes func() int64
+	// Sealing is how far rewriting of sealed objects has come.
+	Sealing func() sealed.Progress
+	// Audited are the events written to the audit log and those dropped.
+	Audited func() (recorded, dropped int64)
+	// Loads of the priority levels.
+	Loads func() []flowcontrol.Load
+}
+
+// Follow adds the metrics of a state. Call it once, before Handler is used.
+func (m *Metrics) Follow(s State) { m.registry.MustRegister(newStateCollector(s)) }
+
+type stateCollector struct {
+	State
+
+	objects, resourceObjects, size                   *prometheus.Desc
+	leading, epoch, current, revision, leaderChanges *prometheus.Desc
+	quarantined, sealed, audited                     *prometheus.Desc
+	seats, executing, queued, dispatched, rejected   *prometheus.Desc
+}
+
+var _ prometheus.Collector = (*stateCollector)(nil)
+
+func newStateCollector(s State) *stateCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return &stateCollector{
+		State:           s,
+		objects:         desc("apiserver_storage_objects", "Objects of a resource.", "resource"),
+		resourceObjects: desc("apiserver_resource_objects", "Objects of a resource.", "group", "resource"),
+		size:            desc("apiserver_storage_size_bytes", "Size of the etcd member's database.", "storage_cluster_id"),
+		leading:         desc("kijabi_leading", "1 while this master leads and is open for writes."),
+		epoch:           desc("kijabi_epoch", "Newest epoch this master knows of."),
+		current:         desc("kijabi_memory_current", "1 while this master can prove that its memory is current."),
+		revision:        desc("kijabi_memory_revision", "Newest etcd revision that memory holds."),
+		leaderChanges:   desc("kijabi_leader_changes_total", "Changes of leadership that this master has seen since it started."),
+		quarantined:     desc("kijabi_quarantined_objects", "Objects that could not be read and were set aside."),
+		sealed:          desc("kijabi_sealed_objects", "Objects encrypted at rest, by state; known to the leading master only.", "state"),
+		seats:           desc("apiserver_flowcontrol_nominal_limit_seats", "Requests that a priority level may serve at once without borrowing.", "priority_level"),
+		executing:       desc("apiserver_flowcontrol_current_executing_seats", "Requests of a priority level that hold a seat.", "priority_level"),
+		queued:          desc("apiserver_flowcontrol_current_inqueue_seats", "Requests of a priority level that wait for a seat.", "priority_level"),
+		dispatched:      desc("apiserver_flowcontrol_dispatched_requests_total", "Requests that were given a seat or needed none.", "priority_level", "flow_schema"),
+		rejected:        desc("apiserver_flowcontrol_rejected_requests_total", "Requests that were refused a seat.", "priority_level", "reason"),
+		audited:         desc("kijabi_audit_events_total", "Events of the audit log, by outcome.", "outcome"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *stateCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.objects, c.resourceObjects, c.size, c.leading, c.epoch, c.current, c.revision, c.leaderChanges, c.quarantined, c.sealed, c.audited,
+		c.seats, c.executing, c.queued, c.dispatched, c.rejected,
+	} {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	count := func(d *prometheus.Desc, value int64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	for _, r := range c.Resources {
+		n := float64(c.Store.Count(r.String()))
+		gauge(c.objects, n, r.String())
+		gauge(c.resourceObjects, n, r.Group, r.Resource)
+	}
+	term := c.Store.Term()
+	gauge(c.size, float64(c.DatabaseBytes()), "etcd-0")
+	gauge(c.leading, number(term.Leading))
+	gauge(c.epoch, float64(term.Epoch))
+	gauge(c.current, number(c.Store.Current()))
+	gauge(c.revision, float64(c.Store.Revision()))
+	count(c.leaderChanges, c.LeaderChanges())
+	aside := 0
+	for range c.Store.Quarantined() {
+		aside++
+	}
+	gauge(c.quarantined, float64(aside))
+	if term.Leading {
+		p := c.Sealing()
+		gauge(c.sealed, float64(p.Total-p.Stale-p.Unreadable), "sealed")
+		gauge(c.sealed, float64(p.Stale), "stale")
+		gauge(c.sealed, float64(p.Unreadable), "unreadable")
+	}
+	for _, load := range c.Loads() {
+		gauge(c.seats, float64(load.Seats), load.Level)
+		gauge(c.executing, float64(load.Used), load.Level)
+		gauge(c.queued, float64(load.Waiting), load.Level)
+		for schema, n := range load.Dispatched {
+			count(c.dispatched, n, load.Level, schema)
+		}
+		for reason, n := range load.Rejected {
+			count(c.rejected, n, load.Level, reason)
+		}
+	}
+	recorded, dropped := c.Audited()
+	count(c.audited, recorded, "recorded")
+	count(c.audited, dropped, "dropped")
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
