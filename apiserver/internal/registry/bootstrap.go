@@ -11,9 +11,9 @@ import (
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/clock"
 
@@ -116,7 +116,12 @@ func clusterCaller() Caller {
 // ensure makes what is missing; what is there costs a look into memory.
 func (b *Bootstrap) ensure(ctx context.Context) error {
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		if err := b.create(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+		if err := b.create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			return err
+		}
+	}
+	for _, class := range criticalClasses() {
+		if err := b.create(ctx, class); err != nil {
 			return err
 		}
 	}
@@ -128,11 +133,11 @@ func (b *Bootstrap) ensure(ctx context.Context) error {
 	if len(doors) > 0 {
 		port = int32(doors[0].Port())
 	}
-	if err := b.create(ctx, "services", b.kubernetes(port)); err != nil {
+	if err := b.create(ctx, b.kubernetes(port)); err != nil {
 		return err
 	}
 	if b.cfg.Network.DNSAddress != "" {
-		if err := b.create(ctx, "services", b.dns()); err != nil {
+		if err := b.create(ctx, b.dns()); err != nil {
 			return err
 		}
 	}
@@ -142,17 +147,29 @@ func (b *Bootstrap) ensure(ctx context.Context) error {
 	return b.endpoints(ctx, doors, port)
 }
 
-func coreResource(resource string) schema.GroupVersionResource {
-	return corev1.SchemeGroupVersion.WithResource(resource)
+// criticalClasses are the priority classes of what a cluster or a node cannot do without;
+// their names and values are documented with PriorityClass.
+func criticalClasses() []object.Object {
+	class := func(name string, value int32, use string) object.Object {
+		return &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: use}
+	}
+	return []object.Object{
+		class("system-cluster-critical", 2_000_000_000, "For pods that the cluster needs, and that may run on another node."),
+		class("system-node-critical", 2_000_001_000, "For pods that their node needs."),
+	}
 }
 
-func (b *Bootstrap) create(ctx context.Context, resource string, obj object.Object) error {
-	key := store.Key{Resource: resource, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+func (b *Bootstrap) create(ctx context.Context, obj object.Object) error {
+	kind, err := object.KindOfObject(obj)
+	if err != nil {
+		return err
+	}
+	key := store.Key{Resource: kind.GroupResource().String(), Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	if _, ok := b.cfg.Engine.store.Get(key); ok {
 		return nil
 	}
-	ref := Ref{Resource: coreResource(resource), Namespace: obj.GetNamespace(), Name: obj.GetName()}
-	_, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, obj, WriteOptions{})
+	ref := Ref{Resource: kind.GVR, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	_, err = b.cfg.Engine.Create(ctx, clusterCaller(), ref, obj, WriteOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create %s: %w", key, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/storage/memory"
 	configv1 "kijabi.dev/platform/config/v1"
@@ -132,7 +133,7 @@ func TestRepeatedRequest(t *testing.T) {
 }
 
 func TestBootstrap(t *testing.T) {
-	m := start(t, "m1", memory.New(), nil)
+	m := start(t, "m1", memory.New(), nil, func(c *registry.Config) { c.Admission = &admission.Config{} })
 	var mu sync.Mutex
 	doors := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:6443"), netip.MustParseAddrPort("192.0.2.1:6443")}
 	clk := clocktesting.NewFakeClock(time.Now())
@@ -155,6 +156,12 @@ func TestBootstrap(t *testing.T) {
 	}
 	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
 		eventually(t, "namespace "+name, ready(at("namespaces", "", name)))
+	}
+	eventually(t, "the class of what nodes need", ready(at("priorityclasses", "", "system-node-critical")))
+	critical := pod("critical")
+	critical.Spec.PriorityClassName = "system-node-critical"
+	if made := must[*corev1.Pod](t)(m.Create(t.Context(), admin, at("pods", "default", ""), critical, none)); made.Spec.Priority == nil || *made.Spec.Priority != 2_000_001_000 {
+		t.Errorf("priority %v", made.Spec.Priority)
 	}
 	eventually(t, "kube-dns", ready(at("services", "kube-system", "kube-dns")))
 	eventually(t, "endpoints", ready(at("endpointslices", "default", "kubernetes")))
