@@ -2,8 +2,10 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/pki"
 
 	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/install"
@@ -27,9 +30,9 @@ func newSupportBundle() *cobra.Command {
 On a member of a cluster (as root) it holds the logs and units of Kijabi's programs, their
 configuration and versions, what preflight says, health, certificates' dates, network,
 packet filter, mounts, control groups, disk usage and containers. With access to the
-cluster it also holds what status says, and nodes, pods, events and other objects. What
-does not answer is left out: it works with every master down, and on a laptop with only
-access it collects the part of the cluster.
+cluster it also holds what status says, masters' metrics, and nodes, pods, events and
+other objects. What does not answer is left out: it works with every master down, and on
+a laptop with only access it collects the part of the cluster.
 
 Never in it: Secrets, values of ConfigMaps and of environment variables, private keys,
 tokens, kubeconfigs, logs and files of containers. What looks like a key, a token or a
@@ -116,6 +119,7 @@ func subjectOfBundle(find func() (*access.Access, error), since time.Time, named
 				conn, _, err := found.Connect(ctx)
 				return conn, err
 			},
+			Metrics: func(ctx context.Context) (map[string][]byte, error) { return metrics(ctx, found) },
 		})
 	}
 	if !onMachine {
@@ -132,6 +136,50 @@ func subjectOfBundle(find func() (*access.Access, error), since time.Time, named
 	}
 	of.collectors = append(supportbundle.Machine(machine), of.collectors...)
 	return of, nil
+}
+
+// metricsLimit bounds what is taken of one master's metrics, and metricsTimeout the wait for it.
+const (
+	metricsLimit   = 8 << 20
+	metricsTimeout = 5 * time.Second
+)
+
+// metrics asks every master what it counts.
+func metrics(ctx context.Context, user *access.Access) (map[string][]byte, error) {
+	id, err := user.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{TLSClientConfig: id.ClientTLS(pki.APIServerName), ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport, Timeout: metricsTimeout}
+	found := map[string][]byte{}
+	var errs []error
+	for _, master := range user.Cluster.Masters {
+		content, err := getMetrics(ctx, client, master.REST)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", master.Name, err))
+			continue
+		}
+		found[master.Name] = content
+	}
+	return found, errors.Join(errs...)
+}
+
+func getMetrics(ctx context.Context, client *http.Client, door string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+door+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %s", answer.Status)
+	}
+	return io.ReadAll(io.LimitReader(answer.Body, metricsLimit))
 }
 
 // writeBundle writes to a file that only its owner reads, all or nothing.

@@ -167,6 +167,9 @@ func TestNoSecretIsInTheBundle(t *testing.T) {
 		Status: func(context.Context) (any, error) {
 			return map[string]string{"leader": "vm1", "token": numbered(40)}, nil
 		},
+		Metrics: func(context.Context) (map[string][]byte, error) {
+			return map[string][]byte{"vm1": []byte("kept_metric{verb=\"GET\"} 7\n")}, errors.New("vm2: no answer")
+		},
 	})
 	o := plantedMachine(t)
 	var packed bytes.Buffer
@@ -187,7 +190,7 @@ func TestNoSecretIsInTheBundle(t *testing.T) {
 	}
 	for _, kept := range []string{
 		"kept: setting", "kept = \"toml\"", "name: kubelet", "kept-option", "PLAIN_LOOKING", "kept-annotation", "kept-key",
-		"kept-message", "kept-line", "kept-rotated-line", "kijabi.m.abc.", "tokenid", `"leader": "vm1"`, "user.crt",
+		"kept-message", "kept-line", "kept-rotated-line", "kijabi.m.abc.", "tokenid", `"leader": "vm1"`, "user.crt", "kept_metric{verb=\"GET\"} 7", "vm2: no answer",
 	} {
 		if !strings.Contains(whole.String(), kept) {
 			t.Errorf("%q is not in the bundle", kept)

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -19,6 +21,9 @@ type ClusterOptions struct {
 	Status func(ctx context.Context) (any, error)
 	// Connect returns a connection to any master. Required.
 	Connect func(ctx context.Context) (*grpc.ClientConn, error)
+	// Metrics returns what masters count, in Prometheus' text format, by their names; what
+	// could not be had is in the error. Nil where there is no access to ask with.
+	Metrics func(ctx context.Context) (map[string][]byte, error)
 	// Node restricts the objects to a node's own, which are all that it may see. Empty for all.
 	Node string
 }
@@ -37,6 +42,16 @@ func Cluster(o ClusterOptions) []Collector {
 			}
 			entry, err := JSON("cluster/status.json", status)
 			return []Entry{entry}, err
+		}})
+	}
+	if o.Metrics != nil {
+		collectors = append(collectors, Collector{Name: "metrics of masters", Collect: func(ctx context.Context) ([]Entry, error) {
+			metrics, err := o.Metrics(ctx)
+			entries := make([]Entry, 0, len(metrics))
+			for _, master := range slices.Sorted(maps.Keys(metrics)) {
+				entries = append(entries, Entry{Path: "cluster/metrics-" + master + ".txt", Content: metrics[master]})
+			}
+			return entries, err
 		}})
 	}
 	return append(collectors, Collector{Name: "objects of the cluster", Collect: o.objects})
