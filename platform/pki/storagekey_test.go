@@ -50,7 +50,7 @@ func TestDerivedStorageKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if derive(a) != derive(a) {
+	if first, again := derive(a), derive(a); first != again {
 		t.Error("one private key gives two storage keys")
 	}
 	if derive(a) == derive(b) {

@@ -96,8 +96,10 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 	gauge(c.revision, float64(c.Store.Revision()))
 	count(c.leaderChanges, c.LeaderChanges())
 	aside := 0
-	for range c.Store.Quarantined() {
-		aside++
+	for _, reason := range c.Store.Quarantined() {
+		if reason != nil {
+			aside++
+		}
 	}
 	gauge(c.quarantined, float64(aside))
 	if term.Leading {
