@@ -143,8 +143,11 @@ func TestTokensOverGRPC(t *testing.T) {
 	if _, err := limited.Recv(); err != nil {
 		t.Fatal(err)
 	}
-	unlimited, err := objectv1pb.NewObjectServiceClient(admin).Watch(t.Context(), &objectv1pb.WatchRequest{Resource: configMaps, Namespace: "default"})
+	unlimited, err := objectv1pb.NewObjectServiceClient(admin).Watch(t.Context(), &objectv1pb.WatchRequest{Resource: configMaps, Namespace: "default", SendInitialEvents: true})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unlimited.Recv(); err != nil { // it has begun
 		t.Fatal(err)
 	}
 	reader := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "reader"}, Rules: []rbacv1.PolicyRule{
