@@ -22,6 +22,7 @@ import (
 type Store interface {
 	Get(key store.Key) (*store.Record, bool)
 	Snapshot(resource, namespace string) store.Snapshot
+	SnapshotAt(ctx context.Context, resource, namespace string, version uint64) (store.Snapshot, error)
 	Version() uint64
 	Watch(ctx context.Context, opts store.WatchOptions) (*store.Watcher, error)
 	SnapshotAndWatch(ctx context.Context, opts store.WatchOptions) (store.Snapshot, *store.Watcher, error)

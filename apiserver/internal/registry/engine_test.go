@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/apiserver/internal/registry"
+	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -523,8 +525,13 @@ func TestLists(t *testing.T) {
 			if page.Remaining != 15 {
 				t.Errorf("%d remain, want 15", page.Remaining)
 			}
-			// Another write does not disturb the pages.
-			must[*corev1.ConfigMap](t)(m.Create(ctx, admin, at("configmaps", "default", ""), configMap("a-before"), none))
+			// Other writes do not disturb the pages.
+			for _, name := range []string{"a-before", "c15-between"} {
+				must[*corev1.ConfigMap](t)(m.Create(ctx, admin, at("configmaps", "default", ""), configMap(name), none))
+			}
+			if _, gone, err := m.Delete(ctx, admin, at("configmaps", "default", "c20"), metav1.DeleteOptions{}); err != nil || !gone {
+				t.Fatalf("gone %v, %v", gone, err)
+			}
 		}
 		if page.ResourceVersion != first {
 			t.Errorf("page of version %s, want %s", page.ResourceVersion, first)
@@ -536,8 +543,14 @@ func TestLists(t *testing.T) {
 			break
 		}
 	}
-	if len(names) != 25 || names[10] != "c10" {
-		t.Errorf("names: %v", names)
+	for i, name := range names {
+		if name != fmt.Sprintf("c%02d", i) {
+			t.Errorf("names: %v", names)
+			break
+		}
+	}
+	if len(names) != 25 {
+		t.Errorf("%d names: %v", len(names), names)
 	}
 	odd, _ := labels.Parse("odd=1")
 	for _, c := range []struct {
@@ -556,7 +569,8 @@ func TestLists(t *testing.T) {
 		{registry.ListOptions{Fields: "a"}, 0, apierrors.IsBadRequest},
 		{registry.ListOptions{Continue: "nonsense"}, 0, apierrors.IsBadRequest},
 		{registry.ListOptions{ResourceVersion: "x"}, 0, apierrors.IsBadRequest},
-		{registry.ListOptions{ResourceVersion: first, ResourceVersionMatch: metav1.ResourceVersionMatchExact}, 0, apierrors.IsResourceExpired},
+		{registry.ListOptions{ResourceVersion: first, ResourceVersionMatch: metav1.ResourceVersionMatchExact}, 25, nil},
+		{registry.ListOptions{ResourceVersion: first, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan}, 26, nil},
 	} {
 		list, err := m.List(ctx, at("configmaps", "default", ""), c.opts)
 		if c.check != nil && !c.check(err) || c.check == nil && err != nil || len(list.Records) != c.count {
@@ -570,6 +584,38 @@ func TestLists(t *testing.T) {
 	n, err := m.DeleteCollection(ctx, admin, at("configmaps", "default", ""), metav1.DeleteOptions{}, registry.ListOptions{Labels: odd})
 	if err != nil || n != 12 {
 		t.Errorf("deleted %d, %v", n, err)
+	}
+}
+
+// TestPageOfAnOldVersion goes on with a page whose version is not known any more.
+func TestPageOfAnOldVersion(t *testing.T) {
+	m := startOver(t, store.Config{Name: "m1", Backend: memory.New(), History: 3}, nil)
+	m.lead(t)
+	m.namespace(t, "default")
+	ctx := t.Context()
+	for i := range 5 {
+		must[*corev1.ConfigMap](t)(m.Create(ctx, admin, at("configmaps", "default", ""), configMap(fmt.Sprintf("c%d", i)), none))
+	}
+	first, err := m.List(ctx, at("configmaps", "default", ""), registry.ListOptions{Limit: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 5; i < 10; i++ {
+		must[*corev1.ConfigMap](t)(m.Create(ctx, admin, at("configmaps", "default", ""), configMap(fmt.Sprintf("c%d", i)), none))
+	}
+	_, err = m.List(ctx, at("configmaps", "default", ""), registry.ListOptions{Limit: 2, Continue: first.Continue})
+	status := apierrors.APIStatus(nil)
+	if !apierrors.IsResourceExpired(err) || !errors.As(err, &status) || status.Status().Continue == "" {
+		t.Fatalf("page of an old version: %v, want Expired and another token", err)
+	}
+	rest, err := m.List(ctx, at("configmaps", "default", ""), registry.ListOptions{Continue: status.Status().Continue})
+	if err != nil || len(rest.Records) != 8 || rest.Records[0].Key.Name != "c2" || rest.ResourceVersion == first.ResourceVersion {
+		t.Errorf("the rest: %d records at %s, %v", len(rest.Records), rest.ResourceVersion, err)
+	}
+	if _, err := m.List(ctx, at("configmaps", "default", ""), registry.ListOptions{
+		ResourceVersion: first.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact,
+	}); !apierrors.IsResourceExpired(err) {
+		t.Errorf("exact old version: %v, want Expired", err)
 	}
 }
 

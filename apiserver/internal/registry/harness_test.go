@@ -28,8 +28,15 @@ type master struct {
 // start runs a store on a backend with a registry over it.
 func start(t testing.TB, name string, backend store.Backend, forwarder registry.Forwarder, change ...func(*registry.Config)) *master {
 	t.Helper()
+	return startOver(t, store.Config{Name: name, Backend: backend}, forwarder, change...)
+}
+
+// startOver is start for a store of a particular kind.
+func startOver(t testing.TB, of store.Config, forwarder registry.Forwarder, change ...func(*registry.Config)) *master {
+	t.Helper()
 	log := zap.NewNop()
-	s, err := store.New(store.Config{Name: name, Backend: backend, Indexer: registry.NewIndexer(nil), Log: log, Progress: 20 * time.Millisecond})
+	of.Indexer, of.Log, of.Progress = registry.NewIndexer(nil), log, 20*time.Millisecond
+	s, err := store.New(of)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +53,7 @@ func start(t testing.TB, name string, backend store.Backend, forwarder registry.
 	t.Cleanup(func() {
 		group.Cancel()
 		if err := group.Wait(); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", of.Name, err)
 		}
 	})
 	return &master{Engine: engine, store: s, group: group}

@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -56,11 +58,12 @@ func served(kind *Kind, record *store.Record) (*store.Record, error) {
 	return &store.Record{Key: record.Key, Version: record.Version, Value: value, Index: record.Index}, nil
 }
 
-// continueToken says where a page ended. Old versions are not kept: later pages show
-// the rest of the collection as it is now, under the version of the first page, so
-// that a watch from there misses nothing.
+// continueToken says where a page ended. Later pages show the collection as it was at the
+// first page's version, while the store still knows that; after that the client gets a new
+// token, with which it sees the rest as it is by then.
 type continueToken struct {
-	Version uint64 `json:"rv"`
+	// Version of the first page; 0: the present one.
+	Version uint64 `json:"rv,omitempty"`
 	// Namespace and Name of the last object sent.
 	Namespace string `json:"ns,omitempty"`
 	Name      string `json:"name"`
@@ -77,10 +80,26 @@ func decodeContinue(s string) (continueToken, error) {
 	if err == nil {
 		err = json.Unmarshal(text, &t)
 	}
-	if err != nil || t.Name == "" || t.Version == 0 {
+	if err != nil || t.Name == "" {
 		return t, apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %q", truncate(s, 64)))
 	}
 	return t, nil
+}
+
+// tooOld refuses a token whose version is not known any more, and offers one without.
+func (t continueToken) tooOld(cause error) error {
+	t.Version = 0
+	err := apierrors.NewResourceExpired(cause.Error() + ": begin the list anew, or go on with the continue token given here, which shows the rest as it is now")
+	err.ErrStatus.Continue = t.encode()
+	return err
+}
+
+// rest returns the records behind the last one sent.
+func (t continueToken) rest(records []*store.Record) []*store.Record {
+	start, _ := slices.BinarySearchFunc(records, t, func(r *store.Record, t continueToken) int {
+		return cmp.Or(strings.Compare(r.Key.Namespace, t.Namespace), strings.Compare(r.Key.Name, t.Name), -1) // that one was sent
+	})
+	return records[start:]
 }
 
 func truncate(s string, n int) string {
@@ -100,42 +119,50 @@ func (e *Engine) List(ctx context.Context, ref Ref, opts ListOptions) (List, err
 	if err != nil {
 		return List{}, err
 	}
-	var from continueToken
-	if opts.Continue != "" {
-		if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
-			return List{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
-		if from, err = decodeContinue(opts.Continue); err != nil {
-			return List{}, err
-		}
-	}
-	if err := e.reach(ctx, opts.ResourceVersion, opts.ResourceVersionMatch); err != nil {
-		return List{}, err
-	}
-	snapshot := e.store.Snapshot(keyOf(kind, "", "").Resource, ref.Namespace)
-	if err := exactly(opts, snapshot.Version); err != nil {
+	snapshot, from, err := e.collection(ctx, kind, ref, opts)
+	if err != nil {
 		return List{}, err
 	}
 	list := List{ResourceVersion: object.FormatVersion(snapshot.Version)}
-	records := snapshot.Records
-	if opts.Continue != "" {
-		list.ResourceVersion = object.FormatVersion(from.Version)
-		start, _ := slices.BinarySearchFunc(records, from, func(r *store.Record, t continueToken) int {
-			if c := strings.Compare(r.Key.Namespace, t.Namespace); c != 0 {
-				return c
-			}
-			if c := strings.Compare(r.Key.Name, t.Name); c != 0 {
-				return c
-			}
-			return -1 // that one was sent
-		})
-		records = records[start:]
+	return page(kind, list, from.rest(snapshot.Records), &selected, opts.Limit, snapshot.Version)
+}
+
+// collection returns what a list is made of: the collection at the version that the client
+// wants, and behind which object its page begins.
+func (e *Engine) collection(ctx context.Context, kind *Kind, ref Ref, opts ListOptions) (store.Snapshot, continueToken, error) {
+	resource := keyOf(kind, "", "").Resource
+	if opts.Continue == "" {
+		if err := e.reach(ctx, opts.ResourceVersion, opts.ResourceVersionMatch); err != nil {
+			return store.Snapshot{}, continueToken{}, err
+		}
+		if opts.ResourceVersionMatch != metav1.ResourceVersionMatchExact {
+			return e.store.Snapshot(resource, ref.Namespace), continueToken{}, nil
+		}
+		exact, err := object.ParseVersion(opts.ResourceVersion)
+		if err != nil {
+			return store.Snapshot{}, continueToken{}, apierrors.NewBadRequest("invalid resource version: " + err.Error())
+		}
+		snapshot, err := e.store.SnapshotAt(ctx, resource, ref.Namespace, exact)
+		return snapshot, continueToken{}, statusError(err)
 	}
-	version := snapshot.Version
-	if from.Version != 0 {
-		version = from.Version
+	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
+		return store.Snapshot{}, continueToken{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	}
-	return page(kind, list, records, &selected, opts.Limit, version)
+	from, err := decodeContinue(opts.Continue)
+	if err != nil {
+		return store.Snapshot{}, from, err
+	}
+	if err := e.reach(ctx, object.FormatVersion(from.Version), ""); err != nil {
+		return store.Snapshot{}, from, err
+	}
+	if from.Version == 0 {
+		return e.store.Snapshot(resource, ref.Namespace), from, nil
+	}
+	snapshot, err := e.store.SnapshotAt(ctx, resource, ref.Namespace, from.Version)
+	if errors.Is(err, store.ErrExpired) {
+		return snapshot, from, from.tooOld(err)
+	}
+	return snapshot, from, statusError(err)
 }
 
 func page(kind *Kind, list List, records []*store.Record, selected *selectors, limit int64, version uint64) (List, error) {
@@ -197,18 +224,6 @@ func tooLarge(wanted, current uint64) error {
 		Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version",
 	}}
 	return err
-}
-
-// exactly refuses an exact version that is not the present one: old ones are not kept.
-func exactly(opts ListOptions, current uint64) error {
-	if opts.ResourceVersionMatch != metav1.ResourceVersionMatchExact {
-		return nil
-	}
-	wanted, _ := object.ParseVersion(opts.ResourceVersion)
-	if wanted == current {
-		return nil
-	}
-	return apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d is kept, %d was asked for", current, wanted))
 }
 
 // Watch yields what happens to a collection.

@@ -257,7 +257,7 @@ func TestLists(t *testing.T) {
 		t.Errorf("%+v", table)
 	}
 	h.call("GET", configMaps, "", "Accept: application/yaml").contains(t, "kind: ConfigMapList\n")
-	for _, query := range []string{"labelSelector=!!", "fieldSelector=a", "limit=x", "resourceVersionMatch=Exact", "includeObject=All"} {
+	for _, query := range []string{"labelSelector=!!", "fieldSelector=a", "limit=x", "resourceVersionMatch=Exact", "includeObject=All", "sendInitialEvents=true"} {
 		if a := h.call("GET", configMaps+"?"+query, ""); a.code != 400 && a.code != 422 {
 			t.Errorf("%s: %d", query, a.code)
 		}

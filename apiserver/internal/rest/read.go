@@ -120,6 +120,9 @@ func listOptions(r *http.Request, t target) (registry.ListOptions, error) {
 			return opts, apierrors.NewBadRequest(fmt.Sprintf("limit %q is not a number of objects", limit))
 		}
 	}
+	if query.Has("sendInitialEvents") {
+		return opts, invalidListOptions("sendInitialEvents", "sendInitialEvents is forbidden for list")
+	}
 	switch opts.ResourceVersionMatch {
 	case "":
 	case metav1.ResourceVersionMatchExact, metav1.ResourceVersionMatchNotOlderThan:

@@ -46,16 +46,21 @@ func (s *Store) WaitVersion(ctx context.Context, version uint64) error {
 }
 
 func (s *Store) waitRevision(ctx context.Context, revision int64) error {
-	if s.memory.now() >= revision {
+	return await(ctx, s.versions, revision, s.memory.now)
+}
+
+// await returns once now has reached revision, which waiters are told of.
+func await(ctx context.Context, waiters *versionWaiters, revision int64, now func() int64) error {
+	if now() >= revision {
 		return nil
 	}
-	reached := s.versions.add(revision, s.memory.now)
+	reached := waiters.add(revision, now)
 	select {
 	case <-reached:
 		return nil
 	case <-ctx.Done():
-		s.versions.remove(reached)
-		return fmt.Errorf("wait for revision %d, memory is at %d: %w", revision, s.memory.now(), ctx.Err())
+		waiters.remove(reached)
+		return fmt.Errorf("wait for revision %d, memory is at %d: %w", revision, now(), ctx.Err())
 	}
 }
 
@@ -206,7 +211,7 @@ func (b *barrier) stop() {
 	close(b.next.done)
 }
 
-// versionWaiters are callers that wait for memory to reach a revision.
+// versionWaiters are callers that wait for memory, or the history, to reach a revision.
 type versionWaiters struct {
 	count atomic.Int32
 

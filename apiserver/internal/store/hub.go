@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -20,6 +21,8 @@ type hub struct {
 	revision int64  // published so far
 	marked   int64  // revision of the last progress mark
 	closed   error  // why no watch can begin now
+
+	published *versionWaiters // of callers that wait for the history to reach a revision
 }
 
 // topic is the history and the watchers of one resource.
@@ -45,7 +48,7 @@ type (
 )
 
 func newHub(keep int, restamp func(*Record, uint64) *Record) *hub {
-	return &hub{keep: keep, restamp: restamp, topics: map[string]*topic{}, closed: ErrStale}
+	return &hub{keep: keep, restamp: restamp, topics: map[string]*topic{}, closed: ErrStale, published: newVersionWaiters()}
 }
 
 // topic returns the topic of a resource; mu is held.
@@ -63,6 +66,11 @@ func (h *hub) topic(resource string) *topic {
 
 // publish hands out what one revision changed. events are kept.
 func (h *hub) publish(revision int64, events []Event) {
+	h.distribute(revision, events)
+	h.published.reached(revision)
+}
+
+func (h *hub) distribute(revision int64, events []Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.revision = revision
@@ -295,11 +303,37 @@ func (h *hub) open() {
 
 // reset ends all watches and forgets the history: it begins after revision.
 func (h *hub) reset(revision int64) {
+	defer h.published.reached(revision)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.each(func(w *Watcher) { w.end(ErrExpired) })
 	h.topics = map[string]*topic{}
 	h.base, h.revision = ProgressOf(revision), revision
+}
+
+// now is the revision that the history has reached.
+func (h *hub) now() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.revision
+}
+
+// after returns what happened to a resource after a version, which the history must reach
+// back to, else ErrExpired.
+func (h *hub) after(resource string, version uint64) ([]delivery, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topic(resource)
+	if version < t.since {
+		return nil, fmt.Errorf("%w: %s at %d, kept since %d", ErrExpired, resource, version, t.since)
+	}
+	first, _ := slices.BinarySearchFunc(t.history, version, func(d delivery, v uint64) int {
+		if d.progress <= v {
+			return -1
+		}
+		return 1
+	})
+	return slices.Clone(t.history[first:]), nil
 }
 
 // find returns the newest event of a key in the history, for requests that are repeated.

@@ -2,10 +2,13 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -152,6 +155,59 @@ func (s *Store) Get(k Key) (*Record, bool) {
 // Snapshot returns a collection, or one namespace of it, at the present version.
 func (s *Store) Snapshot(resource, namespace string) Snapshot {
 	return s.memory.freeze(resource, namespace)()
+}
+
+// SnapshotAt returns a collection, or one namespace of it, as it was at a version within the
+// kept history, else ErrExpired. It waits for memory to reach version.
+func (s *Store) SnapshotAt(ctx context.Context, resource, namespace string, version uint64) (Snapshot, error) {
+	if err := s.WaitVersion(ctx, version); err != nil {
+		return Snapshot{}, err
+	}
+	snapshot := s.Snapshot(resource, namespace)
+	if snapshot.Version <= version {
+		return Snapshot{Records: snapshot.Records, Version: version}, nil
+	}
+	// Memory is a moment ahead of the history.
+	if err := await(ctx, s.hub.published, RevisionOf(snapshot.Version), s.hub.now); err != nil {
+		return Snapshot{}, err
+	}
+	since, err := s.hub.after(resource, version)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	return snapshot.rewind(since, namespace, version), nil
+}
+
+// rewind takes back what happened to a collection after a version. since may hold more than
+// the snapshot has seen.
+func (s Snapshot) rewind(since []delivery, namespace string, version uint64) Snapshot {
+	was := map[Key]*Record{} // nil: there was none
+	for _, d := range slices.Backward(since) {
+		for _, e := range slices.Backward(d.events) {
+			if v := e.Record.Version; v <= version || v > s.Version || namespace != "" && e.Record.Key.Namespace != namespace {
+				continue
+			}
+			was[e.Record.Key] = e.Previous
+		}
+	}
+	if len(was) == 0 {
+		return Snapshot{Records: s.Records, Version: version}
+	}
+	records := make([]*Record, 0, len(s.Records)+len(was))
+	for _, r := range s.Records {
+		if _, changed := was[r.Key]; !changed {
+			records = append(records, r)
+		}
+	}
+	for _, r := range was {
+		if r != nil {
+			records = append(records, r)
+		}
+	}
+	slices.SortFunc(records, func(a, b *Record) int {
+		return cmp.Or(strings.Compare(a.Key.Namespace, b.Key.Namespace), strings.Compare(a.Key.Name, b.Key.Name))
+	})
+	return Snapshot{Records: records, Version: version}
 }
 
 // Count returns the number of objects of a resource.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -70,9 +71,26 @@ func lines(events []store.Event) []string {
 	return out
 }
 
-// TestResumeAtEveryEvent writes random batches and resumes a watch after every single
-// event, on the leader, on a follower and on a store loaded later: nothing may be lost, doubled
-// or reordered, and all must agree.
+// contents lists the pods of a namespace as they were at a version.
+func contents(t testing.TB, s *instance, version uint64) []string {
+	t.Helper()
+	snapshot, err := s.SnapshotAt(t.Context(), "pods", "default", version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snapshot.Version != version {
+		t.Fatalf("snapshot of %d, want %d", snapshot.Version, version)
+	}
+	var out []string
+	for _, r := range snapshot.Records {
+		out = append(out, fmt.Sprintf("%s %s@%d", r.Key.Name, value(r), r.Version))
+	}
+	return out
+}
+
+// TestResumeAtEveryEvent writes random batches, and at every single event resumes a watch and
+// lists what was then, on the leader, on a follower and on a store loaded later: nothing may be
+// lost, doubled or reordered, and all must agree.
 func TestResumeAtEveryEvent(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		b := memory.New()
@@ -99,7 +117,16 @@ func TestResumeAtEveryEvent(t *testing.T) {
 			if !slices.Equal(lines(events), all) {
 				rt.Fatalf("histories differ:\n%v\n%v", lines(events), all)
 			}
+			was := map[string]string{}
 			for i, e := range events {
+				if e.Type == store.Deleted {
+					delete(was, e.Record.Key.Name)
+				} else {
+					was[e.Record.Key.Name] = fmt.Sprintf("%s %s@%d", e.Record.Key.Name, value(e.Record), e.Record.Version)
+				}
+				if got, want := contents(t, s, e.Record.Version), slices.Sorted(maps.Values(was)); !slices.Equal(got, want) {
+					rt.Fatalf("at %d:\n%v, want\n%v", e.Record.Version, got, want)
+				}
 				rest := lines(until(t, watch(t, s, store.WatchOptions{Resource: "pods", After: e.Record.Version}), end))
 				if !slices.Equal(rest, all[i+1:]) {
 					rt.Fatalf("resumed after %s:\n%v, want\n%v", line(e), rest, all[i+1:])
@@ -189,6 +216,9 @@ func TestOldWatchIsRefused(t *testing.T) {
 	}
 	if _, err := a.Watch(t.Context(), store.WatchOptions{Resource: "pods", After: start}); !errors.Is(err, store.ErrExpired) {
 		t.Errorf("watch before the history: %v, want ErrExpired", err)
+	}
+	if _, err := a.SnapshotAt(t.Context(), "pods", "", start); !errors.Is(err, store.ErrExpired) {
+		t.Errorf("snapshot before the history: %v, want ErrExpired", err)
 	}
 	watch(t, a, store.WatchOptions{Resource: "nodes", After: start}) // nothing happened there
 	ahead, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
