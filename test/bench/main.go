@@ -2,7 +2,7 @@
 // the floor measured in the same run. It needs root and the programs in bin/.
 //
 //	make bench                     everything
-//	go run ./bench -only creates   one part: up creates watch pods failover idle
+//	go run ./bench -only lists     one part: up requests lists watch pods idle failover
 package main
 
 import (
@@ -30,7 +30,8 @@ type part struct {
 // parts in the order in which they run; each starts the cluster it needs.
 var parts = []part{
 	{"up", measureUp},
-	{"creates", measureCreates},
+	{"requests", measureRequests},
+	{"lists", measureLists},
 	{"watch", measureWatch},
 	{"pods", measurePods},
 	{"idle", measureIdle},

@@ -127,6 +127,8 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller regist
 		s.serveRoot(w, r)
 	case path == metricsPath:
 		s.serveMetrics(w, r)
+	case path == profilePath || strings.HasPrefix(path, profilePath+"/"):
+		s.serveProfile(w, r, path)
 	case path == wellKnownPath, path == jwksPath:
 		s.serveIssuer(w, r, path)
 	case strings.HasPrefix(path, "/openapi/"):

@@ -172,3 +172,29 @@ func TestStreamsAreAuditedWhenTheyBegin(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 }
+
+func TestProfilesAreForAdministrators(t *testing.T) {
+	h := newHarness(t)
+	h.call("GET", "/debug/pprof/heap?debug=1", "").contains(t, "heap profile: ")
+	h.call("GET", "/debug/pprof/", "").contains(t, "goroutine")
+	for _, c := range []struct {
+		path, as string
+		code     int
+	}{
+		{"/debug/pprof/heap", "Impersonate-User: jane", http.StatusForbidden},
+		{"/debug/pprof", "Impersonate-User: jane", http.StatusForbidden},
+		{"/debug/pprof/cmdline", "", http.StatusNotFound},
+		{"/debug/pprof/nothing", "", http.StatusNotFound},
+	} {
+		var headers []string
+		if c.as != "" {
+			headers = append(headers, c.as)
+		}
+		if a := h.call("GET", c.path, "", headers...); a.code != c.code {
+			t.Errorf("%s %s: %d, want %d", c.path, c.as, a.code, c.code)
+		}
+	}
+	if a := h.callAs(h.nobody, "GET", "/debug/pprof/heap", ""); a.code != http.StatusUnauthorized {
+		t.Errorf("nobody reads profiles: %d", a.code)
+	}
+}
