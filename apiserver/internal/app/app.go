@@ -7,9 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -54,12 +52,6 @@ const leafLife = 24 * time.Hour
 // connectionsPerUser bounds connections of one user on one machine unless configured.
 const connectionsPerUser = 256
 
-// gcPercent is what garbage may come to, relative to what is in use. A create leaves 15 to
-// 30 KB of garbage, which at Go's 100 made the collector a seventh of the CPU time of writes;
-// 200 halves its share. What is in use is small (encoded objects), and idle the apiserver stays
-// far below its goal of 120 MB. GOGC and GOMEMLIMIT in the environment prevail.
-const gcPercent = 200
-
 // components are the programs a master that may lead has beside its apiserver.
 var components = []string{"scheduler", "controller-manager"}
 
@@ -73,9 +65,7 @@ func DefaultConfig() *configv1.APIServerConfiguration {
 // Parts stop in two steps: first the doors and the seat among the masters, which
 // hands leadership over; then etcd, the store and the masters' port, which the handover needs.
 func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) error {
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
+	boundGarbage()
 	s, err := build(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -174,7 +164,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	engine, err := registry.New(registry.Config{
 		Store: objects, Forwarder: measured.Forwarder(forward.New(group)), Access: authorizer, Tokens: accounts,
 		Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
-		RootCA: ca.CertificatePEM(),
+		Kinds: kinds.All(kinds.Options{TolerationSeconds: cfg.DefaultTolerationSeconds}), RootCA: ca.CertificatePEM(),
 		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
 			return slices.ContainsFunc(group.Members(), func(m masters.Member) bool { return m.Name == name })
 		}},

@@ -132,6 +132,10 @@ func listMeta(version, next string, remaining int64) metav1.ListMeta {
 	return m
 }
 
+// listPiece is how much of a list is written at a time: each write sets a deadline, and wakes
+// the goroutine that serves the connection.
+const listPiece = 256 << 10
+
 // protobufList writes a list whose items are encoded already. Every Kubernetes list has
 // metadata as field 1 and items as field 2.
 func protobufList(w io.Writer, gvk schema.GroupVersionKind, meta metav1.ListMeta, items [][]byte) error {
@@ -143,13 +147,13 @@ func protobufList(w io.Writer, gvk schema.GroupVersionKind, meta metav1.ListMeta
 	for _, item := range items {
 		size += protowire.SizeTag(2) + protowire.SizeBytes(len(item))
 	}
-	b := appendEnvelope(make([]byte, 0, 32<<10), gvk, size)
+	b := appendEnvelope(make([]byte, 0, listPiece+listPiece/4), gvk, size)
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
 	b = protowire.AppendBytes(b, head)
 	for _, item := range items {
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
 		b = protowire.AppendBytes(b, item)
-		if len(b) >= 24<<10 {
+		if len(b) >= listPiece {
 			if _, err := w.Write(b); err != nil {
 				return err
 			}

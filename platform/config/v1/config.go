@@ -134,6 +134,9 @@ type APIServerConfiguration struct {
 	// PodSecurity is the Pod Security Standard of namespaces whose labels name none:
 	// privileged, baseline or restricted; default baseline. kube-system is privileged.
 	PodSecurity string `json:"podSecurity,omitempty"`
+	// DefaultTolerationSeconds is how long pods that do not say otherwise stay on a node that is
+	// not ready or cannot be reached; 0 means 30.
+	DefaultTolerationSeconds int64 `json:"defaultTolerationSeconds,omitempty"`
 	// EncryptedResources are sealed at rest besides secrets, such as "configmaps" or
 	// "widgets.example.com". What is taken off the list stays sealed until it is next written.
 	EncryptedResources []string `json:"encryptedResources,omitempty"`

@@ -337,8 +337,10 @@ func validateInsidePath(p string, at *field.Path) field.ErrorList {
 }
 
 func validateNoBacksteps(p string, at *field.Path) field.ErrorList {
-	if slices.Contains(strings.Split(p, "/"), "..") {
-		return field.ErrorList{field.Invalid(at, p, "must not contain '..'")}
+	for part := range strings.SplitSeq(p, "/") {
+		if part == ".." {
+			return field.ErrorList{field.Invalid(at, p, "must not contain '..'")}
+		}
 	}
 	return nil
 }
