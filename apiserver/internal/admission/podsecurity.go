@@ -82,7 +82,9 @@ func checkPodSecurity(c *Chain, r *Request) error {
 		if found := c.security.violates(p.Enforce, &pod.ObjectMeta, &pod.Spec); found != "" {
 			return r.forbidden("violates PodSecurity %q: %s", p.Enforce.String(), found)
 		}
-		c.warnOf(r, p.Warn, &pod.ObjectMeta, &pod.Spec)
+		if !p.Warn.Equivalent(&p.Enforce) { // else it has just been found to be within
+			c.warnOf(r, p.Warn, &pod.ObjectMeta, &pod.Spec)
+		}
 		return nil
 	}
 	if template := templateOf(r.Object); template != nil && r.Subresource == "" {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -43,8 +44,10 @@ func New(authorizer Authorizer, tokens Tokens) *Reviews {
 	return &Reviews{authorizer: authorizer, tokens: tokens}
 }
 
-// Kinds lists the kinds of questions in the order of discovery.
-func Kinds() []object.Kind {
+// Kinds lists the kinds of questions in the order of discovery. The list is shared.
+func Kinds() []object.Kind { return questions() }
+
+var questions = sync.OnceValue(func() []object.Kind {
 	return []object.Kind{
 		object.KindOf[*authenticationv1.SelfSubjectReview](),
 		object.KindOf[*authenticationv1.TokenReview](),
@@ -53,13 +56,14 @@ func Kinds() []object.Kind {
 		object.KindOf[*authorizationv1.SelfSubjectRulesReview](),
 		object.KindOf[*authorizationv1.SubjectAccessReview](),
 	}
-}
+})
 
 // KindOf finds a kind of question by its resource; an empty version means any.
 func KindOf(gvr schema.GroupVersionResource) (object.Kind, bool) {
-	for _, kind := range Kinds() {
-		if kind.GVR == gvr || gvr.Version == "" && kind.GroupResource() == gvr.GroupResource() {
-			return kind, true
+	all := Kinds()
+	for i := range all {
+		if kind := &all[i]; kind.GVR == gvr || gvr.Version == "" && kind.GroupResource() == gvr.GroupResource() {
+			return *kind, true
 		}
 	}
 	return object.Kind{}, false
