@@ -52,7 +52,7 @@ func (s *Server) perform(ctx context.Context, call *Call, next func(context.Cont
 // unary identifies, admits and bounds one call, and turns what its handler
 // returns into a gRPC status.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
-	growStack(0)
+	GrowStack()
 	started := time.Now()
 	ctx, caller, refused := s.enter(ctx, info.FullMethod)
 	if _, bounded := ctx.Deadline(); !bounded {

@@ -18,10 +18,12 @@ import (
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/traffic"
+	"kijabi.dev/platform/rpc"
 )
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
+	rpc.GrowStack()
 	w := &deadlineWriter{ResponseWriter: plain, timeout: s.writeTimeout}
 	seen, r := s.observe(w, r)
 	defer seen.end()
