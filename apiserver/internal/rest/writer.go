@@ -3,13 +3,15 @@ package rest
 import (
 	"bufio"
 	"cmp"
-	"compress/gzip"
 	"errors"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/klauspost/compress/gzip" // twice as quick as the standard one
 )
 
 // deadlineWriter bounds each write, so that a reader that stopped does not hold a
@@ -84,6 +86,12 @@ func (w *deadlineWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return hijacker.Hijack()
 }
 
+// compressors are large, and kept for the next answer.
+var compressors = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
+	return w
+}}
+
 // compressor compresses an answer once it turns out to be large, if the client can read
 // that. Small answers are sent as they are, with their length.
 type compressor struct {
@@ -126,7 +134,8 @@ func (c *compressor) Write(p []byte) (int, error) {
 		c.Header().Set("Content-Encoding", "gzip")
 		c.Header().Del("Content-Length")
 		c.w.WriteHeader(c.code)
-		c.gz, _ = gzip.NewWriterLevel(c.w, gzip.BestSpeed) // the level is valid
+		c.gz, _ = compressors.Get().(*gzip.Writer)
+		c.gz.Reset(c.w)
 		if _, err := c.gz.Write(c.buffer); err != nil {
 			return 0, err
 		}
@@ -154,6 +163,8 @@ func (c *compressor) close() {
 	switch {
 	case c.gz != nil:
 		_ = c.gz.Close() // the client is gone
+		compressors.Put(c.gz)
+		c.gz = nil
 	case c.plain:
 	case c.code != 0 || len(c.buffer) > 0:
 		c.begin()
