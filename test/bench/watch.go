@@ -157,9 +157,12 @@ func (a *audience) all(ctx context.Context, writes int64) error {
 // writer updates ConfigMaps.
 type writer struct {
 	api *client.Client
+
+	mu    sync.Mutex
+	acked []time.Duration // between the begin of an update and its answer
 }
 
-func (w writer) prepare(ctx context.Context) error {
+func (w *writer) prepare(ctx context.Context) error {
 	for i := range outstanding {
 		if _, err := w.api.Create(ctx, watched(i)); err != nil {
 			return err
@@ -173,15 +176,19 @@ func watched(i int) *corev1.ConfigMap {
 }
 
 // write updates one of the objects; no two at a time may be of the same.
-func (w writer) write(ctx context.Context, i int) error {
+func (w *writer) write(ctx context.Context, i int) error {
 	obj := watched(i)
-	obj.Data["key"] = fmt.Sprintf("%s%0*d", stampMark, stampDigits, time.Now().UnixNano())
+	began := time.Now()
+	obj.Data["key"] = fmt.Sprintf("%s%0*d", stampMark, stampDigits, began.UnixNano())
 	_, err := w.api.Update(ctx, obj)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.acked = append(w.acked, time.Since(began))
 	return err
 }
 
 // flat writes as fast as it can and returns the number of writes.
-func (w writer) flat(ctx context.Context) (int64, error) {
+func (w *writer) flat(ctx context.Context) (int64, error) {
 	var writes atomic.Int64
 	deadline, cancel := context.WithTimeout(ctx, watchFor)
 	defer cancel()
@@ -202,7 +209,7 @@ func (w writer) flat(ctx context.Context) (int64, error) {
 }
 
 // paced writes at a rate, whatever becomes of earlier writes, and returns their number.
-func (w writer) paced(ctx context.Context, perSecond float64) (int64, error) {
+func (w *writer) paced(ctx context.Context, perSecond float64) (int64, error) {
 	free := make(chan int, outstanding)
 	for i := range outstanding {
 		free <- i
@@ -238,7 +245,7 @@ func (c *cluster) fanOut(ctx context.Context, watchers int) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	w := writer{client.New(conn)}
+	w := &writer{api: client.New(conn)}
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
@@ -246,10 +253,12 @@ func (c *cluster) fanOut(ctx context.Context, watchers int) error {
 	if err != nil {
 		return err
 	}
+	w.acked = nil
 	half, err := c.halfRate(ctx, watchers, w, full.writesPerSecond/2)
 	if err != nil {
 		return err
 	}
+	acked := w.acked
 	changesAfter, err := c.leaderChanges(ctx, 1)
 	if err != nil {
 		return err
@@ -266,13 +275,15 @@ func (c *cluster) fanOut(ctx context.Context, watchers int) error {
 	c.table.add(row{
 		what:   fmt.Sprintf("from update to event, %d watchers, half of that rate", watchers),
 		figure: fmt.Sprintf("p50 %s, p99 %s of %d", milliseconds(quantile(half, 0.5)), milliseconds(quantile(half, 0.99)), len(half)), goal: delayGoal,
+		floor: fmt.Sprintf("to its answer p50 %s, p99 %s", milliseconds(quantile(acked, 0.5)), milliseconds(quantile(acked, 0.99))),
+		ratio: ratio(float64(quantile(half, 0.99)), float64(quantile(acked, 0.99))),
 	})
 	return nil
 }
 
 type fullRate struct{ writesPerSecond, cpuPerEvent float64 }
 
-func (c *cluster) fullRate(ctx context.Context, pid, watchers int, w writer) (fullRate, error) {
+func (c *cluster) fullRate(ctx context.Context, pid, watchers int, w *writer) (fullRate, error) {
 	a, stop, err := c.gather(ctx, watchers)
 	if err != nil {
 		return fullRate{}, err
@@ -294,7 +305,7 @@ func (c *cluster) fullRate(ctx context.Context, pid, watchers int, w writer) (fu
 }
 
 // halfRate returns the delays of a sample of all events.
-func (c *cluster) halfRate(ctx context.Context, watchers int, w writer, perSecond float64) ([]time.Duration, error) {
+func (c *cluster) halfRate(ctx context.Context, watchers int, w *writer, perSecond float64) ([]time.Duration, error) {
 	a, stop, err := c.gather(ctx, watchers)
 	if err != nil {
 		return nil, err
