@@ -149,6 +149,7 @@ const (
 type restDoor struct {
 	title, media, base string
 	clients            []*http.Client
+	answer             bytes.Buffer // of lists, kept: growing it is not the server's time
 }
 
 func (c *cluster) restDoor(master int, title, media string) *restDoor {
@@ -170,6 +171,11 @@ func (d *restDoor) close() {
 
 // call makes a request and returns the body of its answer.
 func (d *restDoor) call(ctx context.Context, worker int, method, path string, body []byte) ([]byte, error) {
+	return d.callInto(ctx, worker, method, path, body, &bytes.Buffer{})
+}
+
+// callInto is call that reads the body into a buffer.
+func (d *restDoor) callInto(ctx context.Context, worker int, method, path string, body []byte, answer *bytes.Buffer) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, d.base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -183,7 +189,7 @@ func (d *restDoor) call(ctx context.Context, worker int, method, path string, bo
 		return nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	answer := bytes.NewBuffer(make([]byte, 0, max(res.ContentLength, 512)))
+	answer.Grow(int(max(res.ContentLength, 512)))
 	if _, err := answer.ReadFrom(res.Body); err != nil {
 		return nil, err
 	}
@@ -275,7 +281,8 @@ func (d *restDoor) list(ctx context.Context, selector string) (items, size int, 
 	if selector != "" {
 		path += "?labelSelector=" + selector
 	}
-	answer, err := d.call(ctx, 0, http.MethodGet, path, nil)
+	d.answer.Reset()
+	answer, err := d.callInto(ctx, 0, http.MethodGet, path, nil, &d.answer)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -2,7 +2,7 @@
 // the floor measured in the same run. It needs root and the programs in bin/.
 //
 //	make bench                     everything
-//	go run ./bench -only lists     one part: up requests lists watch pods idle failover
+//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover
 package main
 
 import (
@@ -32,6 +32,7 @@ var parts = []part{
 	{"up", measureUp},
 	{"requests", measureRequests},
 	{"lists", measureLists},
+	{"memory", measureMemory},
 	{"watch", measureWatch},
 	{"pods", measurePods},
 	{"idle", measureIdle},
