@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -65,6 +67,8 @@ func transportOptions(id *pki.Identity, serverName string) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(renewing{TransportCredentials: credentials.NewTLS(id.ClientTLS(serverName)), id: id}),
 		grpc.WithContextDialer(dial),
+		// The program's name owns the fields that it writes.
+		grpc.WithUserAgent(filepath.Base(os.Args[0]) + "/kijabi"),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true,
 		}),
