@@ -46,7 +46,7 @@ func (w *walk) update(entries []metav1.ManagedFieldsEntry, who metav1.ManagedFie
 		kept = append(kept, entry)
 	}
 	if gets && !found {
-		who.FieldsV1, who.Time = fieldsOf(w.fields(nil, given)), &now
+		who.FieldsV1, who.Time = fieldsOf(w.fields(given)), &now
 		kept = append(kept, who)
 	}
 	if len(kept) == 0 {
@@ -81,13 +81,13 @@ func (w *walk) fieldsOf(raw []byte, mine bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed, err := decode(w.fields(nil, taken))
+	changed, err := decode(w.fields(taken))
 	if err != nil {
 		return nil, err
 	}
 	fields = fields.Difference(changed)
 	if mine {
-		gets, err := decode(w.fields(nil, given))
+		gets, err := decode(w.fields(given))
 		if err != nil {
 			return nil, err
 		}
@@ -131,6 +131,9 @@ func seconds(t *metav1.Time) int64 {
 
 // capped puts the oldest entries of plain writes together until there are not too many.
 func capped(entries []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, error) {
+	if len(entries) <= maxUpdaters {
+		return entries, nil
+	}
 	var updaters []int
 	bucket := -1
 	for i := range entries {

@@ -37,6 +37,7 @@ type plan struct {
 	elem   *plan   // of a mapping or list
 	keys   []key   // of a keyed list, by name
 	equal  equal   // of a leaf
+	plain  bool    // a leaf that is never null
 }
 
 // field is a field of a structure.
@@ -191,10 +192,9 @@ func (c *compiler) fill(p *plan, atom schema.Atom, t reflect.Type) error {
 		p.elem, err = c.compile(atom.Map.ElementType, t.Elem())
 		return err
 	}
-	if p.equal, err = c.equal(t); err != nil {
-		return err
-	}
-	return nil
+	p.plain = !p.pointer && !p.time && p.kind != reflect.Slice && p.kind != reflect.Map
+	p.equal, err = c.equal(t)
+	return err
 }
 
 func (c *compiler) fillFields(p *plan, m *schema.Map, t reflect.Type) error {

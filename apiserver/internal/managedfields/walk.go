@@ -1,6 +1,7 @@
 package managedfields
 
 import (
+	"bytes"
 	"reflect"
 	"slices"
 
@@ -47,6 +48,7 @@ type walk struct {
 	nodes  []node
 	text   []byte
 	quoted []byte
+	out    []byte   // FieldsV1 being written
 	names  []string // keys of maps
 	items  []item   // of lists
 	keys   []keyValue
@@ -205,9 +207,14 @@ func (w *walk) mappings(p *plan, l, r value) bool {
 		if at > base && name == w.names[at-1] {
 			continue
 		}
-		left, right := p.entry(l, name), p.entry(r, name)
-		if left.presence == absent && right.presence == absent {
-			continue
+		var left, right value
+		switch {
+		case !p.elem.plain || l.presence == present && r.presence == present:
+			left, right = p.entry(l, name), p.entry(r, name)
+		case l.presence == present: // what is there is all there is to know
+			left.presence = present
+		default:
+			right.presence = present
 		}
 		w.below(p.elem, "", func(to []byte) []byte { return appendField(to, name) }, left, right)
 	}
@@ -477,8 +484,9 @@ func (w *walk) has(changes change) bool {
 }
 
 // fields writes the fields that have changed in one of the ways, as FieldsV1.
-func (w *walk) fields(to []byte, changes change) []byte {
-	return w.appendNodes(append(to, '{'), 0, int32(len(w.nodes)), changes)
+func (w *walk) fields(changes change) []byte {
+	w.out = w.appendNodes(append(w.out[:0], '{'), 0, int32(len(w.nodes)), changes)
+	return bytes.Clone(w.out)
 }
 
 // appendNodes writes the nodes of one level and the closing brace.
