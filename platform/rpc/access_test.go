@@ -3,8 +3,6 @@ package rpc_test
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -178,7 +176,7 @@ func TestCallerFromCertificate(t *testing.T) {
 	}
 	node := dial(t, ca, server.address, pki.ComponentKubelet, "n1.example")
 	got := call(rpc.WithRequestID(rpc.WithEpoch(within(t), 7), "r1"), node)
-	if program, _, _ := strings.Cut(got.UserAgent, "/"); program != filepath.Base(os.Args[0]) {
+	if program, _, _ := strings.Cut(got.UserAgent, "/"); program != "kubelet" {
 		t.Errorf("the client calls itself %q", got.UserAgent)
 	}
 	got.UserAgent = ""

@@ -36,7 +36,7 @@ func (f filler) fill(v reflect.Value, depth int, item bool) {
 		}
 		return
 	case metav1.MicroTime:
-		v.Set(reflect.ValueOf(metav1.NewMicroTime(time.Unix(int64(f.IntN(3)+1)*1000, 5000))))
+		v.Set(reflect.ValueOf(metav1.NewMicroTime(time.Unix(int64(f.IntN(2)+1)*1000, int64(f.IntN(3))*1000))))
 		return
 	case resource.Quantity:
 		v.Set(reflect.ValueOf(resource.MustParse([]string{"1", "1Ki", "100m", "1024", "0", "3.5"}[f.IntN(6)])))

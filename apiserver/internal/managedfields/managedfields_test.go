@@ -21,7 +21,7 @@ import (
 )
 
 // rounds is how many objects of each kind are made up.
-const rounds = 6
+const rounds = 10
 
 func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()

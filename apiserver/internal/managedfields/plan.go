@@ -36,7 +36,7 @@ type plan struct {
 	fields []field // of a structure, by name
 	elem   *plan   // of a mapping or list
 	keys   []key   // of a keyed list, by name
-	equal  equal   // of a leaf
+	equal  equal   // of a leaf, or of a list's items as a whole
 	plain  bool    // a leaf that is never null
 }
 
@@ -167,6 +167,9 @@ func (c *compiler) fill(p *plan, atom schema.Atom, t reflect.Type) error {
 			break
 		}
 		if p.elem, err = c.compile(atom.List.ElementType, t.Elem()); err != nil {
+			return err
+		}
+		if p.equal, err = c.equal(t.Elem()); err != nil {
 			return err
 		}
 		if p.shape = set; len(atom.List.Keys) > 0 {

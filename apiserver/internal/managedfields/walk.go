@@ -440,16 +440,13 @@ func (w *walk) same(p *plan, l, r value, i, iend, j, jend int) {
 	w.settle(at, func(to []byte) []byte { return w.appendKey(to, p, first) })
 }
 
+// sameRuns compares items that have one key as a whole, in their order.
 func (w *walk) sameRuns(p *plan, l, r value, i, iend, j, jend int) bool {
 	if iend-i != jend-j {
 		return false
 	}
 	for n := range iend - i {
-		probe := len(w.nodes)
-		w.below(p.elem, "", func(to []byte) []byte { return to },
-			p.elem.load(l.Index(int(w.items[i+n].index))), p.elem.load(r.Index(int(w.items[j+n].index))))
-		if len(w.nodes) > probe {
-			w.nodes = w.nodes[:probe]
+		if !p.equal(l.Index(int(w.items[i+n].index)), r.Index(int(w.items[j+n].index))) {
 			return false
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -308,6 +309,19 @@ func TestOwnersAcrossVersions(t *testing.T) {
 	got := owners(get[*autoscalingv2.HorizontalPodAutoscaler](t, m, v2))
 	if !strings.Contains(got, `one Update {"f:spec":{"f:maxReplicas":{}}}`) || strings.Count(got, "f:maxReplicas") != 1 || !strings.Contains(got, "two Update ") {
 		t.Errorf("owned by\n%s", got)
+	}
+}
+
+// A write that the kind ignores does not even change the time at which its manager wrote.
+func TestWriteThatIsIgnoredIsNone(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Unix(1_000_000, 0))
+	m := leader(t, func(cfg *registry.Config) { cfg.Clock = clock })
+	ctx, ref := t.Context(), at("certificatesigningrequests", "", "a")
+	created := must[*certificatesv1.CertificateSigningRequest](t)(m.Create(ctx, admin, at("certificatesigningrequests", "", ""), signingRequest(t, "a"), registry.WriteOptions{}))
+	clock.Step(time.Second)
+	ignored := must[*certificatesv1.CertificateSigningRequest](t)(m.Patch(ctx, admin, ref, types.MergePatchType, []byte(`{"spec":{"signerName":"example.com/other"}}`), registry.WriteOptions{}))
+	if ignored.ResourceVersion != created.ResourceVersion || owners(ignored) != owners(created) {
+		t.Errorf("version %s became %s, with\n%s", created.ResourceVersion, ignored.ResourceVersion, owners(ignored))
 	}
 }
 
