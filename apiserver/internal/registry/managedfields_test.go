@@ -325,6 +325,25 @@ func TestWriteThatIsIgnoredIsNone(t *testing.T) {
 	}
 }
 
+// Status has owners of its own, and takes no managedFields from clients.
+func TestStatusKeepsTheRecord(t *testing.T) {
+	m := leader(t)
+	ctx, status := t.Context(), at("pods", "default", "a", "status")
+	must[*corev1.Pod](t)(m.Create(ctx, agent("creator"), at("pods", "default", ""), pod("a"), registry.WriteOptions{}))
+	garbage := `{"metadata":{"managedFields":[{"manager":"x","operation":"Nonsense","apiVersion":"v1"}]},"status":{"phase":"Running"}}`
+	patched := must[*corev1.Pod](t)(m.Patch(ctx, agent("kubelet"), status, types.MergePatchType, []byte(garbage), registry.WriteOptions{}))
+	if got := owners(patched); !strings.Contains(got, `kubelet Update status {"f:status":{"f:phase":{}}}`) || !strings.Contains(got, "creator Update ") {
+		t.Errorf("after a patch of the status:\n%s", got)
+	}
+	merged, err := apply(ctx, m, status, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"status":{"message":"m"}}`, "loop", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := owners(merged); !strings.Contains(got, `loop Apply status {"f:status":{"f:message":{}}}`) || !strings.Contains(got, "kubelet Update status ") {
+		t.Errorf("after an apply of the status:\n%s", got)
+	}
+}
+
 // JSON clients get valid FieldsV1.
 func TestOwnersAreJSON(t *testing.T) {
 	m := leader(t)
