@@ -123,6 +123,23 @@ func commonName(component, machine string) string {
 	}
 }
 
+// Program is what a component calls itself as a client, by the common name that Subject gave
+// it: as its namesake in Kubernetes does. It is empty for users that are no component.
+func Program(commonName string) string {
+	if strings.HasPrefix(commonName, "system:node:") {
+		return ComponentKubelet
+	}
+	if component, ok := strings.CutPrefix(commonName, "kijabi:"); ok {
+		component, _, _ = strings.Cut(component, ":")
+		return "kijabi-" + component
+	}
+	component, ok := strings.CutPrefix(commonName, "system:")
+	if !ok {
+		return ""
+	}
+	return component
+}
+
 // Roles are the roles that groups give: of each "kijabi:role:<role>" the role, and
 // admin for system:masters. Sorted, without duplicates.
 func Roles(groups []string) []string {

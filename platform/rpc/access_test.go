@@ -176,6 +176,9 @@ func TestCallerFromCertificate(t *testing.T) {
 	}
 	node := dial(t, ca, server.address, pki.ComponentKubelet, "n1.example")
 	got := call(rpc.WithRequestID(rpc.WithEpoch(within(t), 7), "r1"), node)
+	if program, _, _ := strings.Cut(got.UserAgent, "/"); program != "kubelet" {
+		t.Errorf("the client calls itself %q", got.UserAgent)
+	}
 	got.UserAgent = ""
 	want := rpc.Caller{
 		Name: "system:node:n1.example", Groups: []string{"system:nodes", "kijabi:role:node", "system:authenticated"},
@@ -200,7 +203,7 @@ func TestForwardedCallerOnlyFromAPIServer(t *testing.T) {
 	original := rpc.Caller{
 		Name: "jané 100%", UID: "u 1", Groups: []string{"dev,ops", "system:masters"}, Roles: []string{"admin"},
 		Extra:     map[string][]string{"example.com/a=b": {"one", "zwei ü"}, "empty": {""}},
-		UserAgent: "kubectl", RequestID: "r2", Epoch: 9,
+		UserAgent: "kubectl/v1 (é 100%)", RequestID: "r2", Epoch: 9,
 	}
 	transfer := func(component string) error {
 		conn := dial(t, ca, server.address, component, "m2")

@@ -110,7 +110,7 @@ func identify(ctx context.Context, cfg *ServerConfig) (caller, transport Caller,
 	return Caller{
 		Name: user, UID: unescape(incoming(ctx, MetadataForwardedUID)), Groups: groups, Roles: pki.Roles(groups),
 		Extra:     parseExtra(metadata.ValueFromIncomingContext(ctx, MetadataForwardedExtra)),
-		UserAgent: incoming(ctx, MetadataForwardedUserAgent),
+		UserAgent: unescape(incoming(ctx, MetadataForwardedUserAgent)),
 		RequestID: incoming(ctx, MetadataForwardedRequestID),
 		Epoch:     parseEpoch(incoming(ctx, MetadataForwardedEpoch)),
 		Forwarded: true,

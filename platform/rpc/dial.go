@@ -1,10 +1,13 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -65,6 +68,8 @@ func transportOptions(id *pki.Identity, serverName string) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(renewing{TransportCredentials: credentials.NewTLS(id.ClientTLS(serverName)), id: id}),
 		grpc.WithContextDialer(dial),
+		// Whoever names no owner of the fields it writes owns them by this name.
+		grpc.WithUserAgent(cmp.Or(pki.Program(id.Leaf().Subject.CommonName), filepath.Base(os.Args[0])) + "/kijabi"),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true,
 		}),

@@ -28,7 +28,8 @@ const (
 	MetadataForwardedExtra     = "kijabi-forwarded-extra"
 	MetadataForwardedRequestID = "kijabi-forwarded-request-id"
 	MetadataForwardedEpoch     = "kijabi-forwarded-epoch"
-	// MetadataForwardedUserAgent is for logs and audit only.
+	// MetadataForwardedUserAgent is for logs and audit, and names the owner of fields whose
+	// writer names none.
 	MetadataForwardedUserAgent = "kijabi-forwarded-user-agent"
 	// MetadataWarning is in the header of an answer, once for each warning about what was
 	// written, quoted as a Go string of ASCII.
@@ -102,7 +103,7 @@ func WithForwarded(ctx context.Context, caller Caller) context.Context {
 	}
 	md.Set(MetadataForwardedRequestID, caller.RequestID)
 	md.Set(MetadataForwardedEpoch, strconv.FormatUint(caller.Epoch, 10))
-	md.Set(MetadataForwardedUserAgent, caller.UserAgent)
+	md.Set(MetadataForwardedUserAgent, url.PathEscape(caller.UserAgent)) // of HTTP, so it may hold anything
 	if caller.RequestID != "" {
 		md.Set(MetadataRequestID, caller.RequestID) // a retry of the forwarder is a retry of the caller
 	}

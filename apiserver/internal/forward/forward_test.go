@@ -130,6 +130,14 @@ func TestForward(t *testing.T) {
 	if err != nil || patched.(*corev1.ConfigMap).Data["x"] != "y" {
 		t.Errorf("patch: %v %v", patched, err)
 	}
+	// The owner of fields is the client's program, or whom it names, not the master in between.
+	if owners := patched.GetManagedFields(); len(owners) != 1 || owners[0].Manager != "test" {
+		t.Errorf("after forwarded writes fields are owned by %v", owners)
+	}
+	patched, err = follower.Patch(ctx, alice, ref, types.MergePatchType, []byte(`{"data":{"x":"z"}}`), registry.WriteOptions{FieldManager: "named"})
+	if err != nil || len(patched.GetManagedFields()) != 2 || patched.GetManagedFields()[0].Manager != "named" {
+		t.Errorf("patch by a named manager: %v %v", patched, err)
+	}
 	results, err := follower.Transact(ctx, alice, []registry.Operation{
 		{Verb: registry.VerbCreate, Ref: ref, Object: object.DeepCopy()},
 		{Verb: registry.VerbCreate, Ref: registry.Ref{Resource: ref.Resource, Namespace: "default"}, Object: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "b"}}},

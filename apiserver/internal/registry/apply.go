@@ -12,33 +12,33 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/managedfields"
+	smd "k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"kijabi.dev/apiserver/internal/managedfields"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
 
-// applier merges server-side applies and keeps the record of who owns which field. Its
+// owners keeps the record of who owns which field, and merges server-side applies. Its
 // tables are large, so they are built when first needed.
-type applier struct {
-	scheme    func() *runtime.Scheme
-	converter func() managedfields.TypeConverter
+type owners struct {
+	scheme func() *runtime.Scheme
+	types  func() smd.TypeConverter
 
-	mu       sync.Mutex
-	managers map[managerKey]*managedfields.FieldManager
+	trackers sync.Map // trackerKey to *managedfields.Tracker
 }
 
-type managerKey struct {
+type trackerKey struct {
 	kind        *Kind
 	subresource string
 }
 
-func newApplier(table []*Kind) *applier {
-	a := &applier{managers: map[managerKey]*managedfields.FieldManager{}}
-	a.scheme = sync.OnceValue(func() *runtime.Scheme {
+func newOwners(table []*Kind) *owners {
+	o := &owners{}
+	o.scheme = sync.OnceValue(func() *runtime.Scheme {
 		scheme := runtime.NewScheme()
 		for _, kind := range table {
 			scheme.AddKnownTypeWithName(kind.GVK, kind.New())
@@ -51,8 +51,8 @@ func newApplier(table []*Kind) *applier {
 		}
 		return scheme
 	})
-	a.converter = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(a.scheme()) })
-	return a
+	o.types = sync.OnceValue(func() smd.TypeConverter { return applyconfigurations.NewTypeConverter(o.scheme()) })
+	return o
 }
 
 // addConversion lets what was applied in one version of a kind be merged in another.
@@ -76,32 +76,31 @@ func (d defaulter) Default(in runtime.Object) {
 	}
 }
 
-func (a *applier) manager(kind *Kind, subresource string) (*managedfields.FieldManager, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	key := managerKey{kind, subresource}
-	if m, ok := a.managers[key]; ok {
-		return m, nil
+// tracker returns what keeps the record of writes of a kind or of a subresource of it.
+func (o *owners) tracker(kind *Kind, subresource string) (*managedfields.Tracker, error) {
+	key := trackerKey{kind, subresource}
+	if known, ok := o.trackers.Load(key); ok {
+		return known.(*managedfields.Tracker), nil
 	}
-	scheme := a.scheme()
-	m, err := managedfields.NewDefaultFieldManager(a.converter(), scheme, defaulter{kind}, scheme, kind.GVK, kind.GVK.GroupVersion(), subresource, nil)
+	t, err := managedfields.New(managedfields.Config{
+		Types: o.types(), Scheme: o.scheme(), Defaulter: defaulter{kind}, Kind: kind.GVK, Subresource: subresource, Reset: resetBy(kind, subresource),
+	})
 	if err != nil {
-		return nil, fmt.Errorf("field manager of %s: %w", kind.GVK.Kind, err)
+		return nil, apierrors.NewInternalError(err)
 	}
-	a.managers[key] = m
-	return m, nil
+	known, _ := o.trackers.LoadOrStore(key, t)
+	return known.(*managedfields.Tracker), nil
 }
 
-// updated notes in obj's managedFields what a plain write changed.
-func (a *applier) updated(kind *Kind, subresource, manager string, old, obj object.Object) {
-	m, err := a.manager(kind, subresource)
-	if err != nil {
-		return // the record of the last apply stands
+// resetBy names the fields that nobody owns by writing a subresource, since that leaves them alone.
+func resetBy(kind *Kind, subresource string) []string {
+	switch {
+	case subresource == "status" || subresource == "approval":
+		return []string{"spec"}
+	case kind.HasSubresource("status"):
+		return []string{"status"}
 	}
-	out := m.UpdateNoErrors(old, obj, manager)
-	if updated, ok := out.(object.Object); ok {
-		obj.SetManagedFields(updated.GetManagedFields())
-	}
+	return nil
 }
 
 // planApply merges a partial object into the one that is there, or creates it.
@@ -117,9 +116,9 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 	if err != nil {
 		return nil, err
 	}
-	manager, err := e.applier.manager(kind, ref.Subresource)
+	tracker, err := e.owners.tracker(kind, ref.Subresource)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
 	if kind.GVK == corev1.SchemeGroupVersion.WithKind("Namespace") && ref.Subresource == "" {
@@ -134,7 +133,7 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 					return outcome{}, err
 				}
 			}
-			return e.applyNew(caller, kind, op, manager, intent)
+			return e.applyNew(caller, kind, op, tracker, intent)
 		}
 		old, err := decode(kind, current)
 		if err != nil {
@@ -143,22 +142,18 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		if version := intent.GetResourceVersion(); version != "" && version != object.FormatVersion(current.Version) {
 			return outcome{}, conflict(kind, ref.Name, "%s", optimisticLock)
 		}
-		merged, err := manager.Apply(old, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
+		merged, err := tracker.Apply(old, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force, e.now())
 		if err != nil {
 			return outcome{}, applyError(err)
 		}
-		obj := old
-		if merged != nil { // nil means nothing changes
-			obj = merged.(object.Object)
-		}
-		obj = obj.DeepCopyObject().(object.Object)
+		obj := merged.(object.Object)
 		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
-		return e.change(edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: op.Options.FieldManager, applied: true, dry: dryRun(op)}, current, old, obj)
+		return e.change(edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writer{settled: true}, dry: dryRun(op)}, current, old, obj)
 	}
 	return p, nil
 }
 
-func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, manager *managedfields.FieldManager, intent *unstructured.Unstructured) (outcome, error) {
+func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, tracker *managedfields.Tracker, intent *unstructured.Unstructured) (outcome, error) {
 	if op.Ref.Subresource != "" {
 		return outcome{}, notFound(kind, op.Ref.Name)
 	}
@@ -169,18 +164,14 @@ func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, manager *mana
 	empty.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	empty.SetName(op.Ref.Name)
 	empty.SetNamespace(op.Ref.Namespace)
-	merged, err := manager.Apply(empty, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
+	merged, err := tracker.Apply(empty, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force, e.now())
 	if err != nil {
 		return outcome{}, applyError(err)
 	}
-	obj, ok := merged.(object.Object)
-	if !ok {
-		obj = empty
-	}
-	create, err := e.planCreate(caller, kind, Operation{
-		Verb: VerbCreate, Object: obj, Options: op.Options,
+	create, err := e.planNew(caller, kind, Operation{
+		Verb: VerbCreate, Object: merged.(object.Object), Options: op.Options,
 		Ref: Ref{Resource: op.Ref.Resource, Namespace: op.Ref.Namespace, Name: op.Ref.Name},
-	})
+	}, writer{settled: true})
 	if err != nil {
 		return outcome{}, err
 	}

@@ -110,7 +110,7 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 
 // clusterCaller writes what the cluster itself needs.
 func clusterCaller() Caller {
-	return Caller{User: systemUser, Groups: []string{"system:masters"}, UserAgent: "kijabi-apiserver"}
+	return Caller{User: systemUser, Groups: []string{"system:masters"}, UserAgent: serverManager}
 }
 
 // ensure makes what is missing; what is there costs a look into memory.

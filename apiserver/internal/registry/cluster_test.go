@@ -57,10 +57,9 @@ func TestClaimExpansion(t *testing.T) {
 	}
 }
 
-// The server says who asked for a certificate, whatever the request claims, and an approval
-// reaches nothing but conditions, with the time of the decision.
-func TestCertificateRequest(t *testing.T) {
-	m := leader(t)
+// signingRequest asks for a certificate in somebody else's name.
+func signingRequest(t *testing.T, name string) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -69,15 +68,22 @@ func TestCertificateRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	jane := registry.Caller{User: "jane", Groups: []string{"developers", "system:authenticated"}, UserAgent: "test/1"}
-	request := must[*certificatesv1.CertificateSigningRequest](t)(m.Create(t.Context(), jane, at("certificatesigningrequests", "", ""), &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: "jane"},
+	return &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
 			SignerName: certificatesv1.KubeAPIServerClientSignerName, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth},
 			Username: "root", Groups: []string{"system:masters"},
 		},
-	}, registry.WriteOptions{}))
+	}
+}
+
+// The server says who asked for a certificate, whatever the request claims, and an approval
+// reaches nothing but conditions, with the time of the decision.
+func TestCertificateRequest(t *testing.T) {
+	m := leader(t)
+	jane := registry.Caller{User: "jane", Groups: []string{"developers", "system:authenticated"}, UserAgent: "test/1"}
+	request := must[*certificatesv1.CertificateSigningRequest](t)(m.Create(t.Context(), jane, at("certificatesigningrequests", "", ""), signingRequest(t, "jane"), registry.WriteOptions{}))
 	if request.Spec.Username != "jane" || !slices.Equal(request.Spec.Groups, jane.Groups) {
 		t.Errorf("asked for by %s of %v", request.Spec.Username, request.Spec.Groups)
 	}

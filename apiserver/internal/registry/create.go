@@ -102,6 +102,11 @@ func place(kind *Kind, ref Ref, obj object.Object) error {
 // planCreate completes and checks the object. All but the name's being free, the
 // namespace's being open, quotas and a service's addresses is settled here.
 func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, error) {
+	return e.planNew(caller, kind, op, writerOf(caller, op.Options))
+}
+
+// planNew plans the creation of an object whose fields become by's.
+func (e *Engine) planNew(caller Caller, kind *Kind, op Operation, by writer) (*plan, error) {
 	if err := checkType(kind, kind.GVK, op.Object); err != nil {
 		return nil, err
 	}
@@ -114,7 +119,7 @@ func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, err
 	if kind.Namespaced && obj.GetNamespace() == "" {
 		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	warnings, err := e.complete(caller, kind, obj)
+	warnings, err := e.complete(caller, kind, obj, by)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +190,7 @@ func (e *Engine) furnish(namespace string) ([]*plan, error) {
 		if !known {
 			continue
 		}
-		if _, err := e.complete(clusterCaller(), kind, obj); err != nil {
+		if _, err := e.complete(clusterCaller(), kind, obj, writer{manager: serverManager}); err != nil {
 			return nil, err
 		}
 		change, err := encode(kind, obj)
@@ -210,7 +215,7 @@ func alreadyExists(kind *Kind, name string) *apierrors.StatusError {
 
 // complete fills in what the server sets, defaults, admits and validates a new object. It
 // returns warnings for the client.
-func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]string, error) {
+func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by writer) ([]string, error) {
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -229,6 +234,10 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object) ([]strin
 	}
 	if kind.Default != nil {
 		kind.Default(obj)
+	}
+	// What the server adds from here on belongs to nobody.
+	if err := e.own(kind, "", by, nil, obj); err != nil {
+		return nil, err
 	}
 	request := admission.Request{
 		User: caller.User, Groups: caller.Groups, Verb: admission.Create, Kind: kind,

@@ -84,7 +84,7 @@ type Engine struct {
 	addresses  *addresses
 	rules      *admission.Chain // nil: none
 	quotas     *admission.Quotas
-	applier    *applier
+	owners     *owners
 }
 
 var _ Registry = (*Engine)(nil)
@@ -108,7 +108,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	e := &Engine{
-		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, applier: newApplier(cfg.Kinds), quotas: admission.NewQuotas(cfg.Store),
+		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, owners: newOwners(cfg.Kinds), quotas: admission.NewQuotas(cfg.Store),
 		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
 		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
 	}

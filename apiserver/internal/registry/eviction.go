@@ -27,7 +27,7 @@ const (
 // planEviction deletes a pod on behalf of a drain, if the disruption budget that covers it
 // allows that. Pod and budget are written in one group, so of evictions that compete for
 // the last allowed disruption one wins.
-func (e *Engine) planEviction(caller Caller, kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planEviction(kind *Kind, op Operation) (*plan, error) {
 	eviction, ok := op.Object.(*policyv1.Eviction)
 	if !ok {
 		return nil, checkType(kind, policyv1.SchemeGroupVersion.WithKind("Eviction"), op.Object)
@@ -51,7 +51,7 @@ func (e *Engine) planEviction(caller Caller, kind *Kind, op Operation) (*plan, e
 			return nil, err
 		}
 		if planned, err = e.budgetOf(pod.(*corev1.Pod)); err == nil && planned != (store.Key{}) {
-			p.with = []*plan{e.planDisruption(caller, planned, op)}
+			p.with = []*plan{e.planDisruption(planned, op)}
 		}
 	}
 	p.compute = func(current *store.Record) (outcome, error) {
@@ -159,9 +159,9 @@ func spares(budget *policyv1.PodDisruptionBudget) bool {
 }
 
 // planDisruption takes one allowed disruption from a budget.
-func (e *Engine) planDisruption(caller Caller, key store.Key, op Operation) *plan {
+func (e *Engine) planDisruption(key store.Key, op Operation) *plan {
 	kind, _ := e.budgets()
-	how := edit{kind: kind, subresource: "status", manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, subresource: "status", by: writer{manager: serverManager}, dry: dryRun(op)}
 	return &plan{kind: kind, key: key, compute: func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, errReplan // the pod may be free now

@@ -40,7 +40,7 @@ func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
-	how := edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)

@@ -54,7 +54,7 @@ func (e *Engine) planScale(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, op.Ref.Namespace, op.Ref.Name)}
-	how := edit{kind: kind, caller: caller, subresource: "scale", manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, caller: caller, subresource: "scale", by: writerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, op.Ref.Name)
@@ -93,7 +93,7 @@ func (e *Engine) scale(how edit, current *store.Record, old object.Object, given
 	}
 	obj := old.DeepCopyObject().(object.Object)
 	how.kind.Scale.Set(obj, given.Spec.Replicas)
-	how.subresource = ""
+	how.subresource, how.through = "", "scale"
 	out, err := e.change(how, current, old, obj)
 	if err != nil {
 		return outcome{}, err

@@ -24,7 +24,7 @@ func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, err
 	}
 	given.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
-	edit := edit{kind: kind, caller: caller, subresource: ref.Subresource, manager: managerOf(caller, op.Options), dry: dryRun(op)}
+	edit := edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writerOf(caller, op.Options), dry: dryRun(op)}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)
@@ -39,16 +39,50 @@ func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, err
 	return p, nil
 }
 
-// managerOf names who owns the fields a write sets.
-func managerOf(caller Caller, opts WriteOptions) string {
+const (
+	// serverManager owns what the apiserver writes of its own accord.
+	serverManager = "kijabi-apiserver"
+	// maxManager is the length of a manager's name.
+	maxManager = 128
+)
+
+// writerOf finds out whose fields a write sets: whose the client says, or its program's.
+func writerOf(caller Caller, opts WriteOptions) writer {
 	if opts.FieldManager != "" {
-		return opts.FieldManager
+		return writer{manager: opts.FieldManager}
 	}
-	name, _, _ := strings.Cut(caller.UserAgent, "/")
-	if name == "" {
-		return "unknown"
+	program, _, _ := strings.Cut(caller.UserAgent, "/")
+	program = strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return -1
+		}
+		return c
+	}, program)
+	return writer{manager: program[:min(len(program), maxManager)]}
+}
+
+// writer is whose fields a write sets.
+type writer struct {
+	manager string
+	// settled is true when the object's managedFields say so already: an apply has made them.
+	settled bool
+}
+
+// own notes in obj's managedFields what by owns by making obj of old; nil: of nothing.
+func (e *Engine) own(kind *Kind, subresource string, by writer, old, obj object.Object) error {
+	if by.settled {
+		return nil
 	}
-	return truncate(name, 120)
+	tracker, err := e.owners.tracker(kind, subresource)
+	if err != nil {
+		return err
+	}
+	if old == nil {
+		tracker.Create(obj, by.manager, e.now())
+	} else {
+		tracker.Update(old, obj, by.manager, e.now())
+	}
+	return nil
 }
 
 // edit is how an object is being changed.
@@ -56,9 +90,9 @@ type edit struct {
 	kind        *Kind
 	caller      Caller
 	subresource string
-	// manager of the fields; applied is true when managedFields are settled already.
-	manager string
-	applied bool
+	by          writer
+	// through is the subresource that managedFields name where it is another one.
+	through string
 	dry     bool
 }
 
@@ -69,9 +103,19 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 		return outcome{}, err
 	}
 	keepMeta(old, obj)
+	if how.subresource != "" && !how.by.settled {
+		obj.SetManagedFields(old.GetManagedFields())
+	}
+	owned := obj.GetManagedFields()
 	var errs field.ErrorList
 	switch how.subresource {
 	case "":
+		if kind.Default != nil {
+			kind.Default(obj)
+		}
+		if err := e.own(kind, how.through, how.by, old, obj); err != nil {
+			return outcome{}, err
+		}
 		errs = prepareUpdate(kind, old, obj)
 		if len(errs) == 0 {
 			if err := e.resizable(kind, old, obj); err != nil {
@@ -116,9 +160,19 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 			return outcome{}, err
 		}
 	}
-	if !how.applied && len(old.GetManagedFields()) > 0 {
-		// Once somebody applies, all writes keep the record of who owns what.
-		e.applier.updated(kind, how.subresource, how.manager, old, obj)
+	if how.subresource != "" {
+		obj.SetManagedFields(owned) // whatever became of the metadata
+		if err := e.own(kind, how.subresource, how.by, old, obj); err != nil {
+			return outcome{}, err
+		}
+	}
+	if how.subresource == "" || how.by.settled {
+		// Such a write may have turned out to change nothing.
+		tracker, err := e.owners.tracker(kind, how.subresource)
+		if err != nil {
+			return outcome{}, err
+		}
+		tracker.KeepTimes(old, obj)
 	}
 	out, err := e.replace(kind, current, obj, how)
 	out.warnings = request.Warnings
@@ -182,9 +236,6 @@ func keepMeta(old, obj object.Object) {
 }
 
 func prepareUpdate(kind *Kind, old, obj object.Object) field.ErrorList {
-	if kind.Default != nil {
-		kind.Default(obj)
-	}
 	if kind.PrepareForUpdate != nil {
 		kind.PrepareForUpdate(obj, old)
 	}

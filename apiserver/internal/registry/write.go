@@ -391,7 +391,7 @@ func (e *Engine) planOf(caller Caller, kind *Kind, op Operation) (*plan, error) 
 		case "binding":
 			return e.planBinding(kind, op)
 		case "eviction":
-			return e.planEviction(caller, kind, op)
+			return e.planEviction(kind, op)
 		}
 	case VerbUpdate:
 		if op.Ref.Subresource == "scale" {

@@ -146,10 +146,10 @@ func TestWriteOptionsReachTheRegistry(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	h.call("PUT", configMaps+"/x", configMapX, "User-Agent: kubectl/v1 (linux)")
-	if o := h.registry.lastWrite; o.DryRun || o.FieldManager != "kubectl" {
+	if o := h.registry.lastWrite; o.DryRun || o.FieldManager != "" {
 		t.Errorf("%+v", o)
 	}
-	if c := h.registry.lastCaller; c.User != "kubernetes-admin" || c.RequestID == "" || len(c.Groups) != 2 {
+	if c := h.registry.lastCaller; c.User != "kubernetes-admin" || c.UserAgent != "kubectl/v1 (linux)" || c.RequestID == "" || len(c.Groups) != 2 {
 		t.Errorf("%+v", c)
 	}
 	for path, want := range map[string]int{"?dryRun=Some": 422, "?fieldManager=" + strings.Repeat("x", 200): 422} {

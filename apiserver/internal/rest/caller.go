@@ -240,21 +240,6 @@ func splitServiceAccount(user string) (namespace, name string, ok bool) {
 	return namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, ":")
 }
 
-// fieldManager is who owns the fields of a write that names nobody: the client program.
-func fieldManager(r *http.Request, given string) string {
-	if given != "" {
-		return given
-	}
-	program, _, _ := strings.Cut(r.UserAgent(), "/")
-	program = strings.Map(func(c rune) rune {
-		if c < ' ' || c > '~' {
-			return -1
-		}
-		return c
-	}, program)
-	return program[:min(len(program), 128)]
-}
-
 func unauthorized() error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusUnauthorized,

@@ -126,7 +126,6 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	opts.FieldManager = fieldManager(r, opts.FieldManager)
 	obj, err := s.body(w, r, t, opts.FieldValidation)
 	if err != nil {
 		return err
@@ -151,7 +150,6 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	opts.FieldManager = fieldManager(r, opts.FieldManager)
 	obj, err := s.body(w, r, t, opts.FieldValidation)
 	if err != nil {
 		return err
@@ -197,7 +195,6 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.C
 				field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch"),
 			})
 		}
-		opts.FieldManager = fieldManager(r, opts.FieldManager)
 		if patchType != types.JSONPatchType && opts.FieldValidation == metav1.FieldValidationWarn {
 			warn(w, s.patchWarnings(data, t))
 		}
