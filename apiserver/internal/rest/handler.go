@@ -62,7 +62,7 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("requests from other sites are refused")))
 		return
 	}
-	caller, err := s.impersonate(r, caller)
+	caller, r, err := s.impersonate(r, caller)
 	if err != nil {
 		s.fail(w, r, err)
 		return
