@@ -54,7 +54,7 @@ func AccessOf(fullMethod string) *accessv1pb.Access {
 	if service == grpc_health_v1.Health_ServiceDesc.ServiceName {
 		return &accessv1pb.Access{Anonymous: true}
 	}
-	if service == "grpc.reflection.v1.ServerReflection" || service == "grpc.reflection.v1alpha.ServerReflection" {
+	if isReflection(service) {
 		return &accessv1pb.Access{Authenticated: true}
 	}
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
@@ -74,6 +74,17 @@ func AccessOf(fullMethod string) *accessv1pb.Access {
 		return nil // an empty rule admits nobody: surely an oversight
 	}
 	return rule
+}
+
+func isReflection(service string) bool {
+	return service == "grpc.reflection.v1.ServerReflection" || service == "grpc.reflection.v1alpha.ServerReflection"
+}
+
+// public tells whether a method's answer is the same for whoever may call it: those of health
+// and reflection.
+func public(fullMethod string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	return service == grpc_health_v1.Health_ServiceDesc.ServiceName || isReflection(service)
 }
 
 // admit applies a rule. A forwarded request is the forwarding apiserver's

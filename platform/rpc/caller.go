@@ -34,6 +34,8 @@ type Caller struct {
 	// Forwarded is true when another apiserver passed the request on. The other
 	// fields then describe the original caller.
 	Forwarded bool
+	// Impersonator is who makes the request as this caller; nil when the caller does itself.
+	Impersonator *Caller
 }
 
 // groupAuthenticated holds every user who has proven who he is.

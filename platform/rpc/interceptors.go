@@ -136,6 +136,9 @@ func (s *Server) enter(ctx context.Context, method string) (context.Context, Cal
 	if err := admit(rule, caller, transport, method); err != nil {
 		return ctx, caller, err
 	}
+	if caller, err = s.impersonate(ctx, caller, method); err != nil {
+		return ctx, caller, err
+	}
 	if s.cfg.Authorize != nil {
 		if err := s.cfg.Authorize(ctx, caller, method, rule); err != nil {
 			return ctx, caller, err
@@ -147,7 +150,7 @@ func (s *Server) enter(ctx context.Context, method string) (context.Context, Cal
 // reauthorize asks now and then whether the stream may go on, where the answer can
 // change, and returns a function that ends the asking.
 func (s *Server) reauthorize(ctx, incoming context.Context, method string, end context.CancelCauseFunc) func() {
-	if _, certain := peerCaller(incoming); s.cfg.Authorize == nil && (certain || s.cfg.Authenticate == nil) {
+	if _, certain := peerCaller(incoming); s.cfg.Authorize == nil && (certain || s.cfg.Authenticate == nil) && !impersonates(incoming) {
 		return func() {} // a certificate ends with its connection
 	}
 	group := lifecycle.NewGroup(ctx)

@@ -31,6 +31,13 @@ const (
 	// MetadataForwardedUserAgent is for logs and audit, and names the owner of fields whose
 	// writer names none.
 	MetadataForwardedUserAgent = "kijabi-forwarded-user-agent"
+	// Those below name whom the caller wants to act as. Their values are percent-encoded.
+	MetadataImpersonateUser  = "impersonate-user"
+	MetadataImpersonateUID   = "impersonate-uid"
+	MetadataImpersonateGroup = "impersonate-group"
+	// MetadataImpersonateExtra has a value key=value for each value of each extra field, both
+	// sides percent-encoded. impersonate-extra-<key> does the same for keys that metadata can have.
+	MetadataImpersonateExtra = "impersonate-extra"
 	// MetadataWarning is in the header of an answer, once for each warning about what was
 	// written, quoted as a Go string of ASCII.
 	MetadataWarning = "kijabi-warning"

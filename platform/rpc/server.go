@@ -69,6 +69,9 @@ type ServerConfig struct {
 	ReauthorizeEvery time.Duration
 	// Authenticate identifies callers without a certificate. Optional.
 	Authenticate AuthenticateFunc
+	// Impersonate decides about calls that their caller wants to make as another. Without
+	// it such calls are refused.
+	Impersonate ImpersonateFunc
 	// Trust replaces TLS where the listener's connections are protected and
 	// authenticated by what carries them, such as the tunnel that a node opened: every
 	// call is made by this caller. Optional.

@@ -68,6 +68,13 @@ func ClientConn(stream nodev1pb.NodeService_TunnelClient, cancel context.CancelF
 	}, cancel)
 }
 
+// Over wraps any stream of byte messages as a connection to what name says. Both functions are
+// called by one goroutine at a time each; receive returns io.EOF at the end of the stream.
+// cancel is called once, when the connection ends, and must make both return.
+func Over(name string, send func([]byte) error, receive func() ([]byte, error), cancel func()) *Conn {
+	return newConn(name, send, receive, cancel)
+}
+
 func newConn(name string, send func([]byte) error, receive func() ([]byte, error), cancel func()) *Conn {
 	c := &Conn{send: send, name: name, received: make(chan []byte), closed: make(chan struct{})}
 	c.close = sync.OnceFunc(func() {

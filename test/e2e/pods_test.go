@@ -168,6 +168,20 @@ func testPods(t *testing.T, c *cluster) {
 		wants(t, "the environment", logs("files", "-c", "environment"),
 			"blue\nopen-sesame\nfiles\n"+pod.Status.PodIP+"\n"+pod.Spec.NodeName+"\nblue\nI am files\n33554432\n")
 	})
+	t.Run("Proxy", func(t *testing.T) {
+		c.guestbook(t)
+		raw := func(path string) string { return c.kubectl(t, "get", "--raw", path) }
+		raw("/api/v1/namespaces/default/services/guestbook-store/proxy/readyz")
+		pod := c.pods(t, "default", "app.kubernetes.io/name=guestbook-store")[0]
+		raw("/api/v1/namespaces/default/pods/http:" + pod.Name + ":8080/proxy/readyz")
+		node := "/api/v1/nodes/" + pod.Spec.NodeName + "/proxy/"
+		wants(t, "health of the kubelet", raw(node+"healthz"), "ok")
+		wants(t, "pods of the kubelet", raw(node+"pods"), `"kind":"PodList"`, pod.Name)
+		wants(t, "figures of the kubelet", raw(node+"stats/summary"), `"nodeName":"`+pod.Spec.NodeName+`"`, pod.Name)
+		wants(t, "metrics of the kubelet", raw(node+"metrics"), "kubelet_running_pods")
+		wants(t, "metrics of containers", raw(node+"metrics/resource"), "container_memory_working_set_bytes{", "resource_scrape_error 0")
+		wants(t, "configuration of the kubelet", raw(node+"configz"), `"kubeletconfig":{`)
+	})
 	t.Run("ConfigMapChanges", func(t *testing.T) {
 		c.awaitPod(t, limit, ns, "follows", "is Ready", isReady)
 		c.kubectl(t, "-n", ns, "patch", "configmap", "settings", "-p", `{"data":{"color":"green"}}`)

@@ -204,6 +204,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
 		Authenticate: rpcapi.Authenticate(accounts),
+		Impersonate:  rpcapi.Impersonate(authorizer, log.Named("grpc")),
 		Surround:     rpcapi.Surround(control),
 		Descriptors:  descriptors.Resolver(), // reflection describes the objects inside an Any, too
 	})

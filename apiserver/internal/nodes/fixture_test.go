@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,6 +248,45 @@ func (k *kubelet) Exec(stream kubeletv1pb.KubeletService_ExecServer) error {
 			return err
 		}
 		if err := stream.Send(&kubeletv1pb.ExecResponse{Message: &kubeletv1pb.ExecResponse_Stdout{Stdout: req.GetStdin()}}); err != nil {
+			return err
+		}
+	}
+}
+
+// Page names what was asked for and sends as much as Logs.
+func (k *kubelet) Page(req *kubeletv1pb.PageRequest, out kubeletv1pb.KubeletService_PageServer) error {
+	for i := range chunks {
+		piece := &kubeletv1pb.PageResponse{Data: make([]byte, chunkBytes)}
+		if i == 0 {
+			piece.ContentType = req.GetPage().String()
+		}
+		if err := out.Send(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forwards counts the connections under way.
+var forwards atomic.Int32
+
+// PortForward answers data with itself.
+func (k *kubelet) PortForward(stream kubeletv1pb.KubeletService_PortForwardServer) error {
+	forwards.Add(1)
+	defer forwards.Add(-1)
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if !first.GetStart().GetPodAddress() {
+		return rpc.ToStatus(apierrors.NewBadRequest("not to the pod's address"))
+	}
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&kubeletv1pb.PortForwardResponse{Data: req.GetData()}); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,37 @@ func answers(t *testing.T, m *master, node, mark string) func() error {
 	}
 }
 
+// converse holds a conversation over a forwarded port as a proxy does, which ends on the
+// node once this side leaves.
+func converse(t *testing.T, kubelet kubeletv1pb.KubeletServiceClient) {
+	t.Helper()
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	stream, err := kubelet.PortForward(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&kubeletv1pb.PortForwardRequest{Message: &kubeletv1pb.PortForwardRequest_Start{Start: &kubeletv1pb.PortForwardStart{Port: 80, PodAddress: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		sent := strings.Repeat(fmt.Sprint(i), 1000)
+		if err := stream.Send(&kubeletv1pb.PortForwardRequest{Message: &kubeletv1pb.PortForwardRequest_Data{Data: []byte(sent)}}); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := stream.Recv(); err != nil || string(res.GetData()) != sent {
+			t.Fatalf("echo %d: %d bytes, %v", i, len(res.GetData()), err)
+		}
+	}
+	leave()
+	eventually(t, "the node's end of the connection is closed", func() error {
+		if n := forwards.Load(); n != 0 {
+			return fmt.Errorf("%d are open", n)
+		}
+		return nil
+	})
+}
+
 // streams runs every shape of call over a connection to a node.
 func streams(t *testing.T, conn grpc.ClientConnInterface) {
 	t.Helper()
@@ -92,6 +123,30 @@ func streams(t *testing.T, conn grpc.ClientConnInterface) {
 	if res, err := exec.Recv(); err != nil || res.GetExitCode() != 7 {
 		t.Errorf("exit code %v, %v", res, err)
 	}
+
+	page, err := kubelet.Page(t.Context(), &kubeletv1pb.PageRequest{Page: kubeletv1pb.PageName_PAGE_NAME_METRICS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	total = 0
+	for {
+		piece, err := page.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if total == 0 && piece.GetContentType() != "PAGE_NAME_METRICS" {
+			t.Errorf("content type %q", piece.GetContentType())
+		}
+		total += len(piece.GetData())
+	}
+	if total != chunks*chunkBytes {
+		t.Errorf("page of %d bytes, want %d", total, chunks*chunkBytes)
+	}
+
+	converse(t, kubelet)
 	if _, err := exec.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the exit code: %v", err)
 	}

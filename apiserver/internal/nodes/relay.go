@@ -82,6 +82,19 @@ func (r *Relay) Stats(ctx context.Context, req *kubeletv1pb.StatsRequest) (*kube
 	return kubelet.Stats(ctx, req)
 }
 
+// Page relays a text about a node.
+func (r *Relay) Page(req *kubeletv1pb.PageRequest, out kubeletv1pb.KubeletService_PageServer) error {
+	kubelet, err := r.kubelet(out.Context())
+	if err != nil {
+		return err
+	}
+	in, err := kubelet.Page(out.Context(), req)
+	if err != nil {
+		return err
+	}
+	return copyDown(in.Recv, out.Send)
+}
+
 // relayBoth passes messages both ways until the node ends the stream or either breaks.
 func relayBoth[Req, Res any](r *Relay, in grpc.BidiStreamingServer[Req, Res],
 	open func(context.Context, kubeletv1pb.KubeletServiceClient) (grpc.BidiStreamingClient[Req, Res], error),

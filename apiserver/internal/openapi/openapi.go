@@ -39,7 +39,8 @@ type Resource struct {
 	GVR schema.GroupVersionResource
 	// GVK of the bodies; its group may differ from GVR's (scale).
 	GVK schema.GroupVersionKind
-	// Subresource is empty for the resource itself.
+	// Subresource is empty for the resource itself. "proxy" passes any method and path on; its
+	// GVK is that of its options, and it has no Type.
 	Subresource string
 	// Parent is the kind that a subresource belongs to, which may differ from that of its body.
 	Parent     string

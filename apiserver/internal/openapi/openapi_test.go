@@ -28,6 +28,8 @@ func documents() *Documents {
 			{GVR: corev1.SchemeGroupVersion.WithResource("nodes"), GVK: corev1.SchemeGroupVersion.WithKind("Node"), Verbs: all, Type: reflect.TypeFor[corev1.Node](), ListType: reflect.TypeFor[corev1.NodeList]()},
 			{GVR: deployments, GVK: appsv1.SchemeGroupVersion.WithKind("Deployment"), Namespaced: true, Verbs: all, Type: reflect.TypeFor[appsv1.Deployment](), ListType: reflect.TypeFor[appsv1.DeploymentList]()},
 			{GVR: deployments, GVK: autoscalingv1.SchemeGroupVersion.WithKind("Scale"), Subresource: "scale", Parent: "Deployment", Namespaced: true, Verbs: []string{"get", "update"}, Type: reflect.TypeFor[autoscalingv1.Scale]()},
+			{GVR: corev1.SchemeGroupVersion.WithResource("pods"), GVK: corev1.SchemeGroupVersion.WithKind("PodProxyOptions"), Subresource: "proxy", Parent: "Pod", Namespaced: true},
+			{GVR: corev1.SchemeGroupVersion.WithResource("nodes"), GVK: corev1.SchemeGroupVersion.WithKind("NodeProxyOptions"), Subresource: "proxy", Parent: "Node"},
 		},
 		Extra: []reflect.Type{reflect.TypeFor[metav1.Status]()},
 	})
@@ -125,5 +127,45 @@ func TestEncodings(t *testing.T) {
 	index, err := d.IndexV3()
 	if err != nil || !strings.Contains(string(index), `"apis/apps/v1":{"serverRelativeURL":"/openapi/v3/apis/apps/v1?hash=`+plain.ETag) {
 		t.Errorf("%s %v", index, err)
+	}
+}
+
+func TestProxies(t *testing.T) {
+	d := documents()
+	type operation struct {
+		ID     string                                `json:"operationId"`
+		Action string                                `json:"x-kubernetes-action"`
+		Kind   gvk                                   `json:"x-kubernetes-group-version-kind"`
+		Answer map[string]map[string]json.RawMessage `json:"responses"`
+	}
+	v3, err := d.V3("api/v1", false)
+	v3text := text(t, v3, err)
+	v2, err := d.V2(false)
+	for dialect, raw := range map[string][]byte{"v3": v3text, "v2": text(t, v2, err)} {
+		var doc struct {
+			Paths map[string]map[string]json.RawMessage
+		}
+		if err := json.Unmarshal(raw, &doc); err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range map[string]string{
+			"/api/v1/namespaces/{namespace}/pods/{name}/proxy":        "connectCoreV1%sNamespacedPodProxy",
+			"/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}": "connectCoreV1%sNamespacedPodProxyWithPath",
+			"/api/v1/nodes/{name}/proxy":                              "connectCoreV1%sNodeProxy",
+			"/api/v1/nodes/{name}/proxy/{path}":                       "connectCoreV1%sNodeProxyWithPath",
+		} {
+			for _, method := range []string{"Get", "Head", "Post", "Put", "Patch", "Delete", "Options"} {
+				var op operation
+				if err := json.Unmarshal(doc.Paths[path][strings.ToLower(method)], &op); err != nil {
+					t.Fatalf("%s %s %s: %v", dialect, method, path, err)
+				}
+				if op.ID != strings.Replace(want, "%s", method, 1) || op.Action != "connect" || !strings.HasSuffix(op.Kind.Kind, "ProxyOptions") || op.Answer["200"] == nil {
+					t.Errorf("%s %s %s: %+v", dialect, method, path, op)
+				}
+			}
+			if !strings.Contains(string(doc.Paths[path]["parameters"]), `"name":"name"`) {
+				t.Errorf("%s %s: %s", dialect, path, doc.Paths[path]["parameters"])
+			}
+		}
 	}
 }

@@ -131,8 +131,52 @@ func (d dialect) deleteParameters() []object {
 	}
 }
 
+// connect builds an operation that passes everything on: no body and no answer is known.
+func (d dialect) connect(id, method string, r Resource) object {
+	group := idGroup(r.GVR.Group)
+	op := object{
+		"description": "connect " + strings.ToUpper(method) + " requests to " + r.Subresource + " of " + r.Parent, "operationId": id,
+		"tags": []string{strings.ToLower(group[:1]) + group[1:] + "_" + r.GVR.Version}, "x-kubernetes-action": "connect",
+		"x-kubernetes-group-version-kind": gvkOf(r.GVK),
+	}
+	ok := object{"description": "OK"}
+	if text := (&definition{Type: "string"}); d.v3 {
+		ok["content"] = d.content([]string{"*/*"}, text)
+	} else {
+		ok["schema"] = text
+		op["consumes"], op["produces"], op["schemes"] = []string{"*/*"}, []string{"*/*"}, []string{"https"}
+	}
+	op["responses"] = object{"200": ok, "401": object{"description": "Unauthorized"}}
+	return op
+}
+
+// addProxy puts the operations of a proxy into paths: at its root, and below it.
+func (d dialect) addProxy(paths object, r Resource) {
+	base, scope := "/"+path(r.GVR.GroupVersion()), ""
+	params := []object{
+		d.parameter("name", "path", "string", "Name of the "+r.Parent+", as [http:|https:]NAME[:PORT]."),
+		d.query("path", "string", "Not used; the path is what follows the name."),
+	}
+	if r.Namespaced {
+		base, scope = base+"/namespaces/{namespace}", "Namespaced"
+		params = append(params, d.parameter("namespace", "path", "string", "The object's namespace."))
+	}
+	base += "/" + r.GVR.Resource + "/{name}/" + r.Subresource
+	below := append(slices.Clone(params), d.parameter("path", "path", "string", "Path that is asked for."))
+	root, rest := object{"parameters": params}, object{"parameters": below}
+	for _, method := range []string{"get", "head", "post", "put", "patch", "delete", "options"} {
+		id := "connect" + idGroup(r.GVR.Group) + capital(r.GVR.Version) + capital(method) + scope + r.Parent + capital(r.Subresource)
+		root[method], rest[method] = d.connect(id, method, r), d.connect(id+"WithPath", method, r)
+	}
+	paths[base], paths[base+"/{path}"] = root, rest
+}
+
 // add puts a resource's operations into paths.
 func (d dialect) add(paths object, r Resource) {
+	if r.Subresource == "proxy" {
+		d.addProxy(paths, r)
+		return
+	}
 	has := func(verb string) bool { return slices.Contains(r.Verbs, verb) }
 	base, scope := "/"+path(r.GVR.GroupVersion()), ""
 	var pathParams []object

@@ -116,8 +116,15 @@ func TestWatchesEndWithTheirRights(t *testing.T) {
 			return lines[len(lines)-1]
 		}
 	}
+	h.post(rbacPath+"/clusterroles", `{"metadata":{"name":"as-eve"},"rules":[{"apiGroups":[""],"resources":["users"],"verbs":["impersonate"],"resourceNames":["eve"]}]}`)
+	h.grant("as-eve", "User", "system:serviceaccount:default:robot")
+	byActing := watch(h.nobody, "/api/v1/configmaps", "Authorization: Bearer "+h.token(`{}`), "Impersonate-User: eve")
 	byToken := watch(h.nobody, "/api/v1/configmaps", "Authorization: Bearer "+h.token(`{}`))
 	byBinding := watch(h.admin, "/api/v1/configmaps", "Impersonate-User: eve")
+	h.call("DELETE", rbacPath+"/clusterrolebindings/as-eve-system-serviceaccount-default-robot", "")
+	if last := byActing(); !strings.Contains(last, `"type":"ERROR"`) || !strings.Contains(last, `"code":403`) {
+		t.Errorf("the right to impersonate is gone: %s", last)
+	}
 	h.call("DELETE", "/api/v1/namespaces/default/serviceaccounts/robot", "")
 	if last := byToken(); !strings.Contains(last, `"type":"ERROR"`) || !strings.Contains(last, `"code":401`) {
 		t.Errorf("the token is gone: %s", last)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -13,10 +11,10 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
+	"kijabi.dev/apiserver/internal/impersonation"
 	"kijabi.dev/apiserver/internal/registry"
 )
 
@@ -72,6 +70,11 @@ func (s *Server) stillMay(ctx context.Context, caller registry.Caller, attr auth
 	if token, ok := ctx.Value(tokenKey{}).(string); ok {
 		if _, _, err := s.cfg.Tokens.Authenticate(ctx, token, nil); err != nil {
 			return unauthorized()
+		}
+	}
+	if as, ok := ctx.Value(actingKey{}).(func(context.Context) (authn.User, error)); ok {
+		if _, err := as(ctx); err != nil {
+			return err
 		}
 	}
 	if authz.Lasting(caller.Groups) {
@@ -139,105 +142,30 @@ func hideFromStrangers(caller registry.Caller, err error) error {
 	return err
 }
 
-const (
-	impersonateUser        = "Impersonate-User"
-	impersonateUID         = "Impersonate-Uid"
-	impersonateGroup       = "Impersonate-Group"
-	impersonateExtraPrefix = "Impersonate-Extra-"
-)
+// actingKey finds in the context of a request whether its caller may still act as another.
+type actingKey struct{}
 
 // impersonate replaces the caller by the one it wants to act as, if it may. Ignoring
 // the headers would do with the caller's own rights what was asked with another's.
-func (s *Server) impersonate(r *http.Request, caller registry.Caller) (registry.Caller, error) {
-	wanted, asked, err := impersonated(r.Header)
+func (s *Server) impersonate(r *http.Request, caller registry.Caller) (registry.Caller, *http.Request, error) {
+	wanted, asked, err := impersonation.Take(r.Header)
 	if err != nil || !asked {
-		return caller, err
+		return caller, r, err
 	}
-	namespace, account, isAccount := splitServiceAccount(wanted.Name)
-	check := func(group, resource, subresource, namespace, name string) error {
-		return s.authorize(r.Context(), caller, authz.Attributes{
-			Verb: "impersonate", Resource: schema.GroupResource{Group: group, Resource: resource},
-			Subresource: subresource, Namespace: namespace, Name: name,
-		})
+	as := func(ctx context.Context) (authn.User, error) {
+		return impersonation.As(wanted, func(attr authz.Attributes) error { return s.authorize(ctx, caller, attr) })
 	}
-	if isAccount {
-		err = check("", "serviceaccounts", "", namespace, account)
-	} else {
-		err = check("", "users", "", "", wanted.Name)
-	}
+	user, err := as(r.Context())
 	if err != nil {
-		return caller, err
+		return caller, r, err
 	}
-	const group = "authentication.k8s.io"
-	for _, name := range wanted.Groups {
-		if err := check("", "groups", "", "", name); err != nil {
-			return caller, err
-		}
+	if !authz.Lasting(caller.Groups) {
+		r = r.WithContext(context.WithValue(r.Context(), actingKey{}, as))
 	}
-	if wanted.UID != "" {
-		if err := check(group, "uids", "", "", wanted.UID); err != nil {
-			return caller, err
-		}
-	}
-	for key, values := range wanted.Extra {
-		for _, value := range values {
-			if err := check(group, "userextras", key, "", value); err != nil {
-				return caller, err
-			}
-		}
-	}
-	switch known := slices.Contains(wanted.Groups, authn.GroupAuthenticated) || slices.Contains(wanted.Groups, authn.GroupUnauthenticated); {
-	case isAccount && len(wanted.Groups) == 0:
-		wanted.Groups = authn.ServiceAccountGroups(namespace)
-	case wanted.Name == authn.UserAnonymous && !known:
-		wanted.Groups = append(wanted.Groups, authn.GroupUnauthenticated)
-	case !known:
-		wanted.Groups = append(wanted.Groups, authn.GroupAuthenticated)
-	}
-	s.cfg.Log.Info("impersonated", logUser(caller.User), logImpersonated(wanted.Name), logRequest(caller.RequestID))
+	s.cfg.Log.Info("impersonated", logUser(caller.User), logImpersonated(user.Name), logRequest(caller.RequestID))
 	acting := caller
-	acting.User, acting.UID, acting.Groups, acting.Extra, acting.Epoch = wanted.Name, wanted.UID, wanted.Groups, wanted.Extra, 0
-	return acting, nil
-}
-
-// impersonated reads whom the headers name, and takes them off the request.
-func impersonated(header http.Header) (user authn.User, asked bool, err error) {
-	user = authn.User{Name: header.Get(impersonateUser), UID: header.Get(impersonateUID), Groups: slices.Clone(header.Values(impersonateGroup))}
-	for name, values := range header {
-		key, ok := strings.CutPrefix(name, impersonateExtraPrefix)
-		if !ok {
-			continue
-		}
-		key = strings.ToLower(key)
-		if plain, err := url.PathUnescape(key); err == nil {
-			key = plain
-		}
-		if user.Extra == nil {
-			user.Extra = map[string][]string{}
-		}
-		user.Extra[key] = append(user.Extra[key], values...)
-		delete(header, name)
-	}
-	header.Del(impersonateUser)
-	header.Del(impersonateUID)
-	header.Del(impersonateGroup)
-	switch {
-	case user.Name != "":
-		return user, true, nil
-	case user.UID != "" || len(user.Groups) > 0 || len(user.Extra) > 0:
-		return user, false, apierrors.NewBadRequest("requested to impersonate groups, a uid or extra fields without impersonating a user")
-	}
-	return user, false, nil
-}
-
-// splitServiceAccount takes the user name of a service account apart.
-func splitServiceAccount(user string) (namespace, name string, ok bool) {
-	rest, ok := strings.CutPrefix(user, "system:serviceaccount:")
-	if !ok {
-		return "", "", false
-	}
-	namespace, name, ok = strings.Cut(rest, ":")
-	return namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, ":")
+	acting.User, acting.UID, acting.Groups, acting.Extra, acting.Epoch = user.Name, user.UID, user.Groups, user.Extra, 0
+	return acting, r, nil
 }
 
 func unauthorized() error {

@@ -57,7 +57,7 @@ func apiResources(k *registry.Kind) []metav1.APIResource {
 		if sub.GVK.GroupVersion() != k.GVK.GroupVersion() {
 			r.Group, r.Version = sub.GVK.Group, sub.GVK.Version
 		}
-		if body := streamOptionsKind(sub.Name); sub.Stream && body != "" {
+		if body := streamOptionsKind(k.GVK.Kind, sub.Name); sub.Stream && body != "" {
 			r.Kind = body
 		}
 		out = append(out, r)
@@ -66,7 +66,7 @@ func apiResources(k *registry.Kind) []metav1.APIResource {
 }
 
 // streamOptionsKind is the kind that discovery names for a stream; clients send its fields as the query.
-func streamOptionsKind(subresource string) string {
+func streamOptionsKind(kind, subresource string) string {
 	switch subresource {
 	case "attach":
 		return "PodAttachOptions"
@@ -75,7 +75,7 @@ func streamOptionsKind(subresource string) string {
 	case "portforward":
 		return "PodPortForwardOptions"
 	case "proxy":
-		return "PodProxyOptions"
+		return kind + "ProxyOptions"
 	default:
 		return ""
 	}

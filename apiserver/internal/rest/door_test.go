@@ -71,6 +71,21 @@ func TestAuthorizerIsAskedWhatIsDone(t *testing.T) {
 		{"GET", "/api/v1/namespaces/default/pods/p/exec", "create pods/exec default p"},
 		{"POST", "/api/v1/namespaces/default/pods/p/portforward", "create pods/portforward default p"},
 		{"GET", "/api/v1/namespaces/default/pods/p/log", "get pods/log default p"},
+		{"GET", "/api/v1/namespaces/default/pods/p/proxy/x", "get pods/proxy default p"},
+		{"HEAD", "/api/v1/namespaces/default/pods/http:p:80/proxy", "get pods/proxy default http:p:80"},
+		{"POST", "/api/v1/namespaces/default/services/p/proxy/x", "create services/proxy default p"},
+		{"PUT", "/api/v1/namespaces/default/services/p/proxy/x", "update services/proxy default p"},
+		{"PATCH", "/api/v1/namespaces/default/services/p/proxy/x", "patch services/proxy default p"},
+		{"DELETE", "/api/v1/namespaces/default/services/p/proxy/x", "delete services/proxy default p"},
+		{"OPTIONS", "/api/v1/namespaces/default/pods/p/proxy/x", "options pods/proxy default p"},
+		{"GET", "/api/v1/nodes/n/proxy/logs/", "get nodes/proxy  n"},
+		{"GET", "/api/v1/nodes/n/proxy/metrics", "get nodes/metrics  n"},
+		{"GET", "/api/v1/nodes/n/proxy/metrics/resource/", "get nodes/metrics  n"},
+		{"GET", "/api/v1/nodes/n/proxy/stats/summary", "get nodes/stats  n"},
+		{"GET", "/api/v1/nodes/n/proxy/pods", "get nodes/pods  n"},
+		{"GET", "/api/v1/nodes/n/proxy/healthz", "get nodes/healthz  n"},
+		{"GET", "/api/v1/nodes/n:10250/proxy/configz", "get nodes/configz  n:10250"},
+		{"POST", "/api/v1/nodes/n/proxy/pods", "create nodes/proxy  n"},
 	} {
 		h.call(c.method, c.path, "")
 		want := "kubernetes-admin " + c.asked
@@ -195,8 +210,8 @@ func TestDiscovery(t *testing.T) {
 	h.call("GET", "/apis/apps", "").contains(t, `"preferredVersion":{"groupVersion":"apps/v1","version":"v1"}`)
 	core := h.call("GET", "/api/v1", "")
 	core.contains(t, `"kind":"APIResourceList"`, `"name":"pods/exec"`, `"kind":"PodExecOptions"`, `"categories":["all"]`)
-	if strings.Contains(string(core.body), "nodes/proxy") {
-		t.Error("discovery names what is not served")
+	for name, kind := range map[string]string{"pods/proxy": "Pod", "services/proxy": "Service", "nodes/proxy": "Node"} {
+		core.contains(t, `"name":"`+name+`"`, `"kind":"`+kind+`ProxyOptions","verbs":["create","delete","get","patch","update"]`)
 	}
 	var list metav1.APIResourceList
 	h.must(json.Unmarshal(h.call("GET", "/apis/apps/v1", "").body, &list))
@@ -233,5 +248,5 @@ func TestOpenAPI(t *testing.T) {
 	if got := pb.header.Get("Content-Type"); got != "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" || pb.code != 200 {
 		t.Errorf("%d %q", pb.code, got)
 	}
-	h.call("GET", "/openapi/v2", "").contains(t, `"swagger":"2.0"`)
+	h.call("GET", "/openapi/v2", "").contains(t, `"swagger":"2.0"`, `"/api/v1/namespaces/{namespace}/services/{name}/proxy/{path}":`, `"connectCoreV1GetNodeProxyWithPath"`)
 }

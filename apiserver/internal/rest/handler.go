@@ -62,7 +62,7 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("requests from other sites are refused")))
 		return
 	}
-	caller, err := s.impersonate(r, caller)
+	caller, r, err := s.impersonate(r, caller)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -157,7 +157,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		Namespace: t.ref.Namespace, Name: t.ref.Name, FieldSelector: r.URL.Query().Get("fieldSelector"),
 	}
 	attr.User, attr.Groups = caller.User, caller.Groups
-	admitted, err := s.cfg.Authorizer.Admit(r.Context(), attr)
+	admitted, attr, err := s.admit(r.Context(), attr, t)
 	if err != nil {
 		observation(r).Decision = traffic.Forbid
 		s.fail(w, r, hideFromStrangers(caller, err))

@@ -30,6 +30,10 @@ type fakeKubelet struct {
 	sizes    []string
 	logs     []*kubeletv1pb.LogsRequest
 	canceled int
+	// forwards counts connections under way.
+	forwards int
+	starts   []*kubeletv1pb.PortForwardStart
+	pages    []*kubeletv1pb.PageRequest
 }
 
 // node adds a node with a fake kubelet and a pod on it.
@@ -197,11 +201,14 @@ func (k *fakeKubelet) PortForward(stream kubeletv1pb.KubeletService_PortForwardS
 	if err != nil {
 		return err
 	}
+	k.note(func() { k.forwards, k.starts = k.forwards+1, append(k.starts, first.GetStart()) })
+	defer k.note(func() { k.forwards-- })
 	conn, err := (&net.Dialer{}).DialContext(stream.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(first.GetStart().GetPort()))))
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(stream.Context(), func() { _ = conn.Close() })()
 	go func() {
 		for {
 			m, err := stream.Recv()
@@ -218,4 +225,16 @@ func (k *fakeKubelet) PortForward(stream kubeletv1pb.KubeletService_PortForwardS
 	}()
 	_, err = io.Copy(sender(func(p []byte) error { return stream.Send(&kubeletv1pb.PortForwardResponse{Data: p}) }), conn)
 	return err
+}
+
+// Page answers with the name of what was asked for, in two pieces.
+func (k *fakeKubelet) Page(r *kubeletv1pb.PageRequest, out kubeletv1pb.KubeletService_PageServer) error {
+	k.note(func() { k.pages = append(k.pages, r) })
+	if r.GetPage() == kubeletv1pb.PageName_PAGE_NAME_CONFIGZ {
+		return status.Error(codes.Unavailable, "no configuration today")
+	}
+	if err := out.Send(&kubeletv1pb.PageResponse{ContentType: "text/x-page", Data: []byte("page ")}); err != nil {
+		return err
+	}
+	return out.Send(&kubeletv1pb.PageResponse{Data: []byte(r.GetPage().String())})
 }

@@ -17,8 +17,8 @@ import (
 
 func structType(obj runtime.Object) reflect.Type { return reflect.TypeOf(obj).Elem() }
 
-// newDocuments documents the served kinds and the reviews. Streams are left out: no
-// client reads of them in OpenAPI.
+// newDocuments documents the served kinds and the reviews. Streams other than proxies are
+// left out: no client reads of them in OpenAPI.
 func newDocuments(served []*registry.Kind) *openapi.Documents {
 	var resources []openapi.Resource
 	for _, k := range served {
@@ -28,6 +28,11 @@ func newDocuments(served []*registry.Kind) *openapi.Documents {
 		}
 		resources = append(resources, main)
 		for _, sub := range k.Subresources {
+			if sub.Name == "proxy" {
+				resources = append(resources, openapi.Resource{
+					GVR: k.GVR, GVK: k.GVK.GroupVersion().WithKind(streamOptionsKind(k.GVK.Kind, sub.Name)), Subresource: sub.Name, Parent: k.GVK.Kind, Namespaced: k.Namespaced,
+				})
+			}
 			body, ok := object.KindFor(sub.GVK)
 			if !ok || sub.Stream {
 				continue

@@ -106,6 +106,9 @@ func (s *Server) isNamespaceSubresource(gv schema.GroupVersion, name string) boo
 }
 
 func verbOf(r *http.Request, t target) string {
+	if t.sub != nil && t.sub.Stream && t.sub.Name == "proxy" {
+		return proxyVerb(r)
+	}
 	if t.sub != nil && t.sub.Stream && t.sub.Name != "log" {
 		// A stream that runs or carries anything needs the right to create, whichever
 		// method the transport wants: a WebSocket begins with GET.

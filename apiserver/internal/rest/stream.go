@@ -29,12 +29,12 @@ func servesSubresource(k *kinds.Kind, name string) bool {
 	if !k.Subresources[i].Stream {
 		return true
 	}
-	return k.GVK.Kind == "Pod" && slices.Contains([]string{"log", "exec", "attach", "portforward"}, name)
+	return name == "proxy" || k.GVK.Kind == "Pod" && slices.Contains([]string{"log", "exec", "attach", "portforward"}, name)
 }
 
-// serveStream relays a request to the node of a pod, for as long as its caller still may.
+// serveStream relays a request to a node, most to a pod on it, for as long as its caller still may.
 func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target, still func(context.Context) error) {
-	if !servesSubresource(t.kind, t.sub.Name) || t.rest != "" {
+	if !servesSubresource(t.kind, t.sub.Name) || t.rest != "" && t.sub.Name != "proxy" {
 		s.fail(w, r, notFound())
 		return
 	}
@@ -50,6 +50,8 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller regi
 		err = s.serveExec(w, r, caller, t)
 	case "attach":
 		err = s.serveAttach(w, r, caller, t)
+	case "proxy":
+		err = s.serveProxy(w, r, caller, t)
 	default:
 		err = s.servePortForward(w, r, caller, t)
 	}

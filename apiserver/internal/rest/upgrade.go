@@ -16,6 +16,9 @@ type watchedWriter struct {
 	cancel context.CancelFunc
 }
 
+// Unwrap lets http.ResponseController through.
+func (w *watchedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // Hijack takes the connection over.
 func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()

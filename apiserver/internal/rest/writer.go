@@ -39,7 +39,11 @@ func (w *deadlineWriter) start() {
 func (w *deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *deadlineWriter) WriteHeader(code int) {
-	if w.code < http.StatusOK { // an informational one is not the last
+	if code < http.StatusSwitchingProtocols || code > http.StatusSwitchingProtocols && code < http.StatusOK {
+		w.ResponseWriter.WriteHeader(code) // an informational one: the answer is still to come
+		return
+	}
+	if w.code < http.StatusOK {
 		w.code = code
 	}
 	w.start()

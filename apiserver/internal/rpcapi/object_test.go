@@ -47,8 +47,10 @@ func (noPods) UsedOn(string, string, string, string) bool { return false }
 type door struct {
 	service *rpcapi.ObjectService
 	tokens  *authn.Tokens
-	ca      *pki.CA
-	address string
+	// authorizer of the calls.
+	authorizer *authz.Authorizer
+	ca         *pki.CA
+	address    string
 	// change of the server's configuration.
 	change []func(*rpc.ServerConfig)
 	stop   func()
@@ -96,7 +98,7 @@ func openOn(t testing.TB, backend store.Backend, change ...func(*rpc.ServerConfi
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, registry.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, ca: pkitest.NewCA(t), change: change}
+	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, authorizer: authorizer, ca: pkitest.NewCA(t), change: change}
 	d.serve(t, "127.0.0.1:0")
 	return d
 }
@@ -106,7 +108,7 @@ func (d *door) serve(t testing.TB, address string) {
 	t.Helper()
 	cfg := rpc.ServerConfig{
 		Identity: pkitest.Identity(t, d.ca, "apiserver", "m1"), Log: zap.NewNop(), MaxConnectionsPerUser: 100, GracePeriod: time.Millisecond,
-		Authenticate: rpcapi.Authenticate(d.tokens), ReauthorizeEvery: 20 * time.Millisecond,
+		Authenticate: rpcapi.Authenticate(d.tokens), Impersonate: rpcapi.Impersonate(d.authorizer, zap.NewNop()), ReauthorizeEvery: 20 * time.Millisecond,
 	}
 	for _, change := range d.change {
 		change(&cfg)

@@ -66,6 +66,10 @@ func begin(ctx context.Context, control *traffic.Control, call *rpc.Call) *traff
 		r.ID = rpc.NewRequestID()
 	}
 	r.User, r.Groups, r.UserAgent, r.Epoch = call.Caller.Name, call.Caller.Groups, call.Caller.UserAgent, call.Caller.Epoch
+	if by := call.Caller.Impersonator; by != nil {
+		r.ActingUser, r.ActingGroups = r.User, r.Groups
+		r.User, r.Groups = by.Name, by.Groups
+	}
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		r.SourceIP, _, _ = net.SplitHostPort(p.Addr.String()) // empty for a unix socket
 	}

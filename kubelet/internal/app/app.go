@@ -189,7 +189,10 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 	})
 	k.rotator = &logs.Rotator{Runtime: containers, Clock: clk, Log: log}
 	k.images = &images.Collector{Runtime: containers, Clock: clk, Log: log}
-	k.service = server.New(server.Config{Runtime: containers, Pod: k.manager.Pod, NodeUse: node.Use, Log: log})
+	k.service = server.New(server.Config{
+		Runtime: containers, Pod: k.manager.Pod, Pods: k.manager.Pods, NodeUse: node.Use, NodeName: cfg.NodeName, NodeIP: cfg.NodeIP,
+		BootTime: node.BootTime(), Configuration: cfg, Log: log,
+	})
 	k.pods.OnChange(func(before, after *corev1.Pod) {
 		switch {
 		case after == nil:

@@ -133,6 +133,22 @@ func Use() (*kubeletv1pb.ResourceUse, error) {
 	}, nil
 }
 
+// BootTime is when the machine started; the zero time if the kernel does not say.
+func BootTime() time.Time {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return time.Time{}
+	}
+	for line := range strings.Lines(string(data)) {
+		if text, ok := strings.CutPrefix(line, "btime "); ok {
+			if seconds, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil {
+				return time.Unix(seconds, 0)
+			}
+		}
+	}
+	return time.Time{}
+}
+
 func firstLine(paths ...string) string {
 	for _, path := range paths {
 		if data, err := os.ReadFile(path); err == nil {

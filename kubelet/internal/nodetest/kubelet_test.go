@@ -19,6 +19,7 @@ import (
 
 	"kijabi.dev/kubelet/internal/env"
 	"kijabi.dev/kubelet/internal/logs"
+	machine "kijabi.dev/kubelet/internal/node"
 	"kijabi.dev/kubelet/internal/podspec"
 	"kijabi.dev/kubelet/internal/podworker"
 	"kijabi.dev/kubelet/internal/probes"
@@ -28,7 +29,6 @@ import (
 	"kijabi.dev/kubelet/internal/server"
 	"kijabi.dev/kubelet/internal/volumes"
 	"kijabi.dev/platform/lifecycle"
-	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 )
 
 func testContext() context.Context { return context.Background() }
@@ -264,9 +264,10 @@ func start(t *testing.T, c *cluster, dataDir string) *kubelet {
 		Event:      func(*corev1.Pod, string, string, string, string) {},
 		Node:       node, HostIPs: []string{"10.199.0.1"}, Clock: clock.RealClock{}, Log: log,
 	})
-	k.service = server.New(server.Config{Runtime: client, Pod: k.manager.Pod, Log: log, NodeUse: func() (*kubeletv1pb.ResourceUse, error) {
-		return &kubeletv1pb.ResourceUse{}, nil
-	}})
+	k.service = server.New(server.Config{
+		Runtime: client, Pod: k.manager.Pod, Pods: k.manager.Pods, NodeUse: machine.Use, NodeName: "node", NodeIP: "127.0.0.1",
+		BootTime: time.Unix(1, 0), Configuration: map[string]string{"kind": "Test"}, Log: log,
+	})
 	c.mu.Lock()
 	for _, pod := range c.pods {
 		k.manager.Set(pod)

@@ -4,9 +4,11 @@
 package podworker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -216,6 +218,22 @@ func (m *Manager) Pod(namespace, name string) *corev1.Pod {
 		}
 	}
 	return found
+}
+
+// Pods lists the pods that are set, by namespace and name. They are shared.
+func (m *Manager) Pods() []*corev1.Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pods := make([]*corev1.Pod, 0, len(m.workers))
+	for _, w := range m.workers {
+		if pod := w.current(); pod != nil {
+			pods = append(pods, pod)
+		}
+	}
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
+	})
+	return pods
 }
 
 // add makes a worker; called with mu held. A pod waits until workers of its name's

@@ -1,5 +1,5 @@
-// Package server serves KubeletService: logs, exec, attach, port-forward and
-// figures of this machine's pods, to apiservers that call through the tunnel.
+// Package server serves KubeletService: logs, exec, attach, port-forward, figures of this
+// machine's pods and the pages that tools read, to apiservers that call through the tunnel.
 package server
 
 import (
@@ -8,8 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"slices"
+	"strconv"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,22 +32,31 @@ type Config struct {
 	Runtime runtime.Runtime
 	// Pod finds a pod of this machine, nil if there is none.
 	Pod func(namespace, name string) *corev1.Pod
+	// Pods lists the pods of this machine. They are shared and not changed.
+	Pods func() []*corev1.Pod
 	// NodeUse returns the machine's own figures.
 	NodeUse func() (*kubeletv1pb.ResourceUse, error)
-	Log     *zap.Logger
+	// NodeName and NodeIP are the machine's; at NodeIP listen pods that share its network.
+	NodeName, NodeIP string
+	// BootTime is since when the machine runs.
+	BootTime time.Time
+	// Configuration is what the kubelet runs with, as /configz shows it in JSON. No secrets.
+	Configuration any
+	Log           *zap.Logger
 }
 
 // Service implements KubeletService.
 type Service struct {
 	kubeletv1pb.UnsafeKubeletServiceServer
 
-	cfg Config
+	cfg     Config
+	process prometheus.Gatherer
 }
 
 var _ kubeletv1pb.KubeletServiceServer = (*Service)(nil)
 
 // New returns the service.
-func New(cfg Config) *Service { return &Service{cfg: cfg} }
+func New(cfg Config) *Service { return &Service{cfg: cfg, process: processMetrics()} }
 
 // piece bounds what one message carries.
 const piece = 32 << 10
@@ -229,6 +242,9 @@ func (s *Service) PortForward(stream kubeletv1pb.KubeletService_PortForwardServe
 	if at < 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("pod %s is not running", pod.Name))
 	}
+	if start.GetPodAddress() {
+		return s.connect(stream, pod, sandboxes[at].ID, start.GetPort())
+	}
 	reader, writer := io.Pipe()
 	var group errgroup.Group // ends with the stream
 	group.Go(func() error {
@@ -246,6 +262,57 @@ func (s *Service) PortForward(stream kubeletv1pb.KubeletService_PortForwardServe
 		Reader: reader, close: reader.Close,
 		Writer: sender(func(data []byte) error { return stream.Send(&kubeletv1pb.PortForwardResponse{Data: data}) }),
 	})
+}
+
+// dialTimeout bounds connecting to a pod of this machine.
+const dialTimeout = 10 * time.Second
+
+// connect joins a stream to a port at the pod's own address.
+func (s *Service) connect(stream kubeletv1pb.KubeletService_PortForwardServer, pod *corev1.Pod, sandboxID string, port uint32) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	sandbox, err := s.cfg.Runtime.Sandbox(ctx, sandboxID)
+	if err != nil {
+		return err
+	}
+	host := s.cfg.NodeIP
+	if !pod.Spec.HostNetwork {
+		if len(sandbox.IPs) == 0 {
+			return apierrors.NewServiceUnavailable(fmt.Sprintf("pod %s has no address yet", pod.Name))
+		}
+		host = sandbox.IPs[0]
+	}
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("connect to pod %s: %v", pod.Name, err))
+	}
+	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	var group errgroup.Group // ends with the stream
+	group.Go(func() error {
+		for {
+			message, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				if half, ok := conn.(interface{ CloseWrite() error }); ok {
+					return half.CloseWrite()
+				}
+				return nil
+			}
+			if err != nil {
+				cancel()
+				return nil //nolint:nilerr // the caller is gone
+			}
+			if _, err := conn.Write(message.GetData()); err != nil {
+				return err // what the pod still says is read to its end
+			}
+		}
+	})
+	_, err = io.CopyBuffer(sender(func(data []byte) error { return stream.Send(&kubeletv1pb.PortForwardResponse{Data: data}) }),
+		struct{ io.Reader }{conn}, make([]byte, piece))
+	if err != nil && stream.Context().Err() == nil {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("connection to pod %s: %v", pod.Name, err))
+	}
+	return nil
 }
 
 type duplex struct {

@@ -31,7 +31,8 @@ type Client struct {
 	objects objectv1pb.ObjectServiceClient
 }
 
-// New returns a client over a connection, such as an rpc.Failover.
+// New returns a client over a connection, such as an rpc.Failover. Over rpc.As(conn, user) it
+// acts as another user.
 func New(conn grpc.ClientConnInterface) *Client {
 	return &Client{objects: objectv1pb.NewObjectServiceClient(conn)}
 }

@@ -21,7 +21,7 @@ func main() {
 	}
 	args := os.Args[2:]
 	switch os.Args[1] {
-	case "serve": // answers on :8080; /file?path tells whether a file exists
+	case "serve": // answers on :8080, and to itself on 127.0.0.1:8081; /file?path tells whether a file exists
 		serve()
 	case "sleep":
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -97,6 +97,8 @@ func serve() {
 		fmt.Println("bye")
 		_ = server.Close()
 	}()
+	private := &http.Server{Addr: "127.0.0.1:8081", ReadHeaderTimeout: time.Second}
+	go func() { _ = private.ListenAndServe() }()
 	fmt.Println("serving")
 	if err := server.ListenAndServe(); err != http.ErrServerClosed {
 		fmt.Fprintln(os.Stderr, err)

@@ -25,6 +25,75 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PageName says which text is meant. There is no other way to name one.
+type PageName int32
+
+const (
+	// Nothing; refused.
+	PageName_PAGE_NAME_UNSPECIFIED PageName = 0
+	// "ok".
+	PageName_PAGE_NAME_HEALTHZ PageName = 1
+	// The pods of the machine, a PodList in JSON.
+	PageName_PAGE_NAME_PODS PageName = 2
+	// Figures of machine, pods and containers in the JSON of stats/v1alpha1.
+	PageName_PAGE_NAME_STATS_SUMMARY PageName = 3
+	// Figures of the kubelet itself for Prometheus.
+	PageName_PAGE_NAME_METRICS PageName = 4
+	// Figures of machine, pods and containers for Prometheus.
+	PageName_PAGE_NAME_METRICS_RESOURCE PageName = 5
+	// The configuration the kubelet runs with, JSON.
+	PageName_PAGE_NAME_CONFIGZ PageName = 6
+)
+
+// Enum value maps for PageName.
+var (
+	PageName_name = map[int32]string{
+		0: "PAGE_NAME_UNSPECIFIED",
+		1: "PAGE_NAME_HEALTHZ",
+		2: "PAGE_NAME_PODS",
+		3: "PAGE_NAME_STATS_SUMMARY",
+		4: "PAGE_NAME_METRICS",
+		5: "PAGE_NAME_METRICS_RESOURCE",
+		6: "PAGE_NAME_CONFIGZ",
+	}
+	PageName_value = map[string]int32{
+		"PAGE_NAME_UNSPECIFIED":      0,
+		"PAGE_NAME_HEALTHZ":          1,
+		"PAGE_NAME_PODS":             2,
+		"PAGE_NAME_STATS_SUMMARY":    3,
+		"PAGE_NAME_METRICS":          4,
+		"PAGE_NAME_METRICS_RESOURCE": 5,
+		"PAGE_NAME_CONFIGZ":          6,
+	}
+)
+
+func (x PageName) Enum() *PageName {
+	p := new(PageName)
+	*p = x
+	return p
+}
+
+func (x PageName) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PageName) Descriptor() protoreflect.EnumDescriptor {
+	return file_kijabi_kubelet_v1_kubelet_proto_enumTypes[0].Descriptor()
+}
+
+func (PageName) Type() protoreflect.EnumType {
+	return &file_kijabi_kubelet_v1_kubelet_proto_enumTypes[0]
+}
+
+func (x PageName) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PageName.Descriptor instead.
+func (PageName) EnumDescriptor() ([]byte, []int) {
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{0}
+}
+
 // Caller names the user on whose behalf an apiserver calls; for the kubelet's audit log.
 type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1004,7 +1073,10 @@ type PortForwardStart struct {
 	// On whose behalf.
 	Caller *Caller `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
 	// TCP port in the pod. Required.
-	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// Connect to the pod's own address, as others in the cluster would, instead of to its
+	// loopback: what the pod serves to itself only stays out of reach.
+	PodAddress    bool `protobuf:"varint,4,opt,name=pod_address,json=podAddress,proto3" json:"pod_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1130,13 @@ func (x *PortForwardStart) GetPort() uint32 {
 		return x.Port
 	}
 	return 0
+}
+
+func (x *PortForwardStart) GetPodAddress() bool {
+	if x != nil {
+		return x.PodAddress
+	}
+	return false
 }
 
 // PortForwardRequest is a message to the port.
@@ -1477,6 +1556,116 @@ func (x *StatsResponse) GetPods() []*PodStats {
 	return nil
 }
 
+// PageRequest asks for a text.
+type PageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which. Required.
+	Page PageName `protobuf:"varint,1,opt,name=page,proto3,enum=kijabi.kubelet.v1.PageName" json:"page,omitempty"`
+	// On whose behalf.
+	Caller        *Caller `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PageRequest) Reset() {
+	*x = PageRequest{}
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PageRequest) ProtoMessage() {}
+
+func (x *PageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PageRequest.ProtoReflect.Descriptor instead.
+func (*PageRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PageRequest) GetPage() PageName {
+	if x != nil {
+		return x.Page
+	}
+	return PageName_PAGE_NAME_UNSPECIFIED
+}
+
+func (x *PageRequest) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+// PageResponse is a piece of the text.
+type PageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Media type; in the first response only.
+	ContentType string `protobuf:"bytes,1,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// Bytes in order.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PageResponse) Reset() {
+	*x = PageResponse{}
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PageResponse) ProtoMessage() {}
+
+func (x *PageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PageResponse.ProtoReflect.Descriptor instead.
+func (*PageResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PageResponse) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *PageResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_kijabi_kubelet_v1_kubelet_proto protoreflect.FileDescriptor
 
 const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
@@ -1548,11 +1737,13 @@ const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
 	"\x0eAttachResponse\x12\x18\n" +
 	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderrB\t\n" +
-	"\amessage\"\x8c\x01\n" +
+	"\amessage\"\xad\x01\n" +
 	"\x10PortForwardStart\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.kijabi.kubelet.v1.TargetR\x06target\x121\n" +
 	"\x06caller\x18\x02 \x01(\v2\x19.kijabi.kubelet.v1.CallerR\x06caller\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"r\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1f\n" +
+	"\vpod_address\x18\x04 \x01(\bR\n" +
+	"podAddress\"r\n" +
 	"\x12PortForwardRequest\x12;\n" +
 	"\x05start\x18\x01 \x01(\v2#.kijabi.kubelet.v1.PortForwardStartH\x00R\x05start\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
@@ -1576,7 +1767,21 @@ const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
 	"containers\"t\n" +
 	"\rStatsResponse\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1e.kijabi.kubelet.v1.ResourceUseR\x04node\x12/\n" +
-	"\x04pods\x18\x02 \x03(\v2\x1b.kijabi.kubelet.v1.PodStatsR\x04pods2\xfe\x03\n" +
+	"\x04pods\x18\x02 \x03(\v2\x1b.kijabi.kubelet.v1.PodStatsR\x04pods\"q\n" +
+	"\vPageRequest\x12/\n" +
+	"\x04page\x18\x01 \x01(\x0e2\x1b.kijabi.kubelet.v1.PageNameR\x04page\x121\n" +
+	"\x06caller\x18\x02 \x01(\v2\x19.kijabi.kubelet.v1.CallerR\x06caller\"E\n" +
+	"\fPageResponse\x12!\n" +
+	"\fcontent_type\x18\x01 \x01(\tR\vcontentType\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data*\xbb\x01\n" +
+	"\bPageName\x12\x19\n" +
+	"\x15PAGE_NAME_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11PAGE_NAME_HEALTHZ\x10\x01\x12\x12\n" +
+	"\x0ePAGE_NAME_PODS\x10\x02\x12\x1b\n" +
+	"\x17PAGE_NAME_STATS_SUMMARY\x10\x03\x12\x15\n" +
+	"\x11PAGE_NAME_METRICS\x10\x04\x12\x1e\n" +
+	"\x1aPAGE_NAME_METRICS_RESOURCE\x10\x05\x12\x15\n" +
+	"\x11PAGE_NAME_CONFIGZ\x10\x062\xda\x04\n" +
 	"\x0eKubeletService\x12Z\n" +
 	"\x04Logs\x12\x1e.kijabi.kubelet.v1.LogsRequest\x1a\x1f.kijabi.kubelet.v1.LogsResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver0\x01\x12\\\n" +
@@ -1587,7 +1792,9 @@ const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
 	"\vPortForward\x12%.kijabi.kubelet.v1.PortForwardRequest\x1a&.kijabi.kubelet.v1.PortForwardResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver(\x010\x01\x12[\n" +
 	"\x05Stats\x12\x1f.kijabi.kubelet.v1.StatsRequest\x1a .kijabi.kubelet.v1.StatsResponse\"\x0f\xea\xe0\x18\v\n" +
-	"\tapiserverB\xbd\x01\n" +
+	"\tapiserver\x12Z\n" +
+	"\x04Page\x12\x1e.kijabi.kubelet.v1.PageRequest\x1a\x1f.kijabi.kubelet.v1.PageResponse\"\x0f\xea\xe0\x18\v\n" +
+	"\tapiserver0\x01B\xbd\x01\n" +
 	"\x15com.kijabi.kubelet.v1B\fKubeletProtoP\x01Z0kijabi.dev/proto/gen/kijabi/kubelet/v1;kubeletv1\xa2\x02\x03KKX\xaa\x02\x11Kijabi.Kubelet.V1\xca\x02\x11Kijabi\\Kubelet\\V1\xe2\x02\x1dKijabi\\Kubelet\\V1\\GPBMetadata\xea\x02\x13Kijabi::Kubelet::V1b\x06proto3"
 
 var (
@@ -1602,64 +1809,72 @@ func file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP() []byte {
 	return file_kijabi_kubelet_v1_kubelet_proto_rawDescData
 }
 
-var file_kijabi_kubelet_v1_kubelet_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_kijabi_kubelet_v1_kubelet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kijabi_kubelet_v1_kubelet_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_kijabi_kubelet_v1_kubelet_proto_goTypes = []any{
-	(*Caller)(nil),                // 0: kijabi.kubelet.v1.Caller
-	(*Target)(nil),                // 1: kijabi.kubelet.v1.Target
-	(*LogsRequest)(nil),           // 2: kijabi.kubelet.v1.LogsRequest
-	(*LogsResponse)(nil),          // 3: kijabi.kubelet.v1.LogsResponse
-	(*TerminalSize)(nil),          // 4: kijabi.kubelet.v1.TerminalSize
-	(*ExecStart)(nil),             // 5: kijabi.kubelet.v1.ExecStart
-	(*ExecRequest)(nil),           // 6: kijabi.kubelet.v1.ExecRequest
-	(*ExecResponse)(nil),          // 7: kijabi.kubelet.v1.ExecResponse
-	(*AttachStart)(nil),           // 8: kijabi.kubelet.v1.AttachStart
-	(*AttachRequest)(nil),         // 9: kijabi.kubelet.v1.AttachRequest
-	(*AttachResponse)(nil),        // 10: kijabi.kubelet.v1.AttachResponse
-	(*PortForwardStart)(nil),      // 11: kijabi.kubelet.v1.PortForwardStart
-	(*PortForwardRequest)(nil),    // 12: kijabi.kubelet.v1.PortForwardRequest
-	(*PortForwardResponse)(nil),   // 13: kijabi.kubelet.v1.PortForwardResponse
-	(*StatsRequest)(nil),          // 14: kijabi.kubelet.v1.StatsRequest
-	(*ResourceUse)(nil),           // 15: kijabi.kubelet.v1.ResourceUse
-	(*ContainerStats)(nil),        // 16: kijabi.kubelet.v1.ContainerStats
-	(*PodStats)(nil),              // 17: kijabi.kubelet.v1.PodStats
-	(*StatsResponse)(nil),         // 18: kijabi.kubelet.v1.StatsResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(PageName)(0),                 // 0: kijabi.kubelet.v1.PageName
+	(*Caller)(nil),                // 1: kijabi.kubelet.v1.Caller
+	(*Target)(nil),                // 2: kijabi.kubelet.v1.Target
+	(*LogsRequest)(nil),           // 3: kijabi.kubelet.v1.LogsRequest
+	(*LogsResponse)(nil),          // 4: kijabi.kubelet.v1.LogsResponse
+	(*TerminalSize)(nil),          // 5: kijabi.kubelet.v1.TerminalSize
+	(*ExecStart)(nil),             // 6: kijabi.kubelet.v1.ExecStart
+	(*ExecRequest)(nil),           // 7: kijabi.kubelet.v1.ExecRequest
+	(*ExecResponse)(nil),          // 8: kijabi.kubelet.v1.ExecResponse
+	(*AttachStart)(nil),           // 9: kijabi.kubelet.v1.AttachStart
+	(*AttachRequest)(nil),         // 10: kijabi.kubelet.v1.AttachRequest
+	(*AttachResponse)(nil),        // 11: kijabi.kubelet.v1.AttachResponse
+	(*PortForwardStart)(nil),      // 12: kijabi.kubelet.v1.PortForwardStart
+	(*PortForwardRequest)(nil),    // 13: kijabi.kubelet.v1.PortForwardRequest
+	(*PortForwardResponse)(nil),   // 14: kijabi.kubelet.v1.PortForwardResponse
+	(*StatsRequest)(nil),          // 15: kijabi.kubelet.v1.StatsRequest
+	(*ResourceUse)(nil),           // 16: kijabi.kubelet.v1.ResourceUse
+	(*ContainerStats)(nil),        // 17: kijabi.kubelet.v1.ContainerStats
+	(*PodStats)(nil),              // 18: kijabi.kubelet.v1.PodStats
+	(*StatsResponse)(nil),         // 19: kijabi.kubelet.v1.StatsResponse
+	(*PageRequest)(nil),           // 20: kijabi.kubelet.v1.PageRequest
+	(*PageResponse)(nil),          // 21: kijabi.kubelet.v1.PageResponse
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_kijabi_kubelet_v1_kubelet_proto_depIdxs = []int32{
-	1,  // 0: kijabi.kubelet.v1.LogsRequest.target:type_name -> kijabi.kubelet.v1.Target
-	0,  // 1: kijabi.kubelet.v1.LogsRequest.caller:type_name -> kijabi.kubelet.v1.Caller
-	19, // 2: kijabi.kubelet.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	1,  // 3: kijabi.kubelet.v1.ExecStart.target:type_name -> kijabi.kubelet.v1.Target
-	0,  // 4: kijabi.kubelet.v1.ExecStart.caller:type_name -> kijabi.kubelet.v1.Caller
-	5,  // 5: kijabi.kubelet.v1.ExecRequest.start:type_name -> kijabi.kubelet.v1.ExecStart
-	4,  // 6: kijabi.kubelet.v1.ExecRequest.resize:type_name -> kijabi.kubelet.v1.TerminalSize
-	1,  // 7: kijabi.kubelet.v1.AttachStart.target:type_name -> kijabi.kubelet.v1.Target
-	0,  // 8: kijabi.kubelet.v1.AttachStart.caller:type_name -> kijabi.kubelet.v1.Caller
-	8,  // 9: kijabi.kubelet.v1.AttachRequest.start:type_name -> kijabi.kubelet.v1.AttachStart
-	4,  // 10: kijabi.kubelet.v1.AttachRequest.resize:type_name -> kijabi.kubelet.v1.TerminalSize
-	1,  // 11: kijabi.kubelet.v1.PortForwardStart.target:type_name -> kijabi.kubelet.v1.Target
-	0,  // 12: kijabi.kubelet.v1.PortForwardStart.caller:type_name -> kijabi.kubelet.v1.Caller
-	11, // 13: kijabi.kubelet.v1.PortForwardRequest.start:type_name -> kijabi.kubelet.v1.PortForwardStart
-	19, // 14: kijabi.kubelet.v1.ResourceUse.time:type_name -> google.protobuf.Timestamp
-	15, // 15: kijabi.kubelet.v1.ContainerStats.use:type_name -> kijabi.kubelet.v1.ResourceUse
-	16, // 16: kijabi.kubelet.v1.PodStats.containers:type_name -> kijabi.kubelet.v1.ContainerStats
-	15, // 17: kijabi.kubelet.v1.StatsResponse.node:type_name -> kijabi.kubelet.v1.ResourceUse
-	17, // 18: kijabi.kubelet.v1.StatsResponse.pods:type_name -> kijabi.kubelet.v1.PodStats
-	2,  // 19: kijabi.kubelet.v1.KubeletService.Logs:input_type -> kijabi.kubelet.v1.LogsRequest
-	6,  // 20: kijabi.kubelet.v1.KubeletService.Exec:input_type -> kijabi.kubelet.v1.ExecRequest
-	9,  // 21: kijabi.kubelet.v1.KubeletService.Attach:input_type -> kijabi.kubelet.v1.AttachRequest
-	12, // 22: kijabi.kubelet.v1.KubeletService.PortForward:input_type -> kijabi.kubelet.v1.PortForwardRequest
-	14, // 23: kijabi.kubelet.v1.KubeletService.Stats:input_type -> kijabi.kubelet.v1.StatsRequest
-	3,  // 24: kijabi.kubelet.v1.KubeletService.Logs:output_type -> kijabi.kubelet.v1.LogsResponse
-	7,  // 25: kijabi.kubelet.v1.KubeletService.Exec:output_type -> kijabi.kubelet.v1.ExecResponse
-	10, // 26: kijabi.kubelet.v1.KubeletService.Attach:output_type -> kijabi.kubelet.v1.AttachResponse
-	13, // 27: kijabi.kubelet.v1.KubeletService.PortForward:output_type -> kijabi.kubelet.v1.PortForwardResponse
-	18, // 28: kijabi.kubelet.v1.KubeletService.Stats:output_type -> kijabi.kubelet.v1.StatsResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	2,  // 0: kijabi.kubelet.v1.LogsRequest.target:type_name -> kijabi.kubelet.v1.Target
+	1,  // 1: kijabi.kubelet.v1.LogsRequest.caller:type_name -> kijabi.kubelet.v1.Caller
+	22, // 2: kijabi.kubelet.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	2,  // 3: kijabi.kubelet.v1.ExecStart.target:type_name -> kijabi.kubelet.v1.Target
+	1,  // 4: kijabi.kubelet.v1.ExecStart.caller:type_name -> kijabi.kubelet.v1.Caller
+	6,  // 5: kijabi.kubelet.v1.ExecRequest.start:type_name -> kijabi.kubelet.v1.ExecStart
+	5,  // 6: kijabi.kubelet.v1.ExecRequest.resize:type_name -> kijabi.kubelet.v1.TerminalSize
+	2,  // 7: kijabi.kubelet.v1.AttachStart.target:type_name -> kijabi.kubelet.v1.Target
+	1,  // 8: kijabi.kubelet.v1.AttachStart.caller:type_name -> kijabi.kubelet.v1.Caller
+	9,  // 9: kijabi.kubelet.v1.AttachRequest.start:type_name -> kijabi.kubelet.v1.AttachStart
+	5,  // 10: kijabi.kubelet.v1.AttachRequest.resize:type_name -> kijabi.kubelet.v1.TerminalSize
+	2,  // 11: kijabi.kubelet.v1.PortForwardStart.target:type_name -> kijabi.kubelet.v1.Target
+	1,  // 12: kijabi.kubelet.v1.PortForwardStart.caller:type_name -> kijabi.kubelet.v1.Caller
+	12, // 13: kijabi.kubelet.v1.PortForwardRequest.start:type_name -> kijabi.kubelet.v1.PortForwardStart
+	22, // 14: kijabi.kubelet.v1.ResourceUse.time:type_name -> google.protobuf.Timestamp
+	16, // 15: kijabi.kubelet.v1.ContainerStats.use:type_name -> kijabi.kubelet.v1.ResourceUse
+	17, // 16: kijabi.kubelet.v1.PodStats.containers:type_name -> kijabi.kubelet.v1.ContainerStats
+	16, // 17: kijabi.kubelet.v1.StatsResponse.node:type_name -> kijabi.kubelet.v1.ResourceUse
+	18, // 18: kijabi.kubelet.v1.StatsResponse.pods:type_name -> kijabi.kubelet.v1.PodStats
+	0,  // 19: kijabi.kubelet.v1.PageRequest.page:type_name -> kijabi.kubelet.v1.PageName
+	1,  // 20: kijabi.kubelet.v1.PageRequest.caller:type_name -> kijabi.kubelet.v1.Caller
+	3,  // 21: kijabi.kubelet.v1.KubeletService.Logs:input_type -> kijabi.kubelet.v1.LogsRequest
+	7,  // 22: kijabi.kubelet.v1.KubeletService.Exec:input_type -> kijabi.kubelet.v1.ExecRequest
+	10, // 23: kijabi.kubelet.v1.KubeletService.Attach:input_type -> kijabi.kubelet.v1.AttachRequest
+	13, // 24: kijabi.kubelet.v1.KubeletService.PortForward:input_type -> kijabi.kubelet.v1.PortForwardRequest
+	15, // 25: kijabi.kubelet.v1.KubeletService.Stats:input_type -> kijabi.kubelet.v1.StatsRequest
+	20, // 26: kijabi.kubelet.v1.KubeletService.Page:input_type -> kijabi.kubelet.v1.PageRequest
+	4,  // 27: kijabi.kubelet.v1.KubeletService.Logs:output_type -> kijabi.kubelet.v1.LogsResponse
+	8,  // 28: kijabi.kubelet.v1.KubeletService.Exec:output_type -> kijabi.kubelet.v1.ExecResponse
+	11, // 29: kijabi.kubelet.v1.KubeletService.Attach:output_type -> kijabi.kubelet.v1.AttachResponse
+	14, // 30: kijabi.kubelet.v1.KubeletService.PortForward:output_type -> kijabi.kubelet.v1.PortForwardResponse
+	19, // 31: kijabi.kubelet.v1.KubeletService.Stats:output_type -> kijabi.kubelet.v1.StatsResponse
+	21, // 32: kijabi.kubelet.v1.KubeletService.Page:output_type -> kijabi.kubelet.v1.PageResponse
+	27, // [27:33] is the sub-list for method output_type
+	21, // [21:27] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_kubelet_v1_kubelet_proto_init() }
@@ -1698,13 +1913,14 @@ func file_kijabi_kubelet_v1_kubelet_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_kubelet_v1_kubelet_proto_rawDesc), len(file_kijabi_kubelet_v1_kubelet_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_kijabi_kubelet_v1_kubelet_proto_goTypes,
 		DependencyIndexes: file_kijabi_kubelet_v1_kubelet_proto_depIdxs,
+		EnumInfos:         file_kijabi_kubelet_v1_kubelet_proto_enumTypes,
 		MessageInfos:      file_kijabi_kubelet_v1_kubelet_proto_msgTypes,
 	}.Build()
 	File_kijabi_kubelet_v1_kubelet_proto = out.File

@@ -26,6 +26,7 @@ const (
 	KubeletService_Attach_FullMethodName      = "/kijabi.kubelet.v1.KubeletService/Attach"
 	KubeletService_PortForward_FullMethodName = "/kijabi.kubelet.v1.KubeletService/PortForward"
 	KubeletService_Stats_FullMethodName       = "/kijabi.kubelet.v1.KubeletService/Stats"
+	KubeletService_Page_FullMethodName        = "/kijabi.kubelet.v1.KubeletService/Page"
 )
 
 // KubeletServiceClient is the client API for KubeletService service.
@@ -48,6 +49,10 @@ type KubeletServiceClient interface {
 	PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PortForwardRequest, PortForwardResponse], error)
 	// Stats returns the newest figures of machine, pods and containers. Idempotent.
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
+	// Page returns one of the texts that tools read of a node. Called by an apiserver, which
+	// has authorized the caller for that text. Idempotent. The first response carries the
+	// content type. INVALID_ARGUMENT when the kubelet has no such text.
+	Page(ctx context.Context, in *PageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PageResponse], error)
 }
 
 type kubeletServiceClient struct {
@@ -126,6 +131,25 @@ func (c *kubeletServiceClient) Stats(ctx context.Context, in *StatsRequest, opts
 	return out, nil
 }
 
+func (c *kubeletServiceClient) Page(ctx context.Context, in *PageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &KubeletService_ServiceDesc.Streams[4], KubeletService_Page_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PageRequest, PageResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KubeletService_PageClient = grpc.ServerStreamingClient[PageResponse]
+
 // KubeletServiceServer is the server API for KubeletService service.
 // All implementations must embed UnimplementedKubeletServiceServer
 // for forward compatibility.
@@ -146,6 +170,10 @@ type KubeletServiceServer interface {
 	PortForward(grpc.BidiStreamingServer[PortForwardRequest, PortForwardResponse]) error
 	// Stats returns the newest figures of machine, pods and containers. Idempotent.
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	// Page returns one of the texts that tools read of a node. Called by an apiserver, which
+	// has authorized the caller for that text. Idempotent. The first response carries the
+	// content type. INVALID_ARGUMENT when the kubelet has no such text.
+	Page(*PageRequest, grpc.ServerStreamingServer[PageResponse]) error
 	mustEmbedUnimplementedKubeletServiceServer()
 }
 
@@ -170,6 +198,9 @@ func (UnimplementedKubeletServiceServer) PortForward(grpc.BidiStreamingServer[Po
 }
 func (UnimplementedKubeletServiceServer) Stats(context.Context, *StatsRequest) (*StatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedKubeletServiceServer) Page(*PageRequest, grpc.ServerStreamingServer[PageResponse]) error {
+	return status.Error(codes.Unimplemented, "method Page not implemented")
 }
 func (UnimplementedKubeletServiceServer) mustEmbedUnimplementedKubeletServiceServer() {}
 func (UnimplementedKubeletServiceServer) testEmbeddedByValue()                        {}
@@ -242,6 +273,17 @@ func _KubeletService_Stats_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KubeletService_Page_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(KubeletServiceServer).Page(m, &grpc.GenericServerStream[PageRequest, PageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type KubeletService_PageServer = grpc.ServerStreamingServer[PageResponse]
+
 // KubeletService_ServiceDesc is the grpc.ServiceDesc for KubeletService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -277,6 +319,11 @@ var KubeletService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _KubeletService_PortForward_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Page",
+			Handler:       _KubeletService_Page_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "kijabi/kubelet/v1/kubelet.proto",
