@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"encoding/json"
 	"fmt"
 	"reflect"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"kijabi.dev/apiserver/internal/registry/customkinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -77,14 +77,24 @@ func (d defaulter) Default(in runtime.Object) {
 }
 
 func (a *applier) manager(kind *Kind, subresource string) (*managedfields.FieldManager, error) {
+	if kind.Custom != nil {
+		return customManager(kind, subresource)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := managerKey{kind, subresource}
 	if m, ok := a.managers[key]; ok {
 		return m, nil
 	}
-	scheme := a.scheme()
-	m, err := managedfields.NewDefaultFieldManager(a.converter(), scheme, defaulter{kind}, scheme, kind.GVK, kind.GVK.GroupVersion(), subresource, nil)
+	scheme, converter := a.scheme(), a.converter
+	if kind.GroupResource().String() == definitionsResource {
+		types, err := customkinds.DefinitionConverter()
+		if err != nil {
+			return nil, fmt.Errorf("types of %s: %w", kind.GVK.Kind, err)
+		}
+		converter = func() managedfields.TypeConverter { return types }
+	}
+	m, err := managedfields.NewDefaultFieldManager(converter(), scheme, defaulter{kind}, scheme, kind.GVK, kind.GVK.GroupVersion(), subresource, nil)
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", kind.GVK.Kind, err)
 	}
@@ -98,8 +108,8 @@ func (a *applier) updated(kind *Kind, subresource, manager string, old, obj obje
 	if err != nil {
 		return // the record of the last apply stands
 	}
-	out := m.UpdateNoErrors(old, obj, manager)
-	if updated, ok := out.(object.Object); ok {
+	out := m.UpdateNoErrors(managed(old), managed(obj), manager)
+	if updated, ok := out.(metav1.Object); ok {
 		obj.SetManagedFields(updated.GetManagedFields())
 	}
 }
@@ -143,13 +153,15 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		if version := intent.GetResourceVersion(); version != "" && version != object.FormatVersion(current.Version) {
 			return outcome{}, conflict(kind, ref.Name, "%s", optimisticLock)
 		}
-		merged, err := manager.Apply(old, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
+		merged, err := manager.Apply(managed(old), intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
 		if err != nil {
 			return outcome{}, applyError(err)
 		}
 		obj := old
 		if merged != nil { // nil means nothing changes
-			obj = merged.(object.Object)
+			if obj, err = unmanaged(kind, merged); err != nil {
+				return outcome{}, err
+			}
 		}
 		obj = obj.DeepCopyObject().(object.Object)
 		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
@@ -169,13 +181,15 @@ func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, manager *mana
 	empty.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	empty.SetName(op.Ref.Name)
 	empty.SetNamespace(op.Ref.Namespace)
-	merged, err := manager.Apply(empty, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
+	merged, err := manager.Apply(managed(empty), intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
 	if err != nil {
 		return outcome{}, applyError(err)
 	}
-	obj, ok := merged.(object.Object)
-	if !ok {
-		obj = empty
+	obj := empty
+	if merged != nil {
+		if obj, err = unmanaged(kind, merged); err != nil {
+			return outcome{}, err
+		}
 	}
 	create, err := e.planCreate(caller, kind, Operation{
 		Verb: VerbCreate, Object: obj, Options: op.Options,
@@ -203,7 +217,7 @@ func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
 		return nil, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
 	}
 	intent := &unstructured.Unstructured{}
-	if err := json.Unmarshal(text, &intent.Object); err != nil || intent.Object == nil {
+	if err := strictjson.UnmarshalCaseSensitivePreserveInts(text, &intent.Object); err != nil || intent.Object == nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: no object: %v", err))
 	}
 	if intent.GroupVersionKind() != kind.GVK {
@@ -212,7 +226,8 @@ func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
 	if len(intent.GetManagedFields()) > 0 {
 		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")
 	}
-	if op.Options.FieldValidation == metav1.FieldValidationStrict {
+	// Of what kinds that users have defined do not know, merging tells.
+	if kind.Custom == nil && op.Options.FieldValidation == metav1.FieldValidationStrict {
 		strict, err := strictjson.UnmarshalStrict(text, kind.New())
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
