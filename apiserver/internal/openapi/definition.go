@@ -34,12 +34,24 @@ type definition struct {
 	AllOf                []*definition          `json:"allOf,omitempty"`
 	OneOf                []*definition          `json:"oneOf,omitempty"`
 
+	// raw replaces all the others.
+	raw json.RawMessage
+
 	GVKs          []gvk    `json:"x-kubernetes-group-version-kind,omitempty"`
 	ListType      string   `json:"x-kubernetes-list-type,omitempty"`
 	ListMapKeys   []string `json:"x-kubernetes-list-map-keys,omitempty"`
 	MapType       string   `json:"x-kubernetes-map-type,omitempty"`
 	PatchStrategy string   `json:"x-kubernetes-patch-strategy,omitempty"`
 	PatchMergeKey string   `json:"x-kubernetes-patch-merge-key,omitempty"`
+}
+
+// MarshalJSON writes the schema.
+func (d *definition) MarshalJSON() ([]byte, error) {
+	if d.raw != nil {
+		return d.raw, nil
+	}
+	type plain definition
+	return json.Marshal((*plain)(d))
 }
 
 type gvk struct {
@@ -59,6 +71,8 @@ type reflector struct {
 	kinds       map[reflect.Type][]gvk
 	hints       map[string]hint
 	enums       map[string][]string
+	// failed is what kept a schema out.
+	failed error
 }
 
 func newReflector(v3 bool, kinds map[reflect.Type][]gvk) *reflector {

@@ -78,13 +78,13 @@ type Config struct {
 
 // Engine implements Registry over the store.
 type Engine struct {
-	cfg        Config
-	store      Store
-	defined    *definitions
-	addresses  *addresses
-	rules      *admission.Chain // nil: none
-	quotas     *admission.Quotas
-	applier    *applier
+	cfg       Config
+	store     Store
+	defined   *definitions
+	addresses *addresses
+	rules     *admission.Chain // nil: none
+	quotas    *admission.Quotas
+	applier   *applier
 }
 
 var _ Registry = (*Engine)(nil)
