@@ -3,13 +3,16 @@ package registry_test
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -521,4 +524,42 @@ func decodeScale(t testing.TB, value []byte) *autoscalingv1.Scale {
 		t.Fatal(err)
 	}
 	return scale
+}
+
+func TestQuotaCountsCustomObjects(t *testing.T) {
+	m := leader(t)
+	m.define(t, parsed(t, widgets))
+	m.createWidget(t, "a", `{"spec":{}}`)
+	quota := &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "few", Namespace: "default"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/widgets.example.com": resource.MustParse("2")}},
+	}
+	must[*corev1.ResourceQuota](t)(m.Create(t.Context(), admin, at("resourcequotas", "default", ""), quota, none))
+	m.createWidget(t, "b", `{"spec":{}}`)
+	if _, err := m.Create(t.Context(), admin, widgetAt("v1", ""), widget(t, "v1", "c", `{"spec":{}}`), none); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "exceeded quota: few") {
+		t.Errorf("a third: %v", err)
+	}
+}
+
+// Definitions that nobody uses cost little: no schema is made ready for use.
+func BenchmarkDefinitions(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		m := leader(b)
+		text := parsed(b, widgets)
+		runtime.GC()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		b.StartTimer()
+		for i := range 1000 {
+			crd := text.DeepCopy()
+			crd.Name, crd.Spec.Group = fmt.Sprintf("widgets.g%d.example.com", i), fmt.Sprintf("g%d.example.com", i)
+			m.define(b, crd)
+		}
+		b.StopTimer()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1000, "heap-B/definition")
+		b.StartTimer()
+	}
 }
