@@ -34,24 +34,12 @@ type definition struct {
 	AllOf                []*definition          `json:"allOf,omitempty"`
 	OneOf                []*definition          `json:"oneOf,omitempty"`
 
-	// raw replaces all the others.
-	raw json.RawMessage
-
 	GVKs          []gvk    `json:"x-kubernetes-group-version-kind,omitempty"`
 	ListType      string   `json:"x-kubernetes-list-type,omitempty"`
 	ListMapKeys   []string `json:"x-kubernetes-list-map-keys,omitempty"`
 	MapType       string   `json:"x-kubernetes-map-type,omitempty"`
 	PatchStrategy string   `json:"x-kubernetes-patch-strategy,omitempty"`
 	PatchMergeKey string   `json:"x-kubernetes-patch-merge-key,omitempty"`
-}
-
-// MarshalJSON writes the schema.
-func (d *definition) MarshalJSON() ([]byte, error) {
-	if d.raw != nil {
-		return d.raw, nil
-	}
-	type plain definition
-	return json.Marshal((*plain)(d))
 }
 
 type gvk struct {
@@ -68,15 +56,17 @@ func gvkOf(k schema.GroupVersionKind) gvk {
 type reflector struct {
 	v3          bool
 	definitions map[string]*definition
-	kinds       map[reflect.Type][]gvk
-	hints       map[string]hint
-	enums       map[string][]string
+	// raw replaces definitions that are not made here.
+	raw   map[string]json.RawMessage
+	kinds map[reflect.Type][]gvk
+	hints map[string]hint
+	enums map[string][]string
 	// failed is what kept a schema out.
 	failed error
 }
 
 func newReflector(v3 bool, kinds map[reflect.Type][]gvk) *reflector {
-	return &reflector{v3: v3, definitions: map[string]*definition{}, kinds: kinds, hints: hints(), enums: enums()}
+	return &reflector{v3: v3, definitions: map[string]*definition{}, raw: map[string]json.RawMessage{}, kinds: kinds, hints: hints(), enums: enums()}
 }
 
 // modelName is the name upstream gives a type: io.k8s.api.core.v1.Pod.

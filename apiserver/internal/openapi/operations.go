@@ -253,7 +253,7 @@ func (d dialect) body(r Resource) *definition {
 			d.failed = fmt.Errorf("schema of %s: %w", name, err)
 			raw = json.RawMessage(`{"type":"object"}`)
 		}
-		d.definitions[name] = &definition{raw: withKind(raw, r.GVK)}
+		d.definitions[name], d.raw[name] = &definition{}, withKind(raw, r.GVK)
 	}
 	return d.refTo(name)
 }
@@ -295,7 +295,7 @@ func withKind(model json.RawMessage, kind schema.GroupVersionKind) json.RawMessa
 	return append(append(out, text...), '}')
 }
 
-func (d *Documents) build(v3 bool, resources []Resource) (object, map[string]*definition, error) {
+func (d *Documents) build(v3 bool, resources []Resource) (paths, schemas object, err error) {
 	kinds := map[reflect.Type][]gvk{}
 	note := func(t reflect.Type, k gvk) {
 		if t != nil && !slices.Contains(kinds[t], k) {
@@ -317,14 +317,21 @@ func (d *Documents) build(v3 bool, resources []Resource) (object, map[string]*de
 	}
 	note(reflect.TypeFor[metav1.Status](), gvk{Version: "v1", Kind: "Status"})
 	language := dialect{newReflector(v3, kinds)}
-	paths := object{}
+	paths = object{}
 	for _, r := range resources {
 		language.add(paths, r)
 	}
 	for _, t := range d.cfg.Extra {
 		language.ref(t)
 	}
-	return paths, language.definitions, language.failed
+	schemas = make(object, len(language.definitions))
+	for name, made := range language.definitions {
+		schemas[name] = made
+	}
+	for name, given := range language.raw {
+		schemas[name] = given
+	}
+	return paths, schemas, language.failed
 }
 
 func (d *Documents) openapi(resources []Resource) (object, error) {

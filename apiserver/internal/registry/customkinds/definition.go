@@ -82,6 +82,7 @@ func equalNames(a, b apiextensionsv1.CustomResourceDefinitionNames) bool {
 // row is one version of a definition.
 type row struct {
 	kind   *kinds.Kind
+	shared *sharedSchemas
 	schema func() *compiled
 	// status and scale are the version's subresources.
 	status bool
@@ -128,7 +129,7 @@ func newRow(crd *apiextensionsv1.CustomResourceDefinition, v *apiextensionsv1.Cu
 		Singular: names.Singular, ShortNames: names.ShortNames, Categories: names.Categories,
 		Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"},
 	}
-	r := &row{kind: kind, schema: sync.OnceValue(func() *compiled { return shared.compile(v.Name) })}
+	r := &row{kind: kind, shared: shared, schema: sync.OnceValue(func() *compiled { return shared.compile(v.Name) })}
 	kind.Custom = &kinds.Custom{
 		Definition: crd.Name, UID: crd.UID, Revision: crd.Generation,
 		Revise: r.revise, Prune: r.prune, Warning: warning(gvk, v),

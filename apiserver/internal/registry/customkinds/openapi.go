@@ -25,13 +25,23 @@ const (
 	embeds    = "x-kubernetes-embedded-resource"
 )
 
-// openAPI is the schema of an object as clients read it, without its kind.
-func (r *row) openAPI(v3 bool) (json.RawMessage, error) {
-	s := r.schema()
-	if s.err != nil {
-		return nil, s.err
+// openAPI is the schema of an object as clients read it, without its kind. Nothing of it is
+// kept: documents list all kinds, whether anybody uses them or not.
+func (r *row) openAPI(v3 bool) (out json.RawMessage, err error) {
+	defer func() {
+		if cause := recover(); cause != nil { // see survive
+			out, err = nil, fmt.Errorf("schema cannot be shown: %v", cause)
+		}
+	}()
+	crd, err := decode(r.shared.encoded)
+	if err != nil {
+		return nil, err
 	}
-	return json.Marshal(published(s.structural, v3))
+	structural, _, err := structuralOf(crd, r.kind.GVK.Version)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(published(structural, v3))
 }
 
 func published(structural *structuralschema.Structural, v3 bool) *spec.Schema {

@@ -104,6 +104,7 @@ func keep(c *object.Custom, whole map[string]any) {
 
 // revise applies the schema: unknown fields go, nulls that may not be, too, and defaults come.
 func (r *row) revise(c *object.Custom) {
+	defer unharmed()
 	r.prune(c)
 	if s := r.schema(); s.err == nil && s.structural != nil {
 		whole := c.ToUnstructured()
@@ -116,6 +117,7 @@ func (r *row) revise(c *object.Custom) {
 
 // prune drops what the schema does not know, in the metadata of embedded objects as well.
 func (r *row) prune(c *object.Custom) []string {
+	defer unharmed()
 	s := r.schema()
 	if s.err != nil || s.structural == nil {
 		return nil
@@ -127,6 +129,10 @@ func (r *row) prune(c *object.Custom) []string {
 	keep(c, whole)
 	return append(unknown, inside...)
 }
+
+// unharmed ends a panic of what changes an object, which stays as it is then; validation
+// has the last word. See survive.
+func unharmed() { _ = recover() }
 
 // sameContent compares all but the metadata.
 func sameContent(a, b *object.Custom) bool {
