@@ -118,6 +118,9 @@ func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, err
 	if err != nil {
 		return nil, err
 	}
+	if kind.Custom != nil && len(obj.GetManagedFields()) == 0 { // otherwise it was applied
+		e.applier.updated(kind, "", managerOf(caller, op.Options), emptyLike(kind, obj), obj)
+	}
 	p := &plan{kind: kind, key: keyOf(kind, obj.GetNamespace(), obj.GetName()), warnings: warnings}
 	if namespace, ok := obj.(*corev1.Namespace); ok {
 		if p.with, err = e.furnish(namespace.Name); err != nil {
@@ -166,6 +169,15 @@ func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, err
 		return outcome{change: change, obj: complete, charge: charge}, err
 	}
 	return p, nil
+}
+
+// emptyLike returns an object that has only the name of another.
+func emptyLike(kind *Kind, obj object.Object) object.Object {
+	empty := kind.New()
+	empty.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	empty.SetName(obj.GetName())
+	empty.SetNamespace(obj.GetNamespace())
+	return empty
 }
 
 // furnish plans what every namespace has from its first moment on, and what no pod can be

@@ -375,6 +375,32 @@ func TestCustomApply(t *testing.T) {
 	}
 }
 
+// Whoever writes owns what was written; a write that changes nothing changes nothing of that.
+func TestCustomManagedFields(t *testing.T) {
+	m := leader(t)
+	m.define(t, parsed(t, widgets))
+	made := m.createWidget(t, "a", `{"spec":{"replicas":2}}`)
+	if len(made.ManagedFields) != 1 || made.ManagedFields[0].Manager != "test" || made.ManagedFields[0].Operation != metav1.ManagedFieldsOperationUpdate {
+		t.Fatalf("managed fields %v", made.ManagedFields)
+	}
+	by := registry.WriteOptions{FieldManager: "other"}
+	status := must[*object.Custom](t)(m.Patch(t.Context(), admin, widgetAt("v1", "a", "status"), types.MergePatchType, []byte(`{"status":{"phase":"x"}}`), by))
+	if len(status.ManagedFields) != 2 || status.ManagedFields[1].Subresource != "status" && status.ManagedFields[0].Subresource != "status" {
+		t.Errorf("managed fields %v", status.ManagedFields)
+	}
+	same := must[*object.Custom](t)(m.Patch(t.Context(), admin, widgetAt("v1", "a", "status"), types.MergePatchType, []byte(`{"status":{"phase":"x"}}`), by))
+	if same.ResourceVersion != status.ResourceVersion {
+		t.Error("a write that changes nothing makes a version")
+	}
+	if same := must[*object.Custom](t)(m.Update(t.Context(), admin, widgetAt("v1", "a"), same.DeepCopyObject().(*object.Custom), none)); same.ResourceVersion != status.ResourceVersion {
+		t.Error("an update that changes nothing makes a version")
+	}
+	applied := `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a"},"spec":{"replicas":3}}`
+	if _, err := m.Patch(t.Context(), admin, widgetAt("v1", "a"), types.ApplyPatchType, []byte(applied), by); !apierrors.IsConflict(err) {
+		t.Errorf("apply over who created it: %v", err)
+	}
+}
+
 func TestNamesOfDefinitions(t *testing.T) {
 	m := leader(t)
 	crds := at("customresourcedefinitions", "", "")

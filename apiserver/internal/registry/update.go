@@ -118,8 +118,8 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 			return outcome{}, err
 		}
 	}
-	if !how.applied && len(old.GetManagedFields()) > 0 {
-		// Once somebody applies, all writes keep the record of who owns what.
+	if !how.applied && (kind.Custom != nil || len(old.GetManagedFields()) > 0) {
+		// Once somebody applies, and for kinds that users have defined always, all writes keep the record of who owns what.
 		e.applier.updated(kind, how.subresource, how.manager, old, obj)
 	}
 	out, err := e.replace(kind, current, obj, how)
