@@ -1,5 +1,5 @@
 // Package descriptors holds the descriptors of the Kubernetes objects' protobuf
-// messages, k8s.io.api.* and k8s.io.apimachinery.*, compiled by generate.sh. With
+// messages, k8s.io.api.*, k8s.io.apimachinery.* and those of definitions, compiled by generate.sh. With
 // them an Any that carries an object can be printed and built without Go types:
 // by the reflection service, and by tools that are given the files k8s.binpb and
 // kijabi.binpb.

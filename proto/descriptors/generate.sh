@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compiles the descriptor sets beside this script: k8s.binpb from the .proto files
-# of k8s.io/api and k8s.io/apimachinery, in the versions platform/go.mod pins, and
+# of k8s.io/api, apimachinery and apiextensions-apiserver, in the versions platform/go.mod pins, and
 # kijabi.binpb from our own. With an argument it writes into that directory instead.
 # The same input gives the same bytes. Needs .cache/tools/buf, which proto/generate.sh builds.
 set -eu
@@ -14,7 +14,7 @@ mkdir -p "$root/.cache/tools"
 
 tree=$(mktemp -d)
 trap 'chmod -R u+w "$tree"; rm -rf "$tree"' EXIT
-for module in k8s.io/api k8s.io/apimachinery; do
+for module in k8s.io/api k8s.io/apimachinery k8s.io/apiextensions-apiserver; do
 	dir=$(cd "$root/platform" && GOWORK=off go mod download -json "$module" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
 	(cd "$dir" && find . -name generated.proto) | sort | while read -r file; do
 		mkdir -p "$tree/$module/$(dirname "$file")"

@@ -41,6 +41,9 @@ var onlyIn = []struct{ library, place, reason string }{
 	{"github.com/google/nftables", "kube-proxy/internal/dataplane/nftables addons/internal/network", "rules are made where their model is"},
 	{"k8s.io/kubectl", "cli", "kubectl is embedded once"},
 	{"golang.org/x/crypto/ssh", "cli/internal/remote", "whoever needs a machine runs commands on it by package remote"},
+	{"k8s.io/apiextensions-apiserver/pkg/apiserver", "apiserver/internal/registry/customkinds", "others see rows of the table of kinds"},
+	{"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation", "apiserver/internal/registry/customkinds", "others see rows of the table of kinds"},
+	{"k8s.io/apiserver", "apiserver/internal/registry/customkinds", "schemas are about its CEL types; nothing else of it is ours to use"},
 	{"k8s.io/client-go/kubernetes", "test", "our programs use platform/kube/client"},
 }
 
@@ -51,8 +54,11 @@ var unlinked = map[string][]string{
 	"scheduler/cmd/scheduler":                               {"go.etcd.io/etcd/client/v3", "k8s.io/kubernetes"},
 	"controller-manager/cmd/controller-manager":             {"go.etcd.io/etcd/client/v3", "k8s.io/kubernetes"},
 	"cloud-controller-manager/cmd/cloud-controller-manager": {"go.etcd.io/etcd/client/v3"},
-	"apiserver/cmd/apiserver":                               {"k8s.io/kubernetes", "k8s.io/apiserver"},
-	"cli/cmd/kijabi-node-init":                              {"k8s.io/kubectl", "google.golang.org/grpc"},
+	// Of k8s.io/apiserver it links what the libraries for schemas and rules need.
+	"apiserver/cmd/apiserver": {
+		"k8s.io/kubernetes", "k8s.io/apiserver/pkg/server/options", "k8s.io/apiserver/pkg/registry", "k8s.io/apiserver/pkg/storage", "k8s.io/apiserver/pkg/endpoints/handlers",
+	},
+	"cli/cmd/kijabi-node-init": {"k8s.io/kubectl", "google.golang.org/grpc"},
 }
 
 func list(t *testing.T, args ...string) []pkg {

@@ -192,9 +192,9 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 	limiter := flowcontrol.New(flowcontrol.Config{Concurrency: cfg.MaxRequestsInFlight, Clock: clk})
-	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Limiter: limiter, Known: known(engine.Kinds()), Clock: clk})
+	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Limiter: limiter, Known: known(engine.Kind), Clock: clk})
 	measured.Follow(metrics.State{
-		Store: objects, Resources: resources(engine.Kinds()), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
+		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		LeaderChanges: func() int64 { return group.Status().LeaderChanges },
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
 	})

@@ -7,30 +7,28 @@ import (
 	"kijabi.dev/apiserver/internal/traffic"
 )
 
-// known knows the resources and subresources of kinds.
-func known(kinds []*registry.Kind) func(traffic.Target) bool {
-	type name struct{ group, version, resource, subresource string }
-	names := map[name]bool{}
-	for _, kind := range kinds {
-		of := name{kind.GVR.Group, kind.GVR.Version, kind.GVR.Resource, ""}
-		names[of] = true
-		for _, sub := range kind.Subresources {
-			of.subresource = sub.Name
-			names[of] = true
+// known knows the resources and subresources that are served at the time.
+func known(served func(schema.GroupVersionResource) (*registry.Kind, error)) func(traffic.Target) bool {
+	return func(t traffic.Target) bool {
+		if t.Version == "" {
+			return false
 		}
+		kind, err := served(schema.GroupVersionResource{Group: t.Group, Version: t.Version, Resource: t.Resource})
+		return err == nil && (t.Subresource == "" || kind.HasSubresource(t.Subresource))
 	}
-	return func(t traffic.Target) bool { return names[name{t.Group, t.Version, t.Resource, t.Subresource}] }
 }
 
-// resources lists what kinds are stored as, each once.
-func resources(kinds []*registry.Kind) []schema.GroupResource {
-	var out []schema.GroupResource
-	seen := map[schema.GroupResource]bool{}
-	for _, kind := range kinds {
-		if gr := kind.Stored().GroupResource(); !seen[gr] {
-			seen[gr] = true
-			out = append(out, gr)
+// resources lists what the kinds that are served are stored as, each once.
+func resources(engine *registry.Engine) func() []schema.GroupResource {
+	return func() []schema.GroupResource {
+		var out []schema.GroupResource
+		seen := map[schema.GroupResource]bool{}
+		for _, kind := range engine.Kinds() {
+			if gr := kind.Stored().GroupResource(); !seen[gr] {
+				seen[gr] = true
+				out = append(out, gr)
+			}
 		}
+		return out
 	}
-	return out
 }

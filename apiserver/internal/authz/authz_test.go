@@ -67,6 +67,16 @@ func TestAuthorize(t *testing.T) {
 			}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: verb, Resource: kind.GroupResource(), Namespace: "a"}, want}
 		}
 	}
+	for verb, want := range map[string]bool{"list": true, "watch": true, "deletecollection": true, "patch": true, "create": false} {
+		tests["loops "+verb+" widgets"] = struct {
+			attr authz.Attributes
+			want bool
+		}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: verb, Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Namespace: "a"}, want}
+	}
+	tests["loops create no scale of a widget"] = struct {
+		attr authz.Attributes
+		want bool
+	}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "update", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale", Namespace: "a"}, false}
 	tests["loops write no role"] = struct {
 		attr authz.Attributes
 		want bool

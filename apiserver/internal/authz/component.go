@@ -13,10 +13,19 @@ import (
 // "pods", "deployments.apps" or "pods/status".
 type rule struct{ verbs, resources []string }
 
+// defined stands for the kinds that users have defined, in groups whose names have a dot,
+// without their subresources. No resource is called so.
+const defined = "(defined)"
+
 func (r rule) admits(attr *Attributes) bool {
 	resource := attr.Resource.String()
-	if attr.Subresource != "" {
+	switch {
+	case attr.Subresource != "":
 		resource += "/" + attr.Subresource
+	case slices.Contains(r.resources, defined) && strings.Contains(attr.Resource.Group, "."):
+		if _, builtIn := object.KindForResource(attr.Resource); !builtIn {
+			resource = defined
+		}
 	}
 	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
 }
@@ -51,7 +60,7 @@ var allowed = map[string][]rule{
 	// Loops collect objects of every kind, with their namespace or their owner, but run
 	// nothing inside pods.
 	"controller-manager": {
-		{append(read, "update", "patch", "delete", "deletecollection"), stored()},
+		{append(read, "update", "patch", "delete", "deletecollection"), append(stored(), defined)},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
 			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
@@ -59,6 +68,7 @@ var allowed = map[string][]rule{
 		}},
 		{[]string{"get", "update", "patch"}, []string{
 			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
+			"customresourcedefinitions.apiextensions.k8s.io/status",
 			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
 		}},
 	},
@@ -95,6 +105,9 @@ func componentRules(role string) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	for _, r := range allowed[role] {
 		for _, resource := range r.resources {
+			if resource == defined {
+				continue // no rule can say it
+			}
 			name, sub, _ := strings.Cut(resource, "/")
 			name, group, _ := strings.Cut(name, ".")
 			if resource == "*" {

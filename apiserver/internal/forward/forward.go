@@ -85,7 +85,7 @@ func (f *Forwarder) Do(ctx context.Context, caller registry.Caller, op registry.
 	if err != nil {
 		return registry.OperationResult{}, rpc.FromStatus(err)
 	}
-	out, err := resultOf(packed)
+	out, err := resultOf(op.Ref, packed)
 	out.Deleted, out.Warnings = removed, rpc.WarningsOf(header)
 	return out, err
 }
@@ -119,7 +119,7 @@ func (f *Forwarder) Transact(ctx context.Context, caller registry.Caller, ops []
 		if result.GetObject() == nil {
 			continue
 		}
-		if out[i], err = resultOf(result.GetObject()); err != nil {
+		if out[i], err = resultOf(ops[i].Ref, result.GetObject()); err != nil {
 			return nil, err
 		}
 		if out[i].Object, err = object.Unpack(result.GetObject()); err != nil {
@@ -146,7 +146,7 @@ func (f *Forwarder) DeleteCollection(ctx context.Context, caller registry.Caller
 }
 
 // resultOf keeps the object encoded, as the registry's caller may want it.
-func resultOf(packed *anypb.Any) (registry.OperationResult, error) {
+func resultOf(ref registry.Ref, packed *anypb.Any) (registry.OperationResult, error) {
 	kind, ok := object.KindForTypeURL(packed.GetTypeUrl())
 	if !ok {
 		return registry.OperationResult{}, apierrors.NewInternalError(fmt.Errorf("the leader answered with an unknown type %q", packed.GetTypeUrl()))
@@ -169,7 +169,7 @@ func resultOf(packed *anypb.Any) (registry.OperationResult, error) {
 		return out, apierrors.NewInternalError(err)
 	}
 	out.Record = &store.Record{
-		Key:     store.Key{Resource: kind.GroupResource().String(), Namespace: meta.Namespace, Name: meta.Name},
+		Key:     store.Key{Resource: ref.Resource.GroupResource().String(), Namespace: meta.Namespace, Name: meta.Name},
 		Version: version, Value: packed.GetValue(),
 		Index: store.Index{UID: types.UID(meta.UID), Labels: meta.Labels, Deleting: meta.Deleting},
 	}

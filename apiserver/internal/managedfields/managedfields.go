@@ -41,6 +41,9 @@ type Config struct {
 	Subresource string
 	// Reset are top-level fields that such writes do not change, whatever they say.
 	Reset []string
+	// Unplanned leaves plain writes to structured-merge-diff, too: Types says more than the Go
+	// types do.
+	Unplanned bool
 }
 
 // Tracker keeps the record for one kind and subresource. It is safe for concurrent use.
@@ -51,20 +54,15 @@ type Tracker struct {
 	plan    *plan // nil: structured-merge-diff does it all
 	empty   Object
 	walks   sync.Pool
+	// form and parse convert objects to what manager knows, and back; nil: it knows them.
+	form  func(Object) runtime.Object
+	parse func(runtime.Object) (Object, error)
 }
 
 // New returns a tracker.
 func New(cfg Config) (*Tracker, error) {
 	version := cfg.Kind.GroupVersion()
-	filters := map[fieldpath.APIVersion]fieldpath.Filter{}
-	if len(cfg.Reset) > 0 {
-		reset := fieldpath.NewSet()
-		for _, name := range cfg.Reset {
-			reset.Insert(fieldpath.MakePathOrDie(name))
-		}
-		filters[fieldpath.APIVersion(version.String())] = fieldpath.NewExcludeSetFilter(reset)
-	}
-	manager, err := managedfields.NewDefaultFieldManager(cfg.Types, cfg.Scheme, cfg.Defaulter, cfg.Scheme, cfg.Kind, version, cfg.Subresource, filters)
+	manager, err := managedfields.NewDefaultFieldManager(cfg.Types, cfg.Scheme, cfg.Defaulter, cfg.Scheme, cfg.Kind, version, cfg.Subresource, filters(version, cfg.Reset))
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", cfg.Kind.Kind, err)
 	}
@@ -79,8 +77,70 @@ func New(cfg Config) (*Tracker, error) {
 	empty.GetObjectKind().SetGroupVersionKind(cfg.Kind)
 	t := &Tracker{cfg: cfg, version: version.String(), manager: manager, empty: empty}
 	t.walks.New = func() any { return &walk{} }
-	t.plan, _ = t.compile() // a kind whose plan cannot be made goes without
+	if !cfg.Unplanned {
+		t.plan, _ = t.compile() // a kind whose plan cannot be made goes without
+	}
 	return t, nil
+}
+
+// filters leave top-level fields out of what is owned.
+func filters(version schema.GroupVersion, fields []string) map[fieldpath.APIVersion]fieldpath.Filter {
+	if len(fields) == 0 {
+		return nil
+	}
+	reset := fieldpath.NewSet()
+	for _, name := range fields {
+		reset.Insert(fieldpath.MakePathOrDie(name))
+	}
+	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(version.String()): fieldpath.NewExcludeSetFilter(reset)}
+}
+
+// Versions makes, defaults and converts the unstructured objects of a kind without Go types.
+type Versions interface {
+	runtime.ObjectCreater
+	runtime.ObjectDefaulter
+	runtime.ObjectConvertor
+}
+
+// CustomConfig is what the tracker of a kind without Go types needs. Every field but
+// Subresource and Reset is required.
+type CustomConfig struct {
+	// Types knows the schema.
+	Types    managedfields.TypeConverter
+	Versions Versions
+	// Kind, Subresource and Reset are as in Config.
+	Kind        schema.GroupVersionKind
+	Subresource string
+	Reset       []string
+	// Empty is an object of which nothing is set but its kind.
+	Empty Object
+	// Form makes an unstructured copy of an object, and Parse the object of one that it may keep.
+	Form  func(Object) runtime.Object
+	Parse func(runtime.Object) (Object, error)
+}
+
+// NewCustom returns a tracker of a kind without Go types.
+func NewCustom(cfg CustomConfig) (*Tracker, error) {
+	version := cfg.Kind.GroupVersion()
+	manager, err := managedfields.NewDefaultCRDFieldManager(cfg.Types, cfg.Versions, cfg.Versions, cfg.Versions, cfg.Kind, version, cfg.Subresource, filters(version, cfg.Reset))
+	if err != nil {
+		return nil, fmt.Errorf("field manager of %s: %w", cfg.Kind.Kind, err)
+	}
+	return &Tracker{
+		cfg:     Config{Kind: cfg.Kind, Subresource: cfg.Subresource, Reset: cfg.Reset},
+		version: version.String(), manager: manager, empty: cfg.Empty, form: cfg.Form, parse: cfg.Parse,
+	}, nil
+}
+
+// merge lets structured-merge-diff note a plain write.
+func (t *Tracker) merge(old, obj Object, manager string) {
+	if t.form == nil {
+		t.manager.UpdateNoErrors(old, obj, manager)
+		return
+	}
+	if merged, ok := t.manager.UpdateNoErrors(t.form(old), t.form(obj), manager).(metav1.Object); ok {
+		obj.SetManagedFields(merged.GetManagedFields())
+	}
 }
 
 func (t *Tracker) compile() (*plan, error) {
@@ -114,7 +174,7 @@ func (t *Tracker) Update(old, obj Object, manager string, now metav1.Time) {
 		obj.SetManagedFields(nil)
 		return
 	case t.plan == nil || !plain:
-		t.manager.UpdateNoErrors(old, obj, manager)
+		t.merge(old, obj, manager)
 		retime(entries, obj.GetManagedFields(), now)
 		return
 	}
@@ -186,12 +246,23 @@ func reset(entries []metav1.ManagedFieldsEntry) bool {
 // its managedFields. The intent may be changed. Errors are conflicts with other managers, and
 // whatever is wrong with the intent.
 func (t *Tracker) Apply(live Object, intent *unstructured.Unstructured, manager string, force bool, now metav1.Time) (Object, error) {
-	merged, err := t.manager.Apply(live, intent, manager, force)
+	given := runtime.Object(live)
+	if t.form != nil {
+		given = t.form(live)
+	}
+	merged, err := t.manager.Apply(given, intent, manager, force)
 	if err != nil {
 		return nil, err
 	}
+	if merged == nil { // nothing changes
+		merged = given
+	}
 	out, ok := merged.(Object)
-	if !ok {
+	if t.parse != nil {
+		if out, err = t.parse(merged); err != nil {
+			return nil, err
+		}
+	} else if !ok {
 		return nil, fmt.Errorf("merging %s made a %T", t.cfg.Kind.Kind, merged)
 	}
 	retime(live.GetManagedFields(), out.GetManagedFields(), now)
@@ -223,7 +294,7 @@ func (t *Tracker) KeepTimes(old, obj Object) {
 		return
 	}
 	if t.plan == nil {
-		if obj.SetManagedFields(before); !equality.Semantic.DeepEqual(old, obj) {
+		if obj.SetManagedFields(before); !t.equal(old, obj) {
 			obj.SetManagedFields(after)
 		}
 		return
@@ -233,4 +304,12 @@ func (t *Tracker) KeepTimes(old, obj Object) {
 	if len(w.nodes) == 0 && !w.failed && old.GetGeneration() == obj.GetGeneration() {
 		obj.SetManagedFields(before)
 	}
+}
+
+// equal compares two objects of a kind without a plan.
+func (t *Tracker) equal(a, b Object) bool {
+	if t.form == nil {
+		return equality.Semantic.DeepEqual(a, b)
+	}
+	return equality.Semantic.DeepEqual(t.form(a), t.form(b))
 }

@@ -100,7 +100,9 @@ func TestStore(t *testing.T) {
 	}
 	progress := sealed.Progress{Total: 10, Stale: 3, Unreadable: 1}
 	m.Follow(State{
-		Store: s, Resources: []schema.GroupResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments"}},
+		Store: s, Resources: func() []schema.GroupResource {
+			return []schema.GroupResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments"}}
+		},
 		LeaderChanges: func() int64 { return 4 }, DatabaseBytes: func() int64 { return 4096 },
 		Sealing: func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
 		Loads: func() []flowcontrol.Load {

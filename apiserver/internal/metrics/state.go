@@ -12,8 +12,8 @@ import (
 // State is read when the metrics are asked for. All fields are required.
 type State struct {
 	Store *store.Store
-	// Resources whose objects are counted.
-	Resources []schema.GroupResource
+	// Resources whose objects are counted at the time.
+	Resources func() []schema.GroupResource
 	// LeaderChanges this master has seen since it started.
 	LeaderChanges func() int64
 	// DatabaseBytes is the size of the etcd member's database.
@@ -83,7 +83,7 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 	count := func(d *prometheus.Desc, value int64, labels ...string) {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 	}
-	for _, r := range c.Resources {
+	for _, r := range c.Resources() {
 		n := float64(c.Store.Count(r.String()))
 		gauge(c.objects, n, r.String())
 		gauge(c.resourceObjects, n, r.Group, r.Resource)

@@ -56,13 +56,17 @@ func gvkOf(k schema.GroupVersionKind) gvk {
 type reflector struct {
 	v3          bool
 	definitions map[string]*definition
-	kinds       map[reflect.Type][]gvk
-	hints       map[string]hint
-	enums       map[string][]string
+	// raw replaces definitions that are not made here.
+	raw   map[string]json.RawMessage
+	kinds map[reflect.Type][]gvk
+	hints map[string]hint
+	enums map[string][]string
+	// failed is what kept a schema out.
+	failed error
 }
 
 func newReflector(v3 bool, kinds map[reflect.Type][]gvk) *reflector {
-	return &reflector{v3: v3, definitions: map[string]*definition{}, kinds: kinds, hints: hints(), enums: enums()}
+	return &reflector{v3: v3, definitions: map[string]*definition{}, raw: map[string]json.RawMessage{}, kinds: kinds, hints: hints(), enums: enums()}
 }
 
 // modelName is the name upstream gives a type: io.k8s.api.core.v1.Pod.

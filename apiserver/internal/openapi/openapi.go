@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -49,6 +50,25 @@ type Resource struct {
 	Verbs []string
 	// Type and ListType are the Go struct types of the bodies; ListType may be nil.
 	Type, ListType reflect.Type
+	// Custom describes bodies that have no Go type; Type is nil then.
+	Custom *Custom
+}
+
+// Custom is a body of a kind that users have defined.
+type Custom struct {
+	// Kind is compared to tell whether anything has changed; any pointer.
+	Kind any
+	// Name of the model, such as "com.example.v1.Widget".
+	Name string
+	// Schema returns the schema of an object in a version of OpenAPI, a JSON object that is
+	// not empty.
+	Schema func(v3 bool) (json.RawMessage, error)
+}
+
+// same tells whether two resources are documented alike.
+func (r Resource) same(other Resource) bool {
+	custom := r.Custom == nil && other.Custom == nil || r.Custom != nil && other.Custom != nil && r.Custom.Kind == other.Custom.Kind
+	return custom && r.GVR == other.GVR && r.GVK == other.GVK && r.Subresource == other.Subresource && r.Type == other.Type
 }
 
 // Config of Documents.
@@ -93,6 +113,35 @@ type Documents struct {
 // New returns Documents; nothing is built yet.
 func New(cfg Config) *Documents {
 	return &Documents{cfg: cfg, cache: map[string]*Document{}}
+}
+
+// With returns Documents of other resources, taking over what has not changed.
+func (d *Documents) With(resources []Resource) *Documents {
+	out := New(Config{Version: d.cfg.Version, Resources: resources, Extra: d.cfg.Extra})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, gv := range out.groupVersions() {
+		if !slices.EqualFunc(d.of(gv), out.of(gv), Resource.same) {
+			continue
+		}
+		for _, key := range []string{"v3/" + path(gv), "v3pb/" + path(gv)} {
+			if doc, ok := d.cache[key]; ok {
+				out.cache[key] = doc
+			}
+		}
+	}
+	return out
+}
+
+// of lists the resources of a group version.
+func (d *Documents) of(gv schema.GroupVersion) []Resource {
+	var out []Resource
+	for _, r := range d.cfg.Resources {
+		if r.GVR.GroupVersion() == gv {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // path is "api/v1" or "apis/apps/v1".
@@ -178,7 +227,13 @@ func (d *Documents) V3(groupVersionPath string, protobuf bool) (*Document, error
 func (d *Documents) V2(protobuf bool) (*Document, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	doc, err := d.cached("v2", func() ([]byte, error) { return json.Marshal(d.swagger(d.cfg.Resources)) })
+	doc, err := d.cached("v2", func() ([]byte, error) {
+		doc, err := d.swagger(d.cfg.Resources)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(doc)
+	})
 	if err != nil || !protobuf {
 		return doc, err
 	}
@@ -197,13 +252,11 @@ func (d *Documents) V2(protobuf bool) (*Document, error) {
 
 func (d *Documents) v3JSON(gv schema.GroupVersion) (*Document, error) {
 	return d.cached("v3/"+path(gv), func() ([]byte, error) {
-		var of []Resource
-		for _, r := range d.cfg.Resources {
-			if r.GVR.GroupVersion() == gv {
-				of = append(of, r)
-			}
+		doc, err := d.openapi(d.of(gv))
+		if err != nil {
+			return nil, err
 		}
-		return json.Marshal(d.openapi(of))
+		return json.Marshal(doc)
 	})
 }
 

@@ -3,6 +3,7 @@ package openapi
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"regexp"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 func documents() *Documents {
@@ -166,6 +168,27 @@ func TestProxies(t *testing.T) {
 			if !strings.Contains(string(doc.Paths[path]["parameters"]), `"name":"name"`) {
 				t.Errorf("%s %s: %s", dialect, path, doc.Paths[path]["parameters"])
 			}
+		}
+	}
+}
+
+// An index of many kinds that users have defined.
+func BenchmarkIndexOfDefinedKinds(b *testing.B) {
+	var resources []Resource
+	for i := range 1000 {
+		gv := schema.GroupVersion{Group: fmt.Sprintf("g%d.example.com", i), Version: "v1"}
+		resources = append(resources, Resource{
+			GVR: gv.WithResource("widgets"), GVK: gv.WithKind("Widget"), Namespaced: true,
+			Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"},
+			Custom: &Custom{Kind: &struct{}{}, Name: fmt.Sprintf("com.example.g%d.v1.Widget", i), Schema: func(bool) (json.RawMessage, error) {
+				return json.RawMessage(`{"type":"object"}`), nil
+			}},
+		})
+	}
+	for b.Loop() {
+		documents := New(Config{Version: "v1", Resources: resources, Extra: []reflect.Type{reflect.TypeFor[metav1.Status](), reflect.TypeFor[metav1.DeleteOptions]()}})
+		if _, err := documents.IndexV3(); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

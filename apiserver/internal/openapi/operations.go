@@ -1,12 +1,15 @@
 package openapi
 
 import (
+	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 	"unicode"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 type object = map[string]any
@@ -60,15 +63,19 @@ func (d dialect) operation(id, action, description string, r Resource, params []
 	if action != "" {
 		op["x-kubernetes-action"] = action
 	}
-	consumes := mediaTypes()
+	media, consumes := mediaTypes(), mediaTypes()
 	if action == "patch" {
 		consumes = patchTypes()
+	}
+	if r.Custom != nil { // no protobuf, no strategic merge
+		media = slices.Delete(media, 2, 3)
+		consumes = slices.Delete(consumes, 2, 3)
 	}
 	responses := object{"401": object{"description": "Unauthorized"}}
 	for _, code := range codes {
 		answer := object{"description": map[string]string{"200": "OK", "201": "Created", "202": "Accepted"}[code]}
 		if d.v3 {
-			answer["content"] = d.content(mediaTypes(), result)
+			answer["content"] = d.content(media, result)
 		} else {
 			answer["schema"] = result
 		}
@@ -80,7 +87,7 @@ func (d dialect) operation(id, action, description string, r Resource, params []
 			op["requestBody"] = object{"content": d.content(consumes, body), "required": action != "delete" && action != "deletecollection"}
 		}
 	} else {
-		op["produces"], op["schemes"] = mediaTypes(), []string{"https"}
+		op["produces"], op["schemes"] = media, []string{"https"}
 		op["consumes"] = []string{"*/*"}
 		if action == "patch" {
 			op["consumes"] = consumes
@@ -188,7 +195,7 @@ func (d dialect) add(paths object, r Resource) {
 	base += "/" + r.GVR.Resource
 	pretty := d.query("pretty", "string", "true: indent the JSON.")
 	named := append(slices.Clone(pathParams), d.parameter("name", "path", "string", "Name of the "+r.GVK.Kind+"."), pretty)
-	body := d.typed(r.Type)
+	body := d.body(r)
 	status := d.typed(reflect.TypeFor[metav1.Status]())
 	options := d.typed(reflect.TypeFor[metav1.DeleteOptions]())
 	patch := d.typed(reflect.TypeFor[metav1.Patch]())
@@ -228,8 +235,8 @@ func (d dialect) add(paths object, r Resource) {
 		return
 	}
 	collection := object{"parameters": append(slices.Clone(pathParams), pretty)}
-	if has("list") && r.ListType != nil {
-		list := d.typed(r.ListType)
+	if has("list") && (r.ListType != nil || r.Custom != nil) {
+		list := d.list(r)
 		collection["get"] = d.operation(id("list"), "list", "list or watch "+what, r, d.listParameters(), nil, list, "200")
 		if r.Namespaced {
 			all := "/" + path(r.GVR.GroupVersion()) + "/" + r.GVR.Resource
@@ -277,7 +284,62 @@ func capital(s string) string {
 	return string(r)
 }
 
-func (d *Documents) build(v3 bool, resources []Resource) (object, map[string]*definition) {
+// body is the schema of what a resource holds.
+func (d dialect) body(r Resource) *definition {
+	if r.Custom == nil {
+		return d.typed(r.Type)
+	}
+	name := r.Custom.Name
+	if _, ok := d.definitions[name]; !ok {
+		d.typed(reflect.TypeFor[metav1.ObjectMeta]()) // which the schema refers to
+		raw, err := r.Custom.Schema(d.v3)
+		if err != nil {
+			d.failed = fmt.Errorf("schema of %s: %w", name, err)
+			raw = json.RawMessage(`{"type":"object"}`)
+		}
+		d.definitions[name], d.raw[name] = &definition{}, withKind(raw, r.GVK)
+	}
+	return d.refTo(name)
+}
+
+// list is the schema of a list of what a resource holds.
+func (d dialect) list(r Resource) *definition {
+	if r.Custom == nil {
+		return d.typed(r.ListType)
+	}
+	name := r.Custom.Name + "List"
+	if _, ok := d.definitions[name]; !ok {
+		kind := gvkOf(r.GVK)
+		kind.Kind += "List"
+		d.definitions[name] = &definition{
+			Type: "object", Description: kind.Kind + " is a list of " + r.GVK.Kind, Required: []string{"items"}, GVKs: []gvk{kind},
+			Properties: map[string]*definition{
+				"apiVersion": {Type: "string"}, "kind": {Type: "string"}, "metadata": d.typed(reflect.TypeFor[metav1.ListMeta]()),
+				"items": {Type: "array", Items: d.body(r)},
+			},
+		}
+	}
+	return d.refTo(name)
+}
+
+func (d dialect) refTo(name string) *definition {
+	if d.v3 {
+		return &definition{Ref: "#/components/schemas/" + name}
+	}
+	return &definition{Ref: "#/definitions/" + name}
+}
+
+// withKind adds its kind to a schema, which is a JSON object that is not empty.
+func withKind(model json.RawMessage, kind schema.GroupVersionKind) json.RawMessage {
+	text, err := json.Marshal([]gvk{gvkOf(kind)})
+	if err != nil { // three strings
+		return model
+	}
+	out := append(slices.Clone(model[:len(model)-1]), `,"x-kubernetes-group-version-kind":`...)
+	return append(append(out, text...), '}')
+}
+
+func (d *Documents) build(v3 bool, resources []Resource) (paths, schemas object, err error) {
 	kinds := map[reflect.Type][]gvk{}
 	note := func(t reflect.Type, k gvk) {
 		if t != nil && !slices.Contains(kinds[t], k) {
@@ -292,22 +354,32 @@ func (d *Documents) build(v3 bool, resources []Resource) (object, map[string]*de
 			note(r.ListType, k)
 		}
 		// DeleteOptions may be sent in the group version of what is deleted.
-		note(reflect.TypeFor[metav1.DeleteOptions](), gvk{Group: r.GVR.Group, Version: r.GVR.Version, Kind: "DeleteOptions"})
+		// Kinds that users define must not change the documents of others.
+		if r.Custom == nil {
+			note(reflect.TypeFor[metav1.DeleteOptions](), gvk{Group: r.GVR.Group, Version: r.GVR.Version, Kind: "DeleteOptions"})
+		}
 	}
 	note(reflect.TypeFor[metav1.Status](), gvk{Version: "v1", Kind: "Status"})
 	language := dialect{newReflector(v3, kinds)}
-	paths := object{}
+	paths = object{}
 	for _, r := range resources {
 		language.add(paths, r)
 	}
 	for _, t := range d.cfg.Extra {
 		language.ref(t)
 	}
-	return paths, language.definitions
+	schemas = make(object, len(language.definitions))
+	for name, made := range language.definitions {
+		schemas[name] = made
+	}
+	for name, given := range language.raw {
+		schemas[name] = given
+	}
+	return paths, schemas, language.failed
 }
 
-func (d *Documents) openapi(resources []Resource) object {
-	paths, schemas := d.build(true, resources)
+func (d *Documents) openapi(resources []Resource) (object, error) {
+	paths, schemas, err := d.build(true, resources)
 	return object{
 		"openapi": "3.0.0",
 		"info":    object{"title": "Kubernetes", "version": d.cfg.Version},
@@ -315,15 +387,15 @@ func (d *Documents) openapi(resources []Resource) object {
 		"components": object{
 			"schemas": schemas,
 		},
-	}
+	}, err
 }
 
-func (d *Documents) swagger(resources []Resource) object {
-	paths, definitions := d.build(false, resources)
+func (d *Documents) swagger(resources []Resource) (object, error) {
+	paths, definitions, err := d.build(false, resources)
 	return object{
 		"swagger":     "2.0",
 		"info":        object{"title": "Kubernetes", "version": d.cfg.Version},
 		"paths":       paths,
 		"definitions": definitions,
-	}
+	}, err
 }

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"encoding/json"
 	"fmt"
 	"reflect"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"kijabi.dev/apiserver/internal/managedfields"
+	"kijabi.dev/apiserver/internal/registry/customkinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
@@ -78,18 +78,34 @@ func (d defaulter) Default(in runtime.Object) {
 
 // tracker returns what keeps the record of writes of a kind or of a subresource of it.
 func (o *owners) tracker(kind *Kind, subresource string) (*managedfields.Tracker, error) {
+	if kind.Custom != nil {
+		return customTracker(kind, subresource)
+	}
 	key := trackerKey{kind, subresource}
 	if known, ok := o.trackers.Load(key); ok {
 		return known.(*managedfields.Tracker), nil
 	}
-	t, err := managedfields.New(managedfields.Config{
-		Types: o.types(), Scheme: o.scheme(), Defaulter: defaulter{kind}, Kind: kind.GVK, Subresource: subresource, Reset: resetBy(kind, subresource),
-	})
+	t, err := o.newTracker(kind, subresource)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	known, _ := o.trackers.LoadOrStore(key, t)
 	return known.(*managedfields.Tracker), nil
+}
+
+func (o *owners) newTracker(kind *Kind, subresource string) (*managedfields.Tracker, error) {
+	cfg := managedfields.Config{
+		Types: o.types(), Scheme: o.scheme(), Defaulter: defaulter{kind}, Kind: kind.GVK, Subresource: subresource, Reset: resetBy(kind, subresource),
+	}
+	if kind.GroupResource().String() != definitionsResource {
+		return managedfields.New(cfg)
+	}
+	types, err := customkinds.DefinitionConverter()
+	if err != nil {
+		return nil, fmt.Errorf("types of %s: %w", kind.GVK.Kind, err)
+	}
+	cfg.Types, cfg.Unplanned = types, true
+	return managedfields.New(cfg)
 }
 
 // resetBy names the fields that nobody owns by writing a subresource, since that leaves them alone.
@@ -194,7 +210,7 @@ func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
 		return nil, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
 	}
 	intent := &unstructured.Unstructured{}
-	if err := json.Unmarshal(text, &intent.Object); err != nil || intent.Object == nil {
+	if err := strictjson.UnmarshalCaseSensitivePreserveInts(text, &intent.Object); err != nil || intent.Object == nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: no object: %v", err))
 	}
 	if intent.GroupVersionKind() != kind.GVK {
@@ -203,7 +219,8 @@ func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
 	if len(intent.GetManagedFields()) > 0 {
 		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")
 	}
-	if op.Options.FieldValidation == metav1.FieldValidationStrict {
+	// Of what kinds that users have defined do not know, merging tells.
+	if kind.Custom == nil && op.Options.FieldValidation == metav1.FieldValidationStrict {
 		strict, err := strictjson.UnmarshalStrict(text, kind.New())
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())

@@ -72,7 +72,7 @@ func checkType(kind *Kind, gvk schema.GroupVersionKind, obj object.Object) error
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	if got.GVK != gvk {
+	if got.GVK != gvk || got.IsCustom() && (kind.Custom == nil || gvk != kind.GVK) {
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: expected %s %s", got.GVK.Kind, got.GVK.GroupVersion(), kind.GVK.Kind, gvk.GroupVersion(), gvk.Kind))
 	}
 	return nil
@@ -151,7 +151,10 @@ func (e *Engine) planNew(caller Caller, kind *Kind, op Operation, by writer) (*p
 				return outcome{}, err
 			}
 		}
-		var charge func(bool) error
+		if err := e.definitionOpen(kind, p.key.Name); err != nil {
+			return outcome{}, err
+		}
+		charge := e.defined.claim(obj)
 		if kind.Namespaced {
 			charge = func(dry bool) error { return e.quotas.Charge(kind, p.key.Namespace, nil, obj, dry) }
 		}
@@ -186,7 +189,7 @@ func (e *Engine) furnish(namespace string) ([]*plan, error) {
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
-		kind, known := e.byResource[of.GVR]
+		kind, known := e.defined.table.Load().byResource[of.GVR]
 		if !known {
 			continue
 		}
@@ -256,13 +259,15 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by write
 	}
 	e.setTimes(kind, obj, nil)
 	e.fill(obj)
-	errs := validateMeta(kind, obj)
+	e.defined.settle(obj)
+	errs := append(validateMeta(kind, obj), e.defined.foreign(obj)...)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
 	}
 	if kind.ValidateCreate != nil {
 		errs = append(errs, kind.ValidateCreate(obj)...)
 	}
+	errs = unique(errs)
 	if len(errs) > 0 {
 		return nil, invalid(kind, nameOf(obj), errs)
 	}

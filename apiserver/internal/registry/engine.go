@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/registry/customkinds"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
@@ -76,15 +78,13 @@ type Config struct {
 
 // Engine implements Registry over the store.
 type Engine struct {
-	cfg        Config
-	store      Store
-	kinds      []*Kind
-	byResource map[schema.GroupVersionResource]*Kind
-	preferred  map[schema.GroupResource]*Kind
-	addresses  *addresses
-	rules      *admission.Chain // nil: none
-	quotas     *admission.Quotas
-	owners     *owners
+	cfg       Config
+	store     Store
+	defined   *definitions
+	addresses *addresses
+	rules     *admission.Chain // nil: none
+	quotas    *admission.Quotas
+	owners    *owners
 }
 
 var _ Registry = (*Engine)(nil)
@@ -107,41 +107,40 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	e := &Engine{
-		cfg: cfg, store: cfg.Store, kinds: cfg.Kinds, addresses: services, owners: newOwners(cfg.Kinds), quotas: admission.NewQuotas(cfg.Store),
-		byResource: make(map[schema.GroupVersionResource]*Kind, len(cfg.Kinds)),
-		preferred:  make(map[schema.GroupResource]*Kind, len(cfg.Kinds)),
+	if !slices.ContainsFunc(cfg.Kinds, func(kind *Kind) bool { return kind.GroupResource().String() == definitionsResource }) {
+		cfg.Kinds = append(slices.Clone(cfg.Kinds), customkinds.Row())
 	}
-	for _, kind := range cfg.Kinds {
-		e.byResource[kind.GVR] = kind
-		if _, ok := e.preferred[kind.GVR.GroupResource()]; !ok {
-			e.preferred[kind.GVR.GroupResource()] = kind
-		}
+	e := &Engine{
+		cfg: cfg, store: cfg.Store, defined: newDefinitions(cfg.Kinds, cfg.Log), addresses: services, owners: newOwners(cfg.Kinds), quotas: admission.NewQuotas(cfg.Store),
 	}
 	if cfg.Admission != nil {
 		if e.rules, err = admission.New(cfg.Store, *cfg.Admission); err != nil {
 			return nil, fmt.Errorf("registry: %w", err)
 		}
 	}
+	cfg.Store.Observe(e.defined)
 	cfg.Store.Observe(services)
 	cfg.Store.Observe(e.quotas)
 	return e, nil
 }
 
-// Kinds lists every served kind, in discovery order.
-func (e *Engine) Kinds() []*Kind { return e.kinds }
+// Kinds lists every served kind, in discovery order. The slice is the same as long as what
+// is served is.
+func (e *Engine) Kinds() []*Kind { return e.defined.table.Load().kinds }
+
+// Current returns once Kinds and Kind know every definition acknowledged before the call.
+func (e *Engine) Current(ctx context.Context) error { return statusError(e.store.Fresh(ctx)) }
 
 // Kind finds a kind by resource; an empty version means the preferred one.
 func (e *Engine) Kind(gvr schema.GroupVersionResource) (*Kind, error) {
-	if kind, ok := e.byResource[gvr]; ok {
+	t := e.defined.table.Load()
+	if kind, ok := t.byResource[gvr]; ok {
 		return kind, nil
 	}
-	if kind, ok := e.preferred[gvr.GroupResource()]; ok && gvr.Version == "" {
+	if kind, ok := t.preferred[gvr.GroupResource()]; ok && gvr.Version == "" {
 		return kind, nil
 	}
-	err := apierrors.NewNotFound(gvr.GroupResource(), "")
-	err.ErrStatus.Message = "the server could not find the requested resource (" + gvr.GroupResource().String() + ")"
-	return nil, err
+	return nil, unknownResource(gvr.GroupResource())
 }
 
 // resolve finds the kind of a request and checks the request's scope.

@@ -104,7 +104,7 @@ func ended(pod *corev1.Pod) bool {
 }
 
 func (e *Engine) budgets() (*Kind, bool) {
-	kind, ok := e.preferred[schema.GroupResource{Group: policyv1.GroupName, Resource: "poddisruptionbudgets"}]
+	kind, ok := e.defined.table.Load().preferred[schema.GroupResource{Group: policyv1.GroupName, Resource: "poddisruptionbudgets"}]
 	return kind, ok
 }
 

@@ -32,8 +32,7 @@ func NewIndexer(table []*Kind) store.Indexer {
 		index := store.Index{UID: types.UID(meta.UID), Labels: meta.Labels, Deleting: meta.Deleting}
 		kind := byResource[key.Resource]
 		switch {
-		case kind == nil:
-			return store.Index{}, fmt.Errorf("index %s: no such kind", key)
+		case kind == nil: // a kind that users have defined: its fields are not indexed
 		case kind.WireFields != nil:
 			index.Fields, err = kind.WireFields(value)
 		case kind.Fields != nil:

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,6 +36,9 @@ func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, erro
 	if op.PatchType == types.ApplyPatchType {
 		return e.planApply(caller, kind, op)
 	}
+	if op.PatchType == types.StrategicMergePatchType && kind.Custom != nil && ref.Subresource != "scale" {
+		return nil, unsupportedPatch(types.JSONPatchType, types.MergePatchType, types.ApplyYAMLPatchType)
+	}
 	patch, err := parsePatch(op.PatchType, op.Patch)
 	if err != nil {
 		return nil, err
@@ -60,7 +64,13 @@ func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, erro
 			return outcome{}, err
 		}
 		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
-		return e.change(how, current, old, obj)
+		warnings, err := unknownFields(kind, obj, nil, op.Options)
+		if err != nil {
+			return outcome{}, err
+		}
+		out, err := e.change(how, current, old, obj)
+		out.warnings = append(warnings, out.warnings...)
+		return out, err
 	}
 	return p, nil
 }
@@ -101,13 +111,21 @@ func parsePatch(kind types.PatchType, text []byte) (*patch, error) {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %q is no JSON object: %v", truncate(string(text), 128), err))
 		}
 	default:
-		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: 415, Reason: metav1.StatusReasonUnsupportedMediaType,
-			Message: fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s, %s, %s, %s",
-				types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType),
-		}}
+		return nil, unsupportedPatch(types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType)
 	}
 	return p, nil
+}
+
+// unsupportedPatch refuses a patch of a type that the kind does not have.
+func unsupportedPatch(supported ...types.PatchType) error {
+	names := make([]string, len(supported))
+	for i, one := range supported {
+		names[i] = string(one)
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: 415, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: "the body of the request was in an unknown format - accepted media types include: " + strings.Join(names, ", "),
+	}}
 }
 
 // apply decodes old with the patch applied into the empty object obj.

@@ -43,14 +43,13 @@ func (e *Engine) Get(ctx context.Context, ref Ref) (*store.Record, error) {
 
 // served returns a stored record as the kind shows it.
 func served(kind *Kind, record *store.Record) (*store.Record, error) {
-	if kind.StoredAs == nil {
+	if asStored(kind, record) {
 		return record, nil
 	}
-	stored, err := object.Decode(kind.StoredAs.Kind, record.Value)
+	obj, err := decode(kind, record)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, err
 	}
-	obj := kind.FromStored(stored)
 	value, err := obj.Marshal()
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
@@ -166,7 +165,7 @@ func (e *Engine) collection(ctx context.Context, kind *Kind, ref Ref, opts ListO
 }
 
 func page(kind *Kind, list List, records []*store.Record, selected *selectors, limit int64, version uint64) (List, error) {
-	if selected.all() && (limit <= 0 || int64(len(records)) <= limit) && kind.StoredAs == nil {
+	if selected.all() && (limit <= 0 || int64(len(records)) <= limit) && kind.StoredAs == nil && kind.Custom == nil {
 		list.Records = records // shared, as the snapshot is
 		return list, nil
 	}
@@ -319,7 +318,7 @@ func (e *Engine) changes(ctx context.Context, kind *Kind, watcher *store.Watcher
 
 // showEvents converts a batch to the served kind.
 func showEvents(kind *Kind, batch *WatchBatch) error {
-	if kind.StoredAs == nil || len(batch.Events) == 0 {
+	if kind.StoredAs == nil && kind.Custom == nil || len(batch.Events) == 0 {
 		return nil
 	}
 	events := make([]store.Event, len(batch.Events))

@@ -90,8 +90,11 @@ type WatchOptions struct {
 // On a master that does not lead, writes are forwarded to the leader once, and
 // return when this master's memory holds them.
 type Registry interface {
-	// Kinds lists every served kind, in discovery order.
+	// Kinds lists every served kind, in discovery order. It changes when users define kinds;
+	// the slice itself is never changed, and is another one afterwards.
 	Kinds() []*Kind
+	// Current returns once Kinds and Kind know every definition acknowledged before the call.
+	Current(ctx context.Context) error
 	// Kind finds a kind by resource; an empty version means the preferred one.
 	Kind(gvr schema.GroupVersionResource) (*Kind, error)
 

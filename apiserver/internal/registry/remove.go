@@ -88,6 +88,9 @@ func (e *Engine) remove(kind *Kind, current *store.Record, obj object.Object, op
 		if namespace, ok := obj.(*corev1.Namespace); ok {
 			namespace.Status.Phase = corev1.NamespaceTerminating
 		}
+		if kind.PrepareForDelete != nil {
+			kind.PrepareForDelete(obj)
+		}
 	case kind.GracePeriod != nil && obj.GetDeletionGracePeriodSeconds() != nil:
 		// A deletion under way can only be made quicker.
 		before := *obj.GetDeletionGracePeriodSeconds()

@@ -12,12 +12,15 @@ import (
 
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
 )
 
 // selectors decide which records of a collection a request sees.
 type selectors struct {
 	labels labels.Selector     // nil selects all
 	fields fields.Requirements // of the stored kind's fields
+	// custom computes the fields of objects whose index holds none; nil otherwise.
+	custom func(r *store.Record) map[string]string
 	// name is set when the selection can match only that object.
 	name string
 }
@@ -51,7 +54,21 @@ func parseSelectors(kind *Kind, ref Ref, labelSelector labels.Selector, fieldSel
 		}
 		s.fields = append(s.fields, r)
 	}
+	if kind.Custom != nil && kind.Custom.Fields != nil && len(s.fields) > 0 {
+		s.custom = customFields(kind)
+	}
 	return s, nil
+}
+
+// customFields computes the selectable fields of a kind that users have defined.
+func customFields(kind *Kind) func(*store.Record) map[string]string {
+	return func(r *store.Record) map[string]string {
+		obj, err := decode(kind, r)
+		if err != nil {
+			return nil
+		}
+		return kind.Custom.Fields(obj.(*object.Custom))
+	}
 }
 
 // all tells whether nothing is filtered.
@@ -60,6 +77,10 @@ func (s *selectors) all() bool { return s.labels == nil && len(s.fields) == 0 &&
 func (s *selectors) matches(r *store.Record) bool {
 	if s.name != "" && r.Key.Name != s.name {
 		return false
+	}
+	known := r.Index.Fields
+	if s.custom != nil {
+		known = s.custom(r)
 	}
 	for i := range s.fields {
 		want := &s.fields[i]
@@ -70,7 +91,7 @@ func (s *selectors) matches(r *store.Record) bool {
 		case "metadata.namespace":
 			value = r.Key.Namespace
 		default:
-			value = r.Index.Fields[want.Field]
+			value = known[want.Field]
 		}
 		if (value == want.Value) == (want.Operator == selection.NotEquals) {
 			return false

@@ -117,6 +117,7 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 			return outcome{}, err
 		}
 		errs = prepareUpdate(kind, old, obj)
+		e.defined.settle(obj)
 		if len(errs) == 0 {
 			if err := e.resizable(kind, old, obj); err != nil {
 				return outcome{}, err
@@ -128,6 +129,7 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 			return outcome{}, notAllowed(kind, "update")
 		}
 		kind.PrepareForStatusUpdate(obj, old)
+		e.defined.settle(obj)
 		e.setTimes(kind, obj, old)
 		errs = validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
 		if kind.ValidateStatusUpdate != nil {
@@ -176,6 +178,9 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	}
 	out, err := e.replace(kind, current, obj, how)
 	out.warnings = request.Warnings
+	if err == nil && !out.change.Delete && !out.change.Keep {
+		out.charge = e.defined.claim(obj)
+	}
 	if err == nil && kind.Namespaced && !out.change.Delete && !out.change.Keep {
 		out.charge = func(dry bool) error { return e.quotas.Charge(kind, current.Key.Namespace, old, obj, dry) }
 	}

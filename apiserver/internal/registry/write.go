@@ -128,9 +128,7 @@ func (p *plan) result(r store.Result) OperationResult {
 		p.done.obj.SetResourceVersion(version)
 		out.Object = p.done.obj
 	}
-	if p.kind.StoredAs != nil {
-		out.Record, out.Err = served(p.kind, r.Record)
-	}
+	out.Record, out.Err = served(p.kind, r.Record)
 	return out
 }
 
@@ -464,8 +462,11 @@ func sameEncoding(record *store.Record, encoding []byte) bool {
 // encode encodes an object as it is stored, and derives its index.
 func encode(kind *Kind, obj object.Object) (store.Change, error) {
 	stored := obj
-	if kind.StoredAs != nil {
+	switch {
+	case kind.StoredAs != nil:
 		stored = kind.ToStored(obj)
+	case kind.Custom != nil && kind.Custom.Storage != kind:
+		stored = inStorageVersion(kind, obj)
 	}
 	stored.SetResourceVersion("")
 	value, err := stored.Marshal()
@@ -475,14 +476,34 @@ func encode(kind *Kind, obj object.Object) (store.Change, error) {
 	return store.Change{Value: value, Index: indexOf(kind.Stored(), stored)}, nil
 }
 
+// inStorageVersion converts an object to the version that its definition stores: nothing
+// but the version's name and what the schemas say differs between versions.
+func inStorageVersion(kind *Kind, obj object.Object) object.Object {
+	custom := obj.DeepCopyObject().(*object.Custom)
+	custom.SetGroupVersionKind(kind.Custom.Storage.GVK)
+	kind.Custom.Storage.Custom.Revise(custom)
+	return custom
+}
+
 // decode decodes a record in the served kind.
 func decode(kind *Kind, record *store.Record) (object.Object, error) {
 	obj, err := object.Decode(kind.Stored().Kind, record.Value)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	if kind.StoredAs != nil {
+	switch {
+	case kind.StoredAs != nil:
 		obj = kind.FromStored(obj)
+	case !asStored(kind, record):
+		kind.Custom.Revise(obj.(*object.Custom))
 	}
 	return obj, nil
+}
+
+// asStored tells whether a record holds just what the kind shows.
+func asStored(kind *Kind, record *store.Record) bool {
+	if kind.Custom == nil {
+		return kind.StoredAs == nil
+	}
+	return kind.Custom.Storage == kind && object.RevisionOf(record.Value) == kind.Custom.Revision
 }

@@ -42,6 +42,9 @@ func newCodec(served []*registry.Kind) *codec {
 		}
 	}
 	for _, k := range served {
+		if k.Custom != nil {
+			continue // see decodeCustom
+		}
 		add(k.GVK, k.New())
 		for _, sub := range k.Subresources {
 			if body, ok := object.KindFor(sub.GVK); ok && !sub.Stream {

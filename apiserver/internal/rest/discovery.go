@@ -15,7 +15,8 @@ import (
 	"kijabi.dev/apiserver/internal/reviews"
 )
 
-// discovery tells clients what is served. It is built once from the kinds.
+// discovery tells clients what is served. It is built from the kinds, anew when
+// there are others.
 type discovery struct {
 	// groups in order, core first.
 	groups    []string
@@ -164,7 +165,8 @@ func (s *Server) serveDiscovery(w http.ResponseWriter, r *http.Request, path str
 		return
 	}
 	parts := strings.Split(strings.Trim(path, "/"), "/")
-	d := s.discovery
+	s.catchUp(r)
+	d := s.view().discovery
 	if version, ok := wantsAggregated(r); ok && len(parts) == 1 {
 		list := d.aggregated(parts[0] == "api")
 		list.SetGroupVersionKind(schema.GroupVersionKind{Group: apidiscoveryv2.GroupName, Version: version, Kind: "APIGroupDiscoveryList"})
@@ -239,7 +241,7 @@ func (s *Server) serveRoot(w http.ResponseWriter, r *http.Request) {
 	paths := []string{
 		wellKnownPath, "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", jwksPath, "/readyz", "/version",
 	}
-	for gv := range s.discovery.resources {
+	for gv := range s.view().discovery.resources {
 		if gv.Group == "" {
 			paths = append(paths, "/api/"+gv.Version)
 			continue

@@ -32,14 +32,6 @@ func TestOnlyHealthAndVersionAreOpen(t *testing.T) {
 	}
 }
 
-func TestNoCustomResources(t *testing.T) {
-	a := newHarness(t).call("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "")
-	if a.code != 200 {
-		t.Errorf("kubectl cannot tell that a kind is unknown: %d %s", a.code, a.body)
-	}
-	a.contains(t, `"items":[]`)
-}
-
 func TestFailedCheckIsNamedWithoutItsReason(t *testing.T) {
 	h := newHarness(t)
 	h.server.cfg.Checks = []Check{{Name: "store", Check: func() error { return errors.New("secret detail") }}}

@@ -54,6 +54,8 @@ func newFakeRegistry() *fakeRegistry {
 
 func (f *fakeRegistry) Kinds() []*registry.Kind { return f.kinds }
 
+func (f *fakeRegistry) Current(context.Context) error { return nil }
+
 func (f *fakeRegistry) Kind(gvr schema.GroupVersionResource) (*registry.Kind, error) {
 	for _, k := range f.kinds {
 		if k.GVR == gvr || gvr.Version == "" && k.GVR.GroupResource() == gvr.GroupResource() {

@@ -89,10 +89,6 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// noCustomResources is the list of kinds that users have defined: none. kubectl asks for
-// it, whatever discovery says, before it tells its user that a kind is not known.
-const noCustomResources = `{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","metadata":{},"items":[]}`
-
 // serveKnown answers a caller of whom is known who it is, if only that it does not say.
 func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller registry.Caller) {
 	path := strings.TrimSuffix(r.URL.Path, "/")
@@ -105,8 +101,6 @@ func (s *Server) serveKnown(w http.ResponseWriter, r *http.Request, caller regis
 	switch {
 	case isReview && r.Method == http.MethodPost:
 		s.serveReview(w, r, caller, question, namespace)
-	case r.Method == http.MethodGet && path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions" && caller.User != authn.UserAnonymous:
-		writeBody(w, mediaJSON, http.StatusOK, []byte(noCustomResources))
 	default:
 		s.serveResource(w, r, caller, gv, segments)
 	}
@@ -145,6 +139,11 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller regist
 // serveResource authorizes and dispatches a request for a resource.
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller registry.Caller, gv schema.GroupVersion, segments []string) {
 	t, err := s.resolved(r, gv, segments)
+	if t.kind == nil && caller.User != authn.UserAnonymous && mayBeDefined(gv.Group) {
+		// Another master may have answered that the kind is served.
+		s.catchUp(r)
+		t, err = s.resolve(r, gv, segments)
+	}
 	if err != nil {
 		if caller.User == authn.UserAnonymous {
 			err = unauthorized() // what there is concerns only who is known
@@ -164,6 +163,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		return
 	}
 	observation(r).Decision = traffic.Allow
+	if t.kind.Custom != nil && t.kind.Custom.Warning != "" {
+		warn(w, []string{t.kind.Custom.Warning})
+	}
 	still := func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) }
 	switch {
 	case t.sub != nil && t.sub.Stream:
@@ -179,6 +181,16 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 	compressed := newCompressor(w, r)
 	defer compressed.close()
 	s.serveShort(compressed, r, caller, t)
+}
+
+// catchUp makes sure that what other masters have acknowledged is known here, as far as
+// that can be had: what is served may have changed.
+func (s *Server) catchUp(r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), catchUpTimeout)
+	defer cancel()
+	if err := s.cfg.Registry.Current(ctx); err != nil {
+		s.cfg.Log.Debug("kinds may not be those of now", zap.Error(err))
+	}
 }
 
 // serveShort answers everything but watches and streams.

@@ -89,7 +89,15 @@ func parseAccept(header string) []clause {
 
 // negotiate picks the answer's format. Status and other plain objects pass list false
 // and shapes false: they are never shown as tables.
-func negotiate(r *http.Request, shapes bool) (format, error) {
+func negotiate(r *http.Request, shapes bool) (format, error) { return negotiateFor(r, shapes, true) }
+
+// negotiate picks the format of an answer about a target. Objects of kinds that users have
+// defined have no protobuf form, though their metadata has.
+func (t target) negotiate(r *http.Request) (format, error) {
+	return negotiateFor(r, true, !t.isCustom())
+}
+
+func negotiateFor(r *http.Request, shapes, protobuf bool) (format, error) {
 	pretty := isTrue(r.URL.Query().Get("pretty"))
 	header := strings.Join(r.Header.Values("Accept"), ",")
 	if header == "" {
@@ -123,6 +131,9 @@ func negotiate(r *http.Request, shapes bool) (format, error) {
 			if f.version != "v1" && f.version != "v1beta1" || f.shape == shapeTable && f.encoding == encodeProtobuf {
 				continue
 			}
+		}
+		if f.encoding == encodeProtobuf && f.shape == shapeObject && !protobuf {
+			continue
 		}
 		return f, nil
 	}

@@ -20,8 +20,20 @@ func structType(obj runtime.Object) reflect.Type { return reflect.TypeOf(obj).El
 // newDocuments documents the served kinds and the reviews. Streams other than proxies are
 // left out: no client reads of them in OpenAPI.
 func newDocuments(served []*registry.Kind) *openapi.Documents {
+	return openapi.New(openapi.Config{
+		Version: lifecycle.KubernetesVersion, Resources: resourcesOf(served),
+		Extra: []reflect.Type{reflect.TypeFor[metav1.Status](), reflect.TypeFor[metav1.DeleteOptions]()},
+	})
+}
+
+// resourcesOf lists what is to be documented.
+func resourcesOf(served []*registry.Kind) []openapi.Resource {
 	var resources []openapi.Resource
 	for _, k := range served {
+		if k.Custom != nil {
+			resources = append(resources, customResources(k)...)
+			continue
+		}
 		main := openapi.Resource{GVR: k.GVR, GVK: k.GVK, Namespaced: k.Namespaced, Verbs: k.Verbs, Type: structType(k.New())}
 		if k.NewList != nil {
 			main.ListType = structType(k.NewList())
@@ -47,17 +59,16 @@ func newDocuments(served []*registry.Kind) *openapi.Documents {
 			GVR: k.GVR, GVK: k.GVK, Namespaced: k.Namespaced, Verbs: []string{"create"}, Type: structType(k.New()),
 		})
 	}
-	return openapi.New(openapi.Config{
-		Version: lifecycle.KubernetesVersion, Resources: resources,
-		Extra: []reflect.Type{reflect.TypeFor[metav1.Status](), reflect.TypeFor[metav1.DeleteOptions]()},
-	})
+	return resources
 }
 
 // serveOpenAPI answers /openapi/v2, /openapi/v3 and /openapi/v3/GROUPVERSION.
 func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request, path string) {
+	s.catchUp(r)
+	documents := s.view().documents
 	switch {
 	case path == "/openapi/v3":
-		index, err := s.documents.IndexV3()
+		index, err := documents.IndexV3()
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -65,11 +76,11 @@ func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request, path strin
 		writeBody(w, mediaJSON, http.StatusOK, index)
 	case path == "/openapi/v2":
 		protobuf := wantsProtobuf(r, openapi.MediaTypeProtobufV2)
-		doc, err := s.documents.V2(protobuf)
+		doc, err := documents.V2(protobuf)
 		s.serveDocument(w, r, doc, err, protobuf, openapi.MediaTypeProtobufV2)
 	case strings.HasPrefix(path, "/openapi/v3/"):
 		protobuf := wantsProtobuf(r, openapi.MediaTypeProtobufV3)
-		doc, err := s.documents.V3(strings.TrimPrefix(path, "/openapi/v3/"), protobuf)
+		doc, err := documents.V3(strings.TrimPrefix(path, "/openapi/v3/"), protobuf)
 		s.serveDocument(w, r, doc, err, protobuf, openapi.MediaTypeProtobufV3)
 	default:
 		s.fail(w, r, notFound())

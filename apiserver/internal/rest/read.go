@@ -20,7 +20,7 @@ import (
 
 // get answers with one object.
 func (s *Server) get(w http.ResponseWriter, r *http.Request, t target) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func listOptions(r *http.Request, t target) (registry.ListOptions, error) {
 
 // list answers with a page of a collection.
 func (s *Server) list(w http.ResponseWriter, r *http.Request, t target) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}
@@ -249,8 +249,10 @@ func jsonList(w io.Writer, f format, t target, records []*store.Record, meta met
 		if f.shape == shapePartial {
 			data, err = marshalJSON(partial(f, obj), false)
 		} else {
-			// Items of a typed list carry neither apiVersion nor kind.
-			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+			if !t.isCustom() {
+				// Items of a typed list carry neither apiVersion nor kind.
+				obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+			}
 			data, err = marshalJSON(obj, false)
 		}
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +20,6 @@ import (
 
 	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
-	"kijabi.dev/apiserver/internal/openapi"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/traffic"
@@ -35,6 +36,7 @@ const (
 	requestTimeout     = 60 * time.Second
 	idleTimeout        = 3 * time.Minute
 	shutdownTimeout    = 5 * time.Second
+	catchUpTimeout     = 3 * time.Second
 	maxStreamsPerConn  = 250
 	reauthorizeEvery   = time.Minute
 	compressAboveBytes = 128 << 10
@@ -103,11 +105,12 @@ type Config struct {
 
 // Server is the door.
 type Server struct {
-	cfg       Config
-	codec     *codec
-	reviews   *reviews.Reviews
-	discovery *discovery
-	documents *openapi.Documents
+	cfg     Config
+	codec   *codec
+	reviews *reviews.Reviews
+	// seen is the latest view; viewing is held by who makes another.
+	seen    atomic.Pointer[view]
+	viewing sync.Mutex
 	// writeTimeout of one piece of an answer.
 	writeTimeout time.Duration
 	// reauthorizeEvery is how often a stream's caller is asked about again.
@@ -142,9 +145,8 @@ func New(cfg Config) (*Server, error) {
 		tokens = cfg.Tokens
 	}
 	return &Server{
-		cfg: cfg, codec: newCodec(kinds), discovery: newDiscovery(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
-		documents: newDocuments(kinds),
-		stopping:  stopping, stop: stop, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
+		cfg: cfg, codec: newCodec(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
+		stopping: stopping, stop: stop, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
 	}, nil
 }
 

@@ -92,7 +92,7 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, t target, st
 // watch streams until the time is over, the client leaves, the server stops or the
 // registry ends it. It returns an error only before the answer has begun.
 func (s *Server) watch(ctx context.Context, w http.ResponseWriter, r *http.Request, t target, still func(context.Context) error) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -56,7 +57,13 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, t target, validati
 	if err != nil {
 		return nil, err
 	}
-	decoded, warnings, err := s.codec.decode(data, enc, t.gvk(), validation)
+	var decoded runtime.Object
+	var warnings []string
+	if t.isCustom() {
+		decoded, warnings, err = decodeCustom(data, enc, t.kind, validation)
+	} else {
+		decoded, warnings, err = s.codec.decode(data, enc, t.gvk(), validation)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +125,7 @@ func (s *Server) writeResult(w http.ResponseWriter, r *http.Request, f format, c
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}
@@ -142,7 +149,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}
@@ -162,7 +169,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, caller registry.
 }
 
 func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}
@@ -170,7 +177,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.C
 	if err != nil {
 		return err
 	}
-	patchType, err := patchTypeOf(r)
+	patchType, err := patchTypeOf(r, t)
 	if err != nil {
 		return err
 	}
@@ -195,7 +202,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.C
 				field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch"),
 			})
 		}
-		if patchType != types.JSONPatchType && opts.FieldValidation == metav1.FieldValidationWarn {
+		if patchType != types.JSONPatchType && !t.isCustom() && opts.FieldValidation == metav1.FieldValidationWarn {
 			warn(w, s.patchWarnings(data, t))
 		}
 	}
@@ -220,7 +227,7 @@ func (s *Server) patchWarnings(data []byte, t target) []string {
 // applyCode checks an apply configuration's fields and tells whether the apply is
 // going to create the object, which is answered with 201.
 func (s *Server) applyCode(w http.ResponseWriter, r *http.Request, t target, data []byte, validation string) (int, error) {
-	if validation != metav1.FieldValidationIgnore {
+	if validation != metav1.FieldValidationIgnore && !t.isCustom() {
 		_, warnings, err := s.codec.decode(data, encodeYAML, t.gvk(), validation)
 		if err != nil {
 			return 0, err
@@ -237,14 +244,21 @@ func (s *Server) applyCode(w http.ResponseWriter, r *http.Request, t target, dat
 	return http.StatusOK, nil
 }
 
-func patchTypeOf(r *http.Request) (types.PatchType, error) {
+func patchTypeOf(r *http.Request, t target) (types.PatchType, error) {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
 		media = r.Header.Get("Content-Type")
 	}
 	known := []types.PatchType{types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType}
+	if t.isCustom() { // nothing says how such objects are merged strategically
+		known = slices.Delete(known, 2, 3)
+	}
 	if !slices.Contains(known, types.PatchType(media)) {
-		return "", unsupportedMediaType(media, string(known[0]), string(known[1]), string(known[2]), string(known[3]))
+		names := make([]string, len(known))
+		for i, one := range known {
+			names[i] = string(one)
+		}
+		return "", unsupportedMediaType(media, names...)
 	}
 	return types.PatchType(media), nil
 }
@@ -323,7 +337,7 @@ func success(code int32, details *metav1.StatusDetails) *metav1.Status {
 // remove deletes one object: the answer is the object while it is still terminating, a
 // Status once it is gone.
 func (s *Server) remove(w http.ResponseWriter, r *http.Request, caller registry.Caller, t target) error {
-	f, err := negotiate(r, true)
+	f, err := t.negotiate(r)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -64,7 +65,7 @@ type request struct {
 // begin resolves the resource and authorizes the operation.
 func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref, fieldSelector string) (request, error) {
 	caller, _ := rpc.CallerFrom(ctx)
-	kind, err := s.registry.Kind(ref.Resource)
+	kind, err := s.kind(ctx, ref.Resource)
 	if err != nil {
 		return request{}, err
 	}
@@ -76,6 +77,18 @@ func (s *ObjectService) begin(ctx context.Context, verb string, ref registry.Ref
 	}
 	ctx, err = s.authorizer.Admit(ctx, attr)
 	return request{ctx: ctx, kind: kind, ref: ref, caller: caller, attr: attr}, err
+}
+
+// kind finds a kind, also one that another master has just answered is served.
+func (s *ObjectService) kind(ctx context.Context, resource schema.GroupVersionResource) (*registry.Kind, error) {
+	kind, err := s.registry.Kind(resource)
+	if err == nil || !strings.Contains(resource.Group, ".") {
+		return kind, err
+	}
+	if err := s.registry.Current(ctx); err != nil {
+		return nil, err
+	}
+	return s.registry.Kind(resource)
 }
 
 func (r request) registryCaller() registry.Caller {

@@ -17,9 +17,11 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/controllers/customresources"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
@@ -71,7 +73,7 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	voices := newVoices(program.API, clk, log)
 	loops, err := controller.NewRuntime(controller.RuntimeConfig{
 		Client: program.API, Clock: clk, Log: log,
-		Controllers: controllers(cfg, program.API, program.Caches, liveness, podRange, string(bundle), clk, voices),
+		Controllers: controllers(cfg, program.API, program.Caches, program.Dial, log, liveness, podRange, string(bundle), clk, voices),
 	})
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
@@ -114,9 +116,12 @@ func owned[T object.Object](caches *informer.Set, api *client.Client) garbagecol
 
 // controllers lists every loop, in the open.
 func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Client, caches *informer.Set,
+	dial func() (*client.Client, func() error, error), log *zap.Logger,
 	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock, voices voices,
 ) []controller.Controller {
 	namespaces := informer.Of[*corev1.Namespace](caches, owners[*corev1.Namespace]())
+	definitions := informer.Of[*apiextensionsv1.CustomResourceDefinition](caches, owners[*apiextensionsv1.CustomResourceDefinition]())
+	customs := informer.CustomsOf(caches, informer.CustomsConfig{Definitions: definitions, Dial: dial, Log: log})
 	nodes := informer.Of[*corev1.Node](caches, owners[*corev1.Node]())
 	accounts := informer.Of[*corev1.ServiceAccount](caches, owners[*corev1.ServiceAccount]())
 	configMaps := informer.Of[*corev1.ConfigMap](caches, owners[*corev1.ConfigMap]())
@@ -138,7 +143,8 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 	evictionConfig := lifecycleConfig
 	evictionConfig.Event = voices.eviction.Record
 	return []controller.Controller{
-		namespace.New(namespace.Config{Namespaces: namespaces, Contents: api, Clock: clk}),
+		namespace.New(namespace.Config{Namespaces: namespaces, Contents: api, Customs: customs, Clock: clk}),
+		customresources.New(customresources.Config{Definitions: definitions, Contents: api, Clock: clk}),
 		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
 		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk, Event: voices.deployment.Record}),
 		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
@@ -156,6 +162,7 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 			owned[*autoscalingv2.HorizontalPodAutoscaler](caches, api), owned[*policyv1.PodDisruptionBudget](caches, api),
 			owned[*corev1.PersistentVolumeClaim](caches, api), owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
 			owned[*rbacv1.Role](caches, api), owned[*rbacv1.RoleBinding](caches, api),
-		}),
+			garbagecollector.Of(definitions, api),
+		}, customs, api),
 	}
 }

@@ -118,6 +118,27 @@ func unpackAs[T object.Object](packed *anypb.Any) (T, error) {
 	return typed, nil
 }
 
+// named notes in a custom object which resource it is of, which it does not say itself.
+func named(kind object.Kind, obj object.Object) {
+	if custom, ok := obj.(*object.Custom); ok {
+		custom.Resource = kind.GVR.Resource
+	}
+}
+
+// GetKind returns one object of a kind that is only known at run time.
+func (c *Client) GetKind(ctx context.Context, kind object.Kind, key object.Key) (object.Object, error) {
+	res, err := c.objects.Get(ctx, &objectv1pb.GetRequest{Reference: reference(kind, key)})
+	if err != nil {
+		return nil, err
+	}
+	obj, err := object.Unpack(res.GetObject())
+	if err != nil {
+		return nil, err
+	}
+	named(kind, obj)
+	return obj, nil
+}
+
 // Get returns one object.
 func Get[T object.Object](ctx context.Context, c *Client, key object.Key) (T, error) {
 	var zero T
@@ -169,6 +190,7 @@ func (c *Client) ListKind(ctx context.Context, kind object.Kind, opts ListOption
 			if err != nil {
 				return err
 			}
+			named(kind, item)
 			items = append(items, item)
 		}
 		return nil
@@ -498,6 +520,10 @@ func (op Op) Target() (kind object.Kind, verb Verb, subresource string, err erro
 		ref, verb = operation.Delete.GetReference(), VerbDelete
 	}
 	kind, ok := object.KindForResource(schema.GroupResource{Group: ref.GetResource().GetGroup(), Resource: ref.GetResource().GetResource()})
+	if !ok && ref.GetResource().GetGroup() != "" { // what only users' definitions know
+		gv := schema.GroupVersion{Group: ref.GetResource().GetGroup(), Version: ref.GetResource().GetVersion()}
+		kind, ok = object.CustomKind(gv.WithKind(ref.GetResource().GetResource()), ref.GetResource().GetResource(), ref.GetNamespace() != ""), true
+	}
 	if !ok {
 		return object.Kind{}, "", "", fmt.Errorf("operation on unknown resource %q", ref.GetResource().GetResource())
 	}

@@ -43,11 +43,16 @@ type WatchMessage[T object.Object] struct {
 // Watch yields changes until ctx ends or the stream fails; the last pair then
 // carries the error. A watch that the server ends in good order yields no error.
 func Watch[T object.Object](ctx context.Context, c *Client, opts WatchOptions) iter.Seq2[WatchMessage[T], error] {
+	return WatchKind[T](ctx, c, object.KindOf[T](), opts)
+}
+
+// WatchKind is Watch for a kind that is only known at run time, whose objects are Ts.
+func WatchKind[T object.Object](ctx context.Context, c *Client, kind object.Kind, opts WatchOptions) iter.Seq2[WatchMessage[T], error] {
 	return func(yield func(WatchMessage[T], error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stream, err := c.objects.Watch(ctx, &objectv1pb.WatchRequest{
-			Resource:          resource(object.KindOf[T]()),
+			Resource:          resource(kind),
 			Namespace:         opts.Namespace,
 			LabelSelector:     opts.LabelSelector,
 			FieldSelector:     opts.FieldSelector,
@@ -67,7 +72,7 @@ func Watch[T object.Object](ctx context.Context, c *Client, opts WatchOptions) i
 				yield(WatchMessage[T]{}, err)
 				return
 			}
-			message, err := watchMessage[T](res)
+			message, err := watchMessage[T](kind, res)
 			if !yield(message, err) || err != nil {
 				return
 			}
@@ -75,7 +80,7 @@ func Watch[T object.Object](ctx context.Context, c *Client, opts WatchOptions) i
 	}
 }
 
-func watchMessage[T object.Object](res *objectv1pb.WatchResponse) (WatchMessage[T], error) {
+func watchMessage[T object.Object](kind object.Kind, res *objectv1pb.WatchResponse) (WatchMessage[T], error) {
 	message := WatchMessage[T]{
 		Events:     make([]Event[T], 0, len(res.GetEvents())),
 		Progress:   res.GetProgress(),
@@ -86,6 +91,7 @@ func watchMessage[T object.Object](res *objectv1pb.WatchResponse) (WatchMessage[
 		if err != nil {
 			return WatchMessage[T]{}, err
 		}
+		named(kind, obj)
 		var eventType watch.EventType
 		switch event.GetType() {
 		case objectv1pb.EventType_EVENT_TYPE_ADDED:

@@ -106,6 +106,11 @@ func Triggered(subscribe func(enqueue func(object.Key))) Input {
 	return Input{subscribe: subscribe}
 }
 
+// TriggeredBy is Triggered with the keys that are due when the controller starts.
+func TriggeredBy(subscribe func(enqueue func(object.Key)), keys func() []object.Key) Input {
+	return Input{subscribe: subscribe, keys: keys}
+}
+
 // Output is a part of a kind that one controller alone writes.
 type Output struct {
 	kind object.Kind

@@ -42,6 +42,7 @@ type options struct {
 	indexes       map[string]func(object.Object) []string
 	snapshot      string
 	snapshotGrace time.Duration
+	trim          func(object.Object) // makes an object smaller before it is kept
 }
 
 // Option qualifies an informer.
@@ -94,7 +95,10 @@ type Informer[T object.Object] struct {
 }
 
 func newInformer[T object.Object](c *client.Client, log *zap.Logger, opts options) *Informer[T] {
-	kind := object.KindOf[T]()
+	return newInformerOf[T](object.KindOf[T](), c, log, opts)
+}
+
+func newInformerOf[T object.Object](kind object.Kind, c *client.Client, log *zap.Logger, opts options) *Informer[T] {
 	inf := &Informer[T]{
 		kind:     kind,
 		opts:     opts,
@@ -391,9 +395,14 @@ func (inf *Informer[T]) watchOnce(ctx context.Context) error {
 	if !resume {
 		seen = map[object.Key]struct{}{}
 	}
-	for message, err := range client.Watch[T](ctx, inf.c, opts) {
+	for message, err := range client.WatchKind[T](ctx, inf.c, inf.kind, opts) {
 		if err != nil {
 			return err
+		}
+		if trim := inf.opts.trim; trim != nil {
+			for i := range message.Events {
+				trim(message.Events[i].Object)
+			}
 		}
 		if err := inf.apply(message, seen); err != nil {
 			return err

@@ -25,6 +25,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -71,6 +72,12 @@ func kind[T any, P interface {
 // view marks a row that shows the objects of another.
 func view(k Kind) Kind {
 	k.View = true
+	return k
+}
+
+// in names the protobuf package of a kind that is not of k8s.io/api.
+func in(pkg string, k Kind) Kind {
+	k.typeURL = typeURLPrefix + pkg + "." + k.GVK.Kind
 	return k
 }
 
@@ -140,6 +147,7 @@ var kindTable = sync.OnceValue(func() *table {
 			kind[rbacv1.ClusterRole](rbacv1.GroupName, "v1", "ClusterRole", "clusterroles", false, func() runtime.Object { return &rbacv1.ClusterRoleList{} }),
 			kind[rbacv1.RoleBinding](rbacv1.GroupName, "v1", "RoleBinding", "rolebindings", true, func() runtime.Object { return &rbacv1.RoleBindingList{} }),
 			kind[rbacv1.Role](rbacv1.GroupName, "v1", "Role", "roles", true, func() runtime.Object { return &rbacv1.RoleList{} }),
+			in("k8s.io.apiextensions_apiserver.pkg.apis.apiextensions.v1", kind[apiextensionsv1.CustomResourceDefinition](apiextensionsv1.GroupName, "v1", "CustomResourceDefinition", "customresourcedefinitions", false, func() runtime.Object { return &apiextensionsv1.CustomResourceDefinitionList{} })),
 			// Questions: answered when created, never stored.
 			kind[authenticationv1.SelfSubjectReview](authenticationv1.GroupName, "v1", "SelfSubjectReview", "selfsubjectreviews", false, nil),
 			kind[authenticationv1.TokenReview](authenticationv1.GroupName, "v1", "TokenReview", "tokenreviews", false, nil),
@@ -186,7 +194,11 @@ func KindForResource(resource schema.GroupResource) (Kind, bool) {
 }
 
 // KindForTypeURL finds a kind by the type URL of an Any; only the part after the last slash counts.
+// Of custom objects it tells no group, version and kind: only the object itself does.
 func KindForTypeURL(url string) (Kind, bool) {
+	if url == customTypeURL || url[strings.LastIndexByte(url, '/')+1:] == customTypeURL[len(typeURLPrefix):] {
+		return CustomKind(schema.GroupVersionKind{}, "", false), true
+	}
 	if k, ok := kindTable().byURL[url]; ok {
 		return k, ok
 	}
@@ -195,7 +207,11 @@ func KindForTypeURL(url string) (Kind, bool) {
 }
 
 // KindOfObject returns the kind of an object by its Go type. obj may be a nil pointer.
+// That of a custom object is what the object says.
 func KindOfObject(obj Object) (Kind, error) {
+	if custom, ok := obj.(*Custom); ok && custom != nil {
+		return CustomKind(custom.GroupVersionKind(), custom.Resource, custom.Namespace != ""), nil
+	}
 	if k, ok := kindTable().byType[reflect.TypeOf(obj)]; ok {
 		return k, nil
 	}

@@ -4,7 +4,8 @@
 // Kubernetes protobuf; over gRPC that encoding travels in google.protobuf.Any
 // under the message's real name, such as k8s.io.api.apps.v1.Deployment. The types
 // are no proto.Message since k8s.io/api v0.36, so this package fills and empties
-// the Any by hand, from an explicit table of kinds.
+// the Any by hand, from an explicit table of kinds. Objects of kinds that users define
+// are of the type Custom and travel as kijabi.object.v1.JSONObject.
 package object
 
 import (
@@ -80,7 +81,9 @@ func Decode(kind Kind, value []byte) (Object, error) {
 	if err := obj.Unmarshal(value); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", kind.GVK.Kind, err)
 	}
-	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	if !kind.GVK.Empty() { // of a custom object only its encoding may know
+		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	}
 	if set, ok := obj.(*appsv1.StatefulSet); ok {
 		// Claims inside of a set carry their kind as well, which no protobuf encoding holds.
 		for i := range set.Spec.VolumeClaimTemplates {

@@ -76,6 +76,16 @@ func New(cfg Config) (*Program, error) {
 	}, nil
 }
 
+// Dial opens one more connection to the local apiserver, for who needs more streams than
+// one has room for.
+func (p *Program) Dial() (*client.Client, func() error, error) {
+	conn, err := rpc.Dial(p.cfg.APIServer, p.Identity)
+	if err != nil {
+		return nil, nil, fmt.Errorf("dial apiserver %s: %w", p.cfg.APIServer, err)
+	}
+	return client.New(conn), conn.Close, nil
+}
+
 // Close ends the connection.
 func (p *Program) Close() error { return p.Conn.Close() }
 

@@ -34,7 +34,8 @@ func (h hint) empty() bool {
 // packages are the ones whose kinds may be served; directories below the module.
 func packages() map[string][]string {
 	return map[string][]string{
-		"k8s.io/apimachinery": {"pkg/apis/meta/v1"},
+		"k8s.io/apimachinery":            {"pkg/apis/meta/v1"},
+		"k8s.io/apiextensions-apiserver": {"pkg/apis/apiextensions/v1"},
 		"k8s.io/api": {
 			"admissionregistration/v1", "apps/v1", "authentication/v1", "authorization/v1", "autoscaling/v1",
 			"autoscaling/v2", "batch/v1", "certificates/v1", "coordination/v1", "core/v1", "discovery/v1",

@@ -5,11 +5,14 @@
 package kinds
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kijabi.dev/platform/kube/object"
@@ -96,8 +99,39 @@ type Kind struct {
 	GracePeriod func(obj object.Object, wish *int64) int64
 	// DefaultPropagation is used when a deletion names none; empty means background.
 	DefaultPropagation metav1.DeletionPropagation
+	// PrepareForDelete is called when an object is marked for deletion, after its
+	// deletionTimestamp is set; nil does nothing.
+	PrepareForDelete func(obj object.Object)
 	// Scale serves the scale subresource; nil for kinds without one.
 	Scale *ScaleAccess
+	// Custom is set for kinds that users have defined, whose objects are *object.Custom.
+	Custom *Custom
+}
+
+// Custom is what kinds that users have defined have beside what every kind has. Its
+// functions are safe for concurrent use and change nothing but the object they are given.
+type Custom struct {
+	// Definition names the kind's CustomResourceDefinition, and UID is its identity.
+	Definition string
+	UID        types.UID
+	// Revision is the definition's generation. Stored objects carry the one they were
+	// written under; those of others are revised when they are read.
+	Revision int64
+	// Storage is the kind in the version that objects are stored in; the kind itself, maybe.
+	Storage *Kind
+	// Revise makes an object what the schema says: unknown fields go, defaults come.
+	Revise func(obj *object.Custom)
+	// Prune drops the fields that the schema does not know and returns their paths.
+	Prune func(obj *object.Custom) []string
+	// Fields returns the values of SelectableFields. Unlike those of other kinds they are not
+	// in the index: which there are may change.
+	Fields func(obj *object.Custom) map[string]string
+	// Warning for whoever uses this version; empty if there is none.
+	Warning string
+	// Schema returns the OpenAPI schema of an object, in version 3 or 2.
+	Schema func(v3 bool) (json.RawMessage, error)
+	// Converter knows the types of all versions of the kind, for server-side apply.
+	Converter func() (managedfields.TypeConverter, error)
 }
 
 // Requester is who makes a request, as far as that is known.

@@ -58,7 +58,8 @@ func TestTableIsConsistent(t *testing.T) {
 		}
 	}
 	for _, kind := range object.Kinds() {
-		if kind.NewList != nil && !seen[kind.GVR] {
+		// The row of definitions is that of package customkinds.
+		if kind.NewList != nil && !seen[kind.GVR] && kind.GVK.Kind != "CustomResourceDefinition" {
 			t.Errorf("%s travels but is not served", kind.GVR)
 		}
 	}

@@ -78,18 +78,52 @@ func Of[T object.Object](inf *informer.Informer[T], api *client.Client) Collecti
 	}
 }
 
+// Customs are the objects of kinds that users define; *informer.Customs implements it.
+type Customs interface {
+	All(gone bool) []informer.Followed
+	OnChange(handler func(kind object.Kind, before, after *object.Custom))
+}
+
+var _ Customs = (*informer.Customs)(nil)
+
+// followed wraps the objects of a kind that users have defined.
+func followed(f informer.Followed, api *client.Client) Collection {
+	return Collection{
+		kind: f.Kind,
+		get: func(key object.Key) (object.Object, error) {
+			obj, err := f.Get(key)
+			if err != nil {
+				return nil, err
+			}
+			return obj, nil
+		},
+		live: func(ctx context.Context, key object.Key) (object.Object, error) { return api.GetKind(ctx, f.Kind, key) },
+		dependents: func(owner types.UID) []object.Object {
+			var out []object.Object
+			for _, obj := range f.Dependents(owner) {
+				out = append(out, obj)
+			}
+			return out
+		},
+		waitVersion: f.WaitVersion,
+	}
+}
+
 // Controller collects garbage. Its keys name a kind, too: see itemKey.
 type Controller struct {
 	collections []Collection
 	byKind      map[schema.GroupKind]*Collection
 	byResource  map[string]*Collection
+	customs     Customs
+	api         *client.Client
 }
 
 var _ controller.Controller = (*Controller)(nil)
 
-// New returns the controller over every kind that may own or be owned.
-func New(collections []Collection) *Controller {
-	c := &Controller{collections: collections, byKind: map[schema.GroupKind]*Collection{}, byResource: map[string]*Collection{}}
+// New returns the controller over every kind that may own or be owned. api reads past the
+// caches of the kinds that users define.
+func New(collections []Collection, customs Customs, api *client.Client) *Controller {
+	c := &Controller{customs: customs, api: api, collections: collections, byKind: map[schema.GroupKind]*Collection{}, byResource: map[string]*Collection{}}
 	for i := range collections {
 		c.byKind[collections[i].kind.GVK.GroupKind()] = &collections[i]
 		c.byResource[collections[i].kind.GroupResource().String()] = &collections[i]
@@ -109,32 +143,83 @@ func itemKey(kind object.Kind, key object.Key) object.Key {
 // Inputs are all collections: an object makes itself due, and its dependents, whose
 // owner may just have gone, and its owners, who may wait for it to go.
 func (c *Controller) Inputs() []controller.Input {
-	inputs := make([]controller.Input, 0, len(c.collections))
+	inputs := make([]controller.Input, 0, len(c.collections)+1)
 	for i := range c.collections {
 		collection := &c.collections[i]
-		inputs = append(inputs, collection.input(func(obj object.Object) []object.Key {
-			var keys []object.Key
-			if len(obj.GetOwnerReferences()) > 0 || obj.GetDeletionTimestamp() != nil {
-				keys = append(keys, itemKey(collection.kind, object.KeyOf(obj)))
-			}
-			for _, ref := range obj.GetOwnerReferences() {
-				if owner := c.ownerCollection(ref); owner != nil && ptr.Deref(ref.BlockOwnerDeletion, false) {
-					keys = append(keys, itemKey(owner.kind, ownerKey(owner, obj, ref)))
-				}
-			}
-			for j := range c.collections {
-				for _, dependent := range c.collections[j].dependents(obj.GetUID()) {
-					keys = append(keys, itemKey(c.collections[j].kind, object.KeyOf(dependent)))
-				}
-			}
-			return keys
-		}))
+		inputs = append(inputs, collection.input(func(obj object.Object) []object.Key { return c.due(collection.kind, obj) }))
 	}
-	return inputs
+	return append(inputs, controller.TriggeredBy(func(enqueue func(object.Key)) {
+		c.customs.OnChange(func(kind object.Kind, before, after *object.Custom) {
+			for _, obj := range []*object.Custom{before, after} {
+				if obj == nil {
+					continue
+				}
+				for _, key := range c.due(kind, obj) {
+					enqueue(key)
+				}
+			}
+		})
+	}, func() []object.Key {
+		var keys []object.Key
+		for _, f := range c.customs.All(false) {
+			for _, obj := range f.List() {
+				keys = append(keys, c.due(f.Kind, obj)...)
+			}
+		}
+		return keys
+	}))
+}
+
+// due lists what must be looked at when an object changes.
+func (c *Controller) due(kind object.Kind, obj object.Object) []object.Key {
+	var keys []object.Key
+	if len(obj.GetOwnerReferences()) > 0 || obj.GetDeletionTimestamp() != nil {
+		keys = append(keys, itemKey(kind, object.KeyOf(obj)))
+	}
+	for _, ref := range obj.GetOwnerReferences() {
+		if owner := c.ownerCollection(ref); owner != nil && ptr.Deref(ref.BlockOwnerDeletion, false) {
+			keys = append(keys, itemKey(owner.kind, ownerKey(owner, obj, ref)))
+		}
+	}
+	for _, collection := range c.all() {
+		for _, dependent := range collection.dependents(obj.GetUID()) {
+			keys = append(keys, itemKey(collection.kind, object.KeyOf(dependent)))
+		}
+	}
+	return keys
+}
+
+// all returns the collections of now.
+func (c *Controller) all() []*Collection {
+	customs := c.customs.All(false)
+	out := make([]*Collection, 0, len(c.collections)+len(customs))
+	for i := range c.collections {
+		out = append(out, &c.collections[i])
+	}
+	for _, f := range customs {
+		collection := followed(f, c.api)
+		out = append(out, &collection)
+	}
+	return out
 }
 
 func (c *Controller) ownerCollection(ref metav1.OwnerReference) *Collection {
-	return c.byKind[schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupKind()]
+	kind := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupKind()
+	if collection := c.byKind[kind]; collection != nil {
+		return collection
+	}
+	return c.custom(func(k object.Kind) bool { return k.GVK.GroupKind() == kind })
+}
+
+// custom finds a kind that users define, or have defined.
+func (c *Controller) custom(is func(object.Kind) bool) *Collection {
+	for _, f := range c.customs.All(true) {
+		if is(f.Kind) {
+			collection := followed(f, c.api)
+			return &collection
+		}
+	}
+	return nil
 }
 
 func ownerKey(owner *Collection, dependent metav1.Object, ref metav1.OwnerReference) object.Key {
@@ -153,6 +238,9 @@ func (*Controller) Outputs() []controller.Output {
 func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
 	resource, name, ok := strings.Cut(key.Name, "|")
 	collection := c.byResource[resource]
+	if collection == nil {
+		collection = c.custom(func(k object.Kind) bool { return k.GroupResource().String() == resource })
+	}
 	if !ok || collection == nil {
 		return 0, fmt.Errorf("not a key of this queue: %s", key)
 	}
@@ -233,8 +321,8 @@ const cacheWait = 5 * time.Second
 func (c *Controller) awaitCaches(ctx context.Context, obj object.Object) error {
 	ctx, cancel := context.WithTimeout(ctx, cacheWait)
 	defer cancel()
-	for i := range c.collections {
-		if err := c.collections[i].waitVersion(ctx, obj.GetResourceVersion()); err != nil {
+	for _, collection := range c.all() {
+		if err := collection.waitVersion(ctx, obj.GetResourceVersion()); err != nil {
 			return err
 		}
 	}
@@ -242,8 +330,8 @@ func (c *Controller) awaitCaches(ctx context.Context, obj object.Object) error {
 }
 
 func (c *Controller) hasBlockingDependents(owner types.UID) bool {
-	for i := range c.collections {
-		for _, dependent := range c.collections[i].dependents(owner) {
+	for _, collection := range c.all() {
+		for _, dependent := range collection.dependents(owner) {
 			for _, ref := range dependent.GetOwnerReferences() {
 				if ref.UID == owner && ptr.Deref(ref.BlockOwnerDeletion, false) {
 					return true
@@ -265,8 +353,8 @@ func (c *Controller) asOwner(ctx context.Context, w client.Writer, obj object.Ob
 		return err
 	}
 	if orphans {
-		for i := range c.collections {
-			for _, dependent := range c.collections[i].dependents(obj.GetUID()) {
+		for _, collection := range c.all() {
+			for _, dependent := range collection.dependents(obj.GetUID()) {
 				kept := slices.DeleteFunc(slices.Clone(dependent.GetOwnerReferences()), func(ref metav1.OwnerReference) bool { return ref.UID == obj.GetUID() })
 				if err := patchMetadata(ctx, w, dependent, "ownerReferences", kept); err != nil {
 					return err

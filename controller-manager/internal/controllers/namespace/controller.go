@@ -32,7 +32,12 @@ type Contents interface {
 type Config struct {
 	Namespaces *informer.Informer[*corev1.Namespace]
 	Contents   Contents
-	Clock      clock.PassiveClock
+	// Customs are the kinds that users define; *informer.Customs implements it.
+	Customs interface {
+		// Kinds returns those that were served at a resource version.
+		Kinds(ctx context.Context, resourceVersion string) ([]object.Kind, error)
+	}
+	Clock clock.PassiveClock
 }
 
 // Controller empties namespaces.
@@ -76,7 +81,11 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return 0, nil
 	}
-	left, held, err := c.empty(ctx, ns.Name)
+	defined, err := c.cfg.Customs.Kinds(ctx, ns.ResourceVersion)
+	if err != nil {
+		return 0, fmt.Errorf("kinds that users have defined: %w", err)
+	}
+	left, held, err := c.empty(ctx, slices.Concat(object.Kinds(), defined), ns.Name)
 	if err != nil {
 		return 0, err
 	}
@@ -96,12 +105,15 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 
 // empty deletes what is in a namespace and tells what is left: "pods (2)", and
 // which of it waits for finalizers: "example.com/keep in pods/web".
-func (c *Controller) empty(ctx context.Context, namespace string) (left, held []string, err error) {
-	for _, kind := range object.Kinds() {
+func (c *Controller) empty(ctx context.Context, kinds []object.Kind, namespace string) (left, held []string, err error) {
+	for _, kind := range kinds {
 		if !kind.Namespaced || kind.NewList == nil || kind.View {
 			continue
 		}
 		objects, err := c.cfg.Contents.ListKind(ctx, kind, client.ListOptions{Namespace: namespace})
+		if kind.IsCustom() && apierrors.IsNotFound(err) {
+			continue // its definition is gone meanwhile, and so are its objects
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("list %s: %w", kind.GVR.Resource, err)
 		}

@@ -12,6 +12,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	anypb "google.golang.org/protobuf/types/known/anypb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
 	reflect "reflect"
 	sync "sync"
@@ -328,11 +329,21 @@ func (x *Reference) GetName() string {
 	return ""
 }
 
-// JSONObject carries an object of a kind without a protobuf message.
+// JSONObject carries an object of a kind that users have defined, for which there is no
+// message of its own.
 type JSONObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The object's JSON.
-	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	// The object's metadata. It may occur several times: occurrences are merged, as every
+	// protobuf parser does by itself.
+	Metadata *ObjectMeta `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Group and version, such as "example.com/v1".
+	ApiVersion string `protobuf:"bytes,2,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
+	// Kind, such as "Widget".
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// All other fields as a JSON object, such as {"spec":{"replicas":3}}.
+	Content []byte `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
+	// Generation of the definition whose defaults the content holds. Set by the server.
+	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -367,9 +378,447 @@ func (*JSONObject) Descriptor() ([]byte, []int) {
 	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *JSONObject) GetJson() []byte {
+func (x *JSONObject) GetMetadata() *ObjectMeta {
 	if x != nil {
-		return x.Json
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *JSONObject) GetApiVersion() string {
+	if x != nil {
+		return x.ApiVersion
+	}
+	return ""
+}
+
+func (x *JSONObject) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *JSONObject) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *JSONObject) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// ObjectMeta is the metadata of an object, on the wire the same as Kubernetes'
+// k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta.
+type ObjectMeta struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name within the namespace.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Prefix of a name that the server generates.
+	GenerateName string `protobuf:"bytes,2,opt,name=generate_name,json=generateName,proto3" json:"generate_name,omitempty"`
+	// Namespace; empty for cluster-scoped kinds.
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Deprecated and always empty.
+	SelfLink string `protobuf:"bytes,4,opt,name=self_link,json=selfLink,proto3" json:"self_link,omitempty"`
+	// Identity in time and space. Set by the server.
+	Uid string `protobuf:"bytes,5,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Version of the object. Set by the server.
+	ResourceVersion string `protobuf:"bytes,6,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	// Counts changes of what is wanted. Set by the server.
+	Generation int64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	// When the object was created. Set by the server.
+	CreationTimestamp *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=creation_timestamp,json=creationTimestamp,proto3" json:"creation_timestamp,omitempty"`
+	// When the object is, or was, to be gone. Set by the server.
+	DeletionTimestamp *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=deletion_timestamp,json=deletionTimestamp,proto3" json:"deletion_timestamp,omitempty"`
+	// Seconds that the object has to end, once it is being deleted. Set by the server.
+	DeletionGracePeriodSeconds int64 `protobuf:"varint,10,opt,name=deletion_grace_period_seconds,json=deletionGracePeriodSeconds,proto3" json:"deletion_grace_period_seconds,omitempty"`
+	// Labels.
+	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Annotations.
+	Annotations map[string]string `protobuf:"bytes,12,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the object belongs to.
+	OwnerReferences []*OwnerReference `protobuf:"bytes,13,rep,name=owner_references,json=ownerReferences,proto3" json:"owner_references,omitempty"`
+	// Who has to do something before the object goes.
+	Finalizers []string `protobuf:"bytes,14,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	// Who owns which fields.
+	ManagedFields []*ManagedFields `protobuf:"bytes,17,rep,name=managed_fields,json=managedFields,proto3" json:"managed_fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectMeta) Reset() {
+	*x = ObjectMeta{}
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectMeta) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectMeta) ProtoMessage() {}
+
+func (x *ObjectMeta) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectMeta.ProtoReflect.Descriptor instead.
+func (*ObjectMeta) Descriptor() ([]byte, []int) {
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ObjectMeta) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectMeta) GetGenerateName() string {
+	if x != nil {
+		return x.GenerateName
+	}
+	return ""
+}
+
+func (x *ObjectMeta) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectMeta) GetSelfLink() string {
+	if x != nil {
+		return x.SelfLink
+	}
+	return ""
+}
+
+func (x *ObjectMeta) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ObjectMeta) GetResourceVersion() string {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return ""
+}
+
+func (x *ObjectMeta) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ObjectMeta) GetCreationTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreationTimestamp
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetDeletionTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeletionTimestamp
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetDeletionGracePeriodSeconds() int64 {
+	if x != nil {
+		return x.DeletionGracePeriodSeconds
+	}
+	return 0
+}
+
+func (x *ObjectMeta) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetOwnerReferences() []*OwnerReference {
+	if x != nil {
+		return x.OwnerReferences
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+func (x *ObjectMeta) GetManagedFields() []*ManagedFields {
+	if x != nil {
+		return x.ManagedFields
+	}
+	return nil
+}
+
+// OwnerReference names an object that another belongs to.
+type OwnerReference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind of the owner.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Name of the owner.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Identity of the owner.
+	Uid string `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Group and version of the owner.
+	ApiVersion string `protobuf:"bytes,5,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
+	// True for the owner that manages the object; at most one.
+	Controller bool `protobuf:"varint,6,opt,name=controller,proto3" json:"controller,omitempty"`
+	// True if a deletion of the owner in the foreground waits for the object.
+	BlockOwnerDeletion bool `protobuf:"varint,7,opt,name=block_owner_deletion,json=blockOwnerDeletion,proto3" json:"block_owner_deletion,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *OwnerReference) Reset() {
+	*x = OwnerReference{}
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnerReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnerReference) ProtoMessage() {}
+
+func (x *OwnerReference) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnerReference.ProtoReflect.Descriptor instead.
+func (*OwnerReference) Descriptor() ([]byte, []int) {
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OwnerReference) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *OwnerReference) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OwnerReference) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *OwnerReference) GetApiVersion() string {
+	if x != nil {
+		return x.ApiVersion
+	}
+	return ""
+}
+
+func (x *OwnerReference) GetController() bool {
+	if x != nil {
+		return x.Controller
+	}
+	return false
+}
+
+func (x *OwnerReference) GetBlockOwnerDeletion() bool {
+	if x != nil {
+		return x.BlockOwnerDeletion
+	}
+	return false
+}
+
+// ManagedFields tells which fields one manager owns.
+type ManagedFields struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the manager.
+	Manager string `protobuf:"bytes,1,opt,name=manager,proto3" json:"manager,omitempty"`
+	// "Apply" or "Update".
+	Operation string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
+	// Version that the fields are of.
+	ApiVersion string `protobuf:"bytes,3,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
+	// When the manager last changed them.
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// "FieldsV1".
+	FieldsType string `protobuf:"bytes,6,opt,name=fields_type,json=fieldsType,proto3" json:"fields_type,omitempty"`
+	// The fields.
+	FieldsV1 *FieldsV1 `protobuf:"bytes,7,opt,name=fields_v1,json=fieldsV1,proto3" json:"fields_v1,omitempty"`
+	// Subresource through which they were written.
+	Subresource   string `protobuf:"bytes,8,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagedFields) Reset() {
+	*x = ManagedFields{}
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagedFields) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagedFields) ProtoMessage() {}
+
+func (x *ManagedFields) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagedFields.ProtoReflect.Descriptor instead.
+func (*ManagedFields) Descriptor() ([]byte, []int) {
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ManagedFields) GetManager() string {
+	if x != nil {
+		return x.Manager
+	}
+	return ""
+}
+
+func (x *ManagedFields) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *ManagedFields) GetApiVersion() string {
+	if x != nil {
+		return x.ApiVersion
+	}
+	return ""
+}
+
+func (x *ManagedFields) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ManagedFields) GetFieldsType() string {
+	if x != nil {
+		return x.FieldsType
+	}
+	return ""
+}
+
+func (x *ManagedFields) GetFieldsV1() *FieldsV1 {
+	if x != nil {
+		return x.FieldsV1
+	}
+	return nil
+}
+
+func (x *ManagedFields) GetSubresource() string {
+	if x != nil {
+		return x.Subresource
+	}
+	return ""
+}
+
+// FieldsV1 is a set of fields.
+type FieldsV1 struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The set as JSON.
+	Raw           []byte `protobuf:"bytes,1,opt,name=raw,proto3" json:"raw,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FieldsV1) Reset() {
+	*x = FieldsV1{}
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FieldsV1) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FieldsV1) ProtoMessage() {}
+
+func (x *FieldsV1) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FieldsV1.ProtoReflect.Descriptor instead.
+func (*FieldsV1) Descriptor() ([]byte, []int) {
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FieldsV1) GetRaw() []byte {
+	if x != nil {
+		return x.Raw
 	}
 	return nil
 }
@@ -385,7 +834,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[3]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +846,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[3]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +859,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{3}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetRequest) GetReference() *Reference {
@@ -431,7 +880,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[4]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +892,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[4]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +905,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{4}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetResponse) GetObject() *anypb.Any {
@@ -489,7 +938,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[5]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +950,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[5]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +963,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListRequest) GetResource() *Resource {
@@ -583,7 +1032,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[6]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +1044,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[6]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +1057,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListResponse) GetObjects() []*anypb.Any {
@@ -660,7 +1109,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[7]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +1121,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[7]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +1134,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchRequest) GetResource() *Resource {
@@ -743,7 +1192,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[8]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +1204,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[8]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +1217,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchEvent) GetType() EventType {
@@ -800,7 +1249,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[9]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +1261,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[9]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +1274,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -868,7 +1317,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[10]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +1329,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[10]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +1342,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateRequest) GetReference() *Reference {
@@ -942,7 +1391,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[11]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1403,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[11]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1416,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateResponse) GetObject() *anypb.Any {
@@ -996,7 +1445,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[12]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1457,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[12]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1470,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateRequest) GetReference() *Reference {
@@ -1070,7 +1519,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[13]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1531,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[13]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1544,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateResponse) GetObject() *anypb.Any {
@@ -1131,7 +1580,7 @@ type PatchRequest struct {
 
 func (x *PatchRequest) Reset() {
 	*x = PatchRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[14]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1592,7 @@ func (x *PatchRequest) String() string {
 func (*PatchRequest) ProtoMessage() {}
 
 func (x *PatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[14]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1605,7 @@ func (x *PatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PatchRequest.ProtoReflect.Descriptor instead.
 func (*PatchRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PatchRequest) GetReference() *Reference {
@@ -1226,7 +1675,7 @@ type PatchResponse struct {
 
 func (x *PatchResponse) Reset() {
 	*x = PatchResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[15]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1687,7 @@ func (x *PatchResponse) String() string {
 func (*PatchResponse) ProtoMessage() {}
 
 func (x *PatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[15]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1700,7 @@ func (x *PatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PatchResponse.ProtoReflect.Descriptor instead.
 func (*PatchResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PatchResponse) GetObject() *anypb.Any {
@@ -1280,7 +1729,7 @@ type DeleteOptions struct {
 
 func (x *DeleteOptions) Reset() {
 	*x = DeleteOptions{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[16]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1741,7 @@ func (x *DeleteOptions) String() string {
 func (*DeleteOptions) ProtoMessage() {}
 
 func (x *DeleteOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[16]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1754,7 @@ func (x *DeleteOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteOptions.ProtoReflect.Descriptor instead.
 func (*DeleteOptions) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteOptions) GetGracePeriodSeconds() int64 {
@@ -1356,7 +1805,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[17]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1817,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[17]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1830,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteRequest) GetReference() *Reference {
@@ -1411,7 +1860,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[18]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1872,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[18]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1885,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteResponse) GetObject() *anypb.Any {
@@ -1472,7 +1921,7 @@ type DeleteCollectionRequest struct {
 
 func (x *DeleteCollectionRequest) Reset() {
 	*x = DeleteCollectionRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[19]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1933,7 @@ func (x *DeleteCollectionRequest) String() string {
 func (*DeleteCollectionRequest) ProtoMessage() {}
 
 func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[19]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1946,7 @@ func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCollectionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCollectionRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteCollectionRequest) GetResource() *Resource {
@@ -1546,7 +1995,7 @@ type DeleteCollectionResponse struct {
 
 func (x *DeleteCollectionResponse) Reset() {
 	*x = DeleteCollectionResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[20]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +2007,7 @@ func (x *DeleteCollectionResponse) String() string {
 func (*DeleteCollectionResponse) ProtoMessage() {}
 
 func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[20]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +2020,7 @@ func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCollectionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCollectionResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteCollectionResponse) GetCount() int64 {
@@ -1599,7 +2048,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[21]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +2060,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[21]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +2073,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Operation) GetOperation() isOperation_Operation {
@@ -1715,7 +2164,7 @@ type TransactRequest struct {
 
 func (x *TransactRequest) Reset() {
 	*x = TransactRequest{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[22]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +2176,7 @@ func (x *TransactRequest) String() string {
 func (*TransactRequest) ProtoMessage() {}
 
 func (x *TransactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[22]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +2189,7 @@ func (x *TransactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransactRequest.ProtoReflect.Descriptor instead.
 func (*TransactRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TransactRequest) GetOperations() []*Operation {
@@ -1770,7 +2219,7 @@ type OperationResult struct {
 
 func (x *OperationResult) Reset() {
 	*x = OperationResult{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[23]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +2231,7 @@ func (x *OperationResult) String() string {
 func (*OperationResult) ProtoMessage() {}
 
 func (x *OperationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[23]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +2244,7 @@ func (x *OperationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationResult.ProtoReflect.Descriptor instead.
 func (*OperationResult) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OperationResult) GetObject() *anypb.Any {
@@ -1823,7 +2272,7 @@ type TransactResponse struct {
 
 func (x *TransactResponse) Reset() {
 	*x = TransactResponse{}
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[24]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2284,7 @@ func (x *TransactResponse) String() string {
 func (*TransactResponse) ProtoMessage() {}
 
 func (x *TransactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_object_v1_object_proto_msgTypes[24]
+	mi := &file_kijabi_object_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2297,7 @@ func (x *TransactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransactResponse.ProtoReflect.Descriptor instead.
 func (*TransactResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_kijabi_object_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TransactResponse) GetResults() []*OperationResult {
@@ -1862,7 +2311,7 @@ var File_kijabi_object_v1_object_proto protoreflect.FileDescriptor
 
 const file_kijabi_object_v1_object_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkijabi/object/v1/object.proto\x12\x10kijabi.object.v1\x1a\x19google/protobuf/any.proto\x1a\x1dkijabi/access/v1/access.proto\"V\n" +
+	"\x1dkijabi/object/v1/object.proto\x12\x10kijabi.object.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\"V\n" +
 	"\bResource\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -1870,10 +2319,65 @@ const file_kijabi_object_v1_object_proto_rawDesc = "" +
 	"\tReference\x126\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.kijabi.object.v1.ResourceR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\" \n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xb1\x01\n" +
 	"\n" +
-	"JSONObject\x12\x12\n" +
-	"\x04json\x18\x01 \x01(\fR\x04json\"G\n" +
+	"JSONObject\x128\n" +
+	"\bmetadata\x18\x01 \x01(\v2\x1c.kijabi.object.v1.ObjectMetaR\bmetadata\x12\x1f\n" +
+	"\vapi_version\x18\x02 \x01(\tR\n" +
+	"apiVersion\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x18\n" +
+	"\acontent\x18\x04 \x01(\fR\acontent\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"\x85\a\n" +
+	"\n" +
+	"ObjectMeta\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\rgenerate_name\x18\x02 \x01(\tR\fgenerateName\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x1b\n" +
+	"\tself_link\x18\x04 \x01(\tR\bselfLink\x12\x10\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid\x12)\n" +
+	"\x10resource_version\x18\x06 \x01(\tR\x0fresourceVersion\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x03R\n" +
+	"generation\x12I\n" +
+	"\x12creation_timestamp\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x11creationTimestamp\x12I\n" +
+	"\x12deletion_timestamp\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x11deletionTimestamp\x12A\n" +
+	"\x1ddeletion_grace_period_seconds\x18\n" +
+	" \x01(\x03R\x1adeletionGracePeriodSeconds\x12@\n" +
+	"\x06labels\x18\v \x03(\v2(.kijabi.object.v1.ObjectMeta.LabelsEntryR\x06labels\x12O\n" +
+	"\vannotations\x18\f \x03(\v2-.kijabi.object.v1.ObjectMeta.AnnotationsEntryR\vannotations\x12K\n" +
+	"\x10owner_references\x18\r \x03(\v2 .kijabi.object.v1.OwnerReferenceR\x0fownerReferences\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x0e \x03(\tR\n" +
+	"finalizers\x12F\n" +
+	"\x0emanaged_fields\x18\x11 \x03(\v2\x1f.kijabi.object.v1.ManagedFieldsR\rmanagedFields\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x10\x10\x11\"\xc3\x01\n" +
+	"\x0eOwnerReference\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x1f\n" +
+	"\vapi_version\x18\x05 \x01(\tR\n" +
+	"apiVersion\x12\x1e\n" +
+	"\n" +
+	"controller\x18\x06 \x01(\bR\n" +
+	"controller\x120\n" +
+	"\x14block_owner_deletion\x18\a \x01(\bR\x12blockOwnerDeletionJ\x04\b\x02\x10\x03\"\x9a\x02\n" +
+	"\rManagedFields\x12\x18\n" +
+	"\amanager\x18\x01 \x01(\tR\amanager\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\x12\x1f\n" +
+	"\vapi_version\x18\x03 \x01(\tR\n" +
+	"apiVersion\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n" +
+	"\vfields_type\x18\x06 \x01(\tR\n" +
+	"fieldsType\x127\n" +
+	"\tfields_v1\x18\a \x01(\v2\x1a.kijabi.object.v1.FieldsV1R\bfieldsV1\x12 \n" +
+	"\vsubresource\x18\b \x01(\tR\vsubresourceJ\x04\b\x05\x10\x06\"\x1c\n" +
+	"\bFieldsV1\x12\x10\n" +
+	"\x03raw\x18\x01 \x01(\fR\x03raw\"G\n" +
 	"\n" +
 	"GetRequest\x129\n" +
 	"\treference\x18\x01 \x01(\v2\x1b.kijabi.object.v1.ReferenceR\treference\";\n" +
@@ -2012,7 +2516,7 @@ func file_kijabi_object_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_kijabi_object_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_kijabi_object_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_kijabi_object_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_kijabi_object_v1_object_proto_goTypes = []any{
 	(EventType)(0),                   // 0: kijabi.object.v1.EventType
 	(PatchType)(0),                   // 1: kijabi.object.v1.PatchType
@@ -2020,85 +2524,101 @@ var file_kijabi_object_v1_object_proto_goTypes = []any{
 	(*Resource)(nil),                 // 3: kijabi.object.v1.Resource
 	(*Reference)(nil),                // 4: kijabi.object.v1.Reference
 	(*JSONObject)(nil),               // 5: kijabi.object.v1.JSONObject
-	(*GetRequest)(nil),               // 6: kijabi.object.v1.GetRequest
-	(*GetResponse)(nil),              // 7: kijabi.object.v1.GetResponse
-	(*ListRequest)(nil),              // 8: kijabi.object.v1.ListRequest
-	(*ListResponse)(nil),             // 9: kijabi.object.v1.ListResponse
-	(*WatchRequest)(nil),             // 10: kijabi.object.v1.WatchRequest
-	(*WatchEvent)(nil),               // 11: kijabi.object.v1.WatchEvent
-	(*WatchResponse)(nil),            // 12: kijabi.object.v1.WatchResponse
-	(*CreateRequest)(nil),            // 13: kijabi.object.v1.CreateRequest
-	(*CreateResponse)(nil),           // 14: kijabi.object.v1.CreateResponse
-	(*UpdateRequest)(nil),            // 15: kijabi.object.v1.UpdateRequest
-	(*UpdateResponse)(nil),           // 16: kijabi.object.v1.UpdateResponse
-	(*PatchRequest)(nil),             // 17: kijabi.object.v1.PatchRequest
-	(*PatchResponse)(nil),            // 18: kijabi.object.v1.PatchResponse
-	(*DeleteOptions)(nil),            // 19: kijabi.object.v1.DeleteOptions
-	(*DeleteRequest)(nil),            // 20: kijabi.object.v1.DeleteRequest
-	(*DeleteResponse)(nil),           // 21: kijabi.object.v1.DeleteResponse
-	(*DeleteCollectionRequest)(nil),  // 22: kijabi.object.v1.DeleteCollectionRequest
-	(*DeleteCollectionResponse)(nil), // 23: kijabi.object.v1.DeleteCollectionResponse
-	(*Operation)(nil),                // 24: kijabi.object.v1.Operation
-	(*TransactRequest)(nil),          // 25: kijabi.object.v1.TransactRequest
-	(*OperationResult)(nil),          // 26: kijabi.object.v1.OperationResult
-	(*TransactResponse)(nil),         // 27: kijabi.object.v1.TransactResponse
-	(*anypb.Any)(nil),                // 28: google.protobuf.Any
+	(*ObjectMeta)(nil),               // 6: kijabi.object.v1.ObjectMeta
+	(*OwnerReference)(nil),           // 7: kijabi.object.v1.OwnerReference
+	(*ManagedFields)(nil),            // 8: kijabi.object.v1.ManagedFields
+	(*FieldsV1)(nil),                 // 9: kijabi.object.v1.FieldsV1
+	(*GetRequest)(nil),               // 10: kijabi.object.v1.GetRequest
+	(*GetResponse)(nil),              // 11: kijabi.object.v1.GetResponse
+	(*ListRequest)(nil),              // 12: kijabi.object.v1.ListRequest
+	(*ListResponse)(nil),             // 13: kijabi.object.v1.ListResponse
+	(*WatchRequest)(nil),             // 14: kijabi.object.v1.WatchRequest
+	(*WatchEvent)(nil),               // 15: kijabi.object.v1.WatchEvent
+	(*WatchResponse)(nil),            // 16: kijabi.object.v1.WatchResponse
+	(*CreateRequest)(nil),            // 17: kijabi.object.v1.CreateRequest
+	(*CreateResponse)(nil),           // 18: kijabi.object.v1.CreateResponse
+	(*UpdateRequest)(nil),            // 19: kijabi.object.v1.UpdateRequest
+	(*UpdateResponse)(nil),           // 20: kijabi.object.v1.UpdateResponse
+	(*PatchRequest)(nil),             // 21: kijabi.object.v1.PatchRequest
+	(*PatchResponse)(nil),            // 22: kijabi.object.v1.PatchResponse
+	(*DeleteOptions)(nil),            // 23: kijabi.object.v1.DeleteOptions
+	(*DeleteRequest)(nil),            // 24: kijabi.object.v1.DeleteRequest
+	(*DeleteResponse)(nil),           // 25: kijabi.object.v1.DeleteResponse
+	(*DeleteCollectionRequest)(nil),  // 26: kijabi.object.v1.DeleteCollectionRequest
+	(*DeleteCollectionResponse)(nil), // 27: kijabi.object.v1.DeleteCollectionResponse
+	(*Operation)(nil),                // 28: kijabi.object.v1.Operation
+	(*TransactRequest)(nil),          // 29: kijabi.object.v1.TransactRequest
+	(*OperationResult)(nil),          // 30: kijabi.object.v1.OperationResult
+	(*TransactResponse)(nil),         // 31: kijabi.object.v1.TransactResponse
+	nil,                              // 32: kijabi.object.v1.ObjectMeta.LabelsEntry
+	nil,                              // 33: kijabi.object.v1.ObjectMeta.AnnotationsEntry
+	(*timestamppb.Timestamp)(nil),    // 34: google.protobuf.Timestamp
+	(*anypb.Any)(nil),                // 35: google.protobuf.Any
 }
 var file_kijabi_object_v1_object_proto_depIdxs = []int32{
 	3,  // 0: kijabi.object.v1.Reference.resource:type_name -> kijabi.object.v1.Resource
-	4,  // 1: kijabi.object.v1.GetRequest.reference:type_name -> kijabi.object.v1.Reference
-	28, // 2: kijabi.object.v1.GetResponse.object:type_name -> google.protobuf.Any
-	3,  // 3: kijabi.object.v1.ListRequest.resource:type_name -> kijabi.object.v1.Resource
-	28, // 4: kijabi.object.v1.ListResponse.objects:type_name -> google.protobuf.Any
-	3,  // 5: kijabi.object.v1.WatchRequest.resource:type_name -> kijabi.object.v1.Resource
-	0,  // 6: kijabi.object.v1.WatchEvent.type:type_name -> kijabi.object.v1.EventType
-	28, // 7: kijabi.object.v1.WatchEvent.object:type_name -> google.protobuf.Any
-	11, // 8: kijabi.object.v1.WatchResponse.events:type_name -> kijabi.object.v1.WatchEvent
-	4,  // 9: kijabi.object.v1.CreateRequest.reference:type_name -> kijabi.object.v1.Reference
-	28, // 10: kijabi.object.v1.CreateRequest.object:type_name -> google.protobuf.Any
-	28, // 11: kijabi.object.v1.CreateResponse.object:type_name -> google.protobuf.Any
-	4,  // 12: kijabi.object.v1.UpdateRequest.reference:type_name -> kijabi.object.v1.Reference
-	28, // 13: kijabi.object.v1.UpdateRequest.object:type_name -> google.protobuf.Any
-	28, // 14: kijabi.object.v1.UpdateResponse.object:type_name -> google.protobuf.Any
-	4,  // 15: kijabi.object.v1.PatchRequest.reference:type_name -> kijabi.object.v1.Reference
-	1,  // 16: kijabi.object.v1.PatchRequest.type:type_name -> kijabi.object.v1.PatchType
-	28, // 17: kijabi.object.v1.PatchResponse.object:type_name -> google.protobuf.Any
-	2,  // 18: kijabi.object.v1.DeleteOptions.propagation:type_name -> kijabi.object.v1.Propagation
-	4,  // 19: kijabi.object.v1.DeleteRequest.reference:type_name -> kijabi.object.v1.Reference
-	19, // 20: kijabi.object.v1.DeleteRequest.options:type_name -> kijabi.object.v1.DeleteOptions
-	28, // 21: kijabi.object.v1.DeleteResponse.object:type_name -> google.protobuf.Any
-	3,  // 22: kijabi.object.v1.DeleteCollectionRequest.resource:type_name -> kijabi.object.v1.Resource
-	19, // 23: kijabi.object.v1.DeleteCollectionRequest.options:type_name -> kijabi.object.v1.DeleteOptions
-	13, // 24: kijabi.object.v1.Operation.create:type_name -> kijabi.object.v1.CreateRequest
-	15, // 25: kijabi.object.v1.Operation.update:type_name -> kijabi.object.v1.UpdateRequest
-	20, // 26: kijabi.object.v1.Operation.delete:type_name -> kijabi.object.v1.DeleteRequest
-	17, // 27: kijabi.object.v1.Operation.patch:type_name -> kijabi.object.v1.PatchRequest
-	24, // 28: kijabi.object.v1.TransactRequest.operations:type_name -> kijabi.object.v1.Operation
-	28, // 29: kijabi.object.v1.OperationResult.object:type_name -> google.protobuf.Any
-	26, // 30: kijabi.object.v1.TransactResponse.results:type_name -> kijabi.object.v1.OperationResult
-	6,  // 31: kijabi.object.v1.ObjectService.Get:input_type -> kijabi.object.v1.GetRequest
-	8,  // 32: kijabi.object.v1.ObjectService.List:input_type -> kijabi.object.v1.ListRequest
-	10, // 33: kijabi.object.v1.ObjectService.Watch:input_type -> kijabi.object.v1.WatchRequest
-	13, // 34: kijabi.object.v1.ObjectService.Create:input_type -> kijabi.object.v1.CreateRequest
-	15, // 35: kijabi.object.v1.ObjectService.Update:input_type -> kijabi.object.v1.UpdateRequest
-	17, // 36: kijabi.object.v1.ObjectService.Patch:input_type -> kijabi.object.v1.PatchRequest
-	20, // 37: kijabi.object.v1.ObjectService.Delete:input_type -> kijabi.object.v1.DeleteRequest
-	22, // 38: kijabi.object.v1.ObjectService.DeleteCollection:input_type -> kijabi.object.v1.DeleteCollectionRequest
-	25, // 39: kijabi.object.v1.ObjectService.Transact:input_type -> kijabi.object.v1.TransactRequest
-	7,  // 40: kijabi.object.v1.ObjectService.Get:output_type -> kijabi.object.v1.GetResponse
-	9,  // 41: kijabi.object.v1.ObjectService.List:output_type -> kijabi.object.v1.ListResponse
-	12, // 42: kijabi.object.v1.ObjectService.Watch:output_type -> kijabi.object.v1.WatchResponse
-	14, // 43: kijabi.object.v1.ObjectService.Create:output_type -> kijabi.object.v1.CreateResponse
-	16, // 44: kijabi.object.v1.ObjectService.Update:output_type -> kijabi.object.v1.UpdateResponse
-	18, // 45: kijabi.object.v1.ObjectService.Patch:output_type -> kijabi.object.v1.PatchResponse
-	21, // 46: kijabi.object.v1.ObjectService.Delete:output_type -> kijabi.object.v1.DeleteResponse
-	23, // 47: kijabi.object.v1.ObjectService.DeleteCollection:output_type -> kijabi.object.v1.DeleteCollectionResponse
-	27, // 48: kijabi.object.v1.ObjectService.Transact:output_type -> kijabi.object.v1.TransactResponse
-	40, // [40:49] is the sub-list for method output_type
-	31, // [31:40] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	6,  // 1: kijabi.object.v1.JSONObject.metadata:type_name -> kijabi.object.v1.ObjectMeta
+	34, // 2: kijabi.object.v1.ObjectMeta.creation_timestamp:type_name -> google.protobuf.Timestamp
+	34, // 3: kijabi.object.v1.ObjectMeta.deletion_timestamp:type_name -> google.protobuf.Timestamp
+	32, // 4: kijabi.object.v1.ObjectMeta.labels:type_name -> kijabi.object.v1.ObjectMeta.LabelsEntry
+	33, // 5: kijabi.object.v1.ObjectMeta.annotations:type_name -> kijabi.object.v1.ObjectMeta.AnnotationsEntry
+	7,  // 6: kijabi.object.v1.ObjectMeta.owner_references:type_name -> kijabi.object.v1.OwnerReference
+	8,  // 7: kijabi.object.v1.ObjectMeta.managed_fields:type_name -> kijabi.object.v1.ManagedFields
+	34, // 8: kijabi.object.v1.ManagedFields.time:type_name -> google.protobuf.Timestamp
+	9,  // 9: kijabi.object.v1.ManagedFields.fields_v1:type_name -> kijabi.object.v1.FieldsV1
+	4,  // 10: kijabi.object.v1.GetRequest.reference:type_name -> kijabi.object.v1.Reference
+	35, // 11: kijabi.object.v1.GetResponse.object:type_name -> google.protobuf.Any
+	3,  // 12: kijabi.object.v1.ListRequest.resource:type_name -> kijabi.object.v1.Resource
+	35, // 13: kijabi.object.v1.ListResponse.objects:type_name -> google.protobuf.Any
+	3,  // 14: kijabi.object.v1.WatchRequest.resource:type_name -> kijabi.object.v1.Resource
+	0,  // 15: kijabi.object.v1.WatchEvent.type:type_name -> kijabi.object.v1.EventType
+	35, // 16: kijabi.object.v1.WatchEvent.object:type_name -> google.protobuf.Any
+	15, // 17: kijabi.object.v1.WatchResponse.events:type_name -> kijabi.object.v1.WatchEvent
+	4,  // 18: kijabi.object.v1.CreateRequest.reference:type_name -> kijabi.object.v1.Reference
+	35, // 19: kijabi.object.v1.CreateRequest.object:type_name -> google.protobuf.Any
+	35, // 20: kijabi.object.v1.CreateResponse.object:type_name -> google.protobuf.Any
+	4,  // 21: kijabi.object.v1.UpdateRequest.reference:type_name -> kijabi.object.v1.Reference
+	35, // 22: kijabi.object.v1.UpdateRequest.object:type_name -> google.protobuf.Any
+	35, // 23: kijabi.object.v1.UpdateResponse.object:type_name -> google.protobuf.Any
+	4,  // 24: kijabi.object.v1.PatchRequest.reference:type_name -> kijabi.object.v1.Reference
+	1,  // 25: kijabi.object.v1.PatchRequest.type:type_name -> kijabi.object.v1.PatchType
+	35, // 26: kijabi.object.v1.PatchResponse.object:type_name -> google.protobuf.Any
+	2,  // 27: kijabi.object.v1.DeleteOptions.propagation:type_name -> kijabi.object.v1.Propagation
+	4,  // 28: kijabi.object.v1.DeleteRequest.reference:type_name -> kijabi.object.v1.Reference
+	23, // 29: kijabi.object.v1.DeleteRequest.options:type_name -> kijabi.object.v1.DeleteOptions
+	35, // 30: kijabi.object.v1.DeleteResponse.object:type_name -> google.protobuf.Any
+	3,  // 31: kijabi.object.v1.DeleteCollectionRequest.resource:type_name -> kijabi.object.v1.Resource
+	23, // 32: kijabi.object.v1.DeleteCollectionRequest.options:type_name -> kijabi.object.v1.DeleteOptions
+	17, // 33: kijabi.object.v1.Operation.create:type_name -> kijabi.object.v1.CreateRequest
+	19, // 34: kijabi.object.v1.Operation.update:type_name -> kijabi.object.v1.UpdateRequest
+	24, // 35: kijabi.object.v1.Operation.delete:type_name -> kijabi.object.v1.DeleteRequest
+	21, // 36: kijabi.object.v1.Operation.patch:type_name -> kijabi.object.v1.PatchRequest
+	28, // 37: kijabi.object.v1.TransactRequest.operations:type_name -> kijabi.object.v1.Operation
+	35, // 38: kijabi.object.v1.OperationResult.object:type_name -> google.protobuf.Any
+	30, // 39: kijabi.object.v1.TransactResponse.results:type_name -> kijabi.object.v1.OperationResult
+	10, // 40: kijabi.object.v1.ObjectService.Get:input_type -> kijabi.object.v1.GetRequest
+	12, // 41: kijabi.object.v1.ObjectService.List:input_type -> kijabi.object.v1.ListRequest
+	14, // 42: kijabi.object.v1.ObjectService.Watch:input_type -> kijabi.object.v1.WatchRequest
+	17, // 43: kijabi.object.v1.ObjectService.Create:input_type -> kijabi.object.v1.CreateRequest
+	19, // 44: kijabi.object.v1.ObjectService.Update:input_type -> kijabi.object.v1.UpdateRequest
+	21, // 45: kijabi.object.v1.ObjectService.Patch:input_type -> kijabi.object.v1.PatchRequest
+	24, // 46: kijabi.object.v1.ObjectService.Delete:input_type -> kijabi.object.v1.DeleteRequest
+	26, // 47: kijabi.object.v1.ObjectService.DeleteCollection:input_type -> kijabi.object.v1.DeleteCollectionRequest
+	29, // 48: kijabi.object.v1.ObjectService.Transact:input_type -> kijabi.object.v1.TransactRequest
+	11, // 49: kijabi.object.v1.ObjectService.Get:output_type -> kijabi.object.v1.GetResponse
+	13, // 50: kijabi.object.v1.ObjectService.List:output_type -> kijabi.object.v1.ListResponse
+	16, // 51: kijabi.object.v1.ObjectService.Watch:output_type -> kijabi.object.v1.WatchResponse
+	18, // 52: kijabi.object.v1.ObjectService.Create:output_type -> kijabi.object.v1.CreateResponse
+	20, // 53: kijabi.object.v1.ObjectService.Update:output_type -> kijabi.object.v1.UpdateResponse
+	22, // 54: kijabi.object.v1.ObjectService.Patch:output_type -> kijabi.object.v1.PatchResponse
+	25, // 55: kijabi.object.v1.ObjectService.Delete:output_type -> kijabi.object.v1.DeleteResponse
+	27, // 56: kijabi.object.v1.ObjectService.DeleteCollection:output_type -> kijabi.object.v1.DeleteCollectionResponse
+	31, // 57: kijabi.object.v1.ObjectService.Transact:output_type -> kijabi.object.v1.TransactResponse
+	49, // [49:58] is the sub-list for method output_type
+	40, // [40:49] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_object_v1_object_proto_init() }
@@ -2106,8 +2626,8 @@ func file_kijabi_object_v1_object_proto_init() {
 	if File_kijabi_object_v1_object_proto != nil {
 		return
 	}
-	file_kijabi_object_v1_object_proto_msgTypes[16].OneofWrappers = []any{}
-	file_kijabi_object_v1_object_proto_msgTypes[21].OneofWrappers = []any{
+	file_kijabi_object_v1_object_proto_msgTypes[20].OneofWrappers = []any{}
+	file_kijabi_object_v1_object_proto_msgTypes[25].OneofWrappers = []any{
 		(*Operation_Create)(nil),
 		(*Operation_Update)(nil),
 		(*Operation_Delete)(nil),
@@ -2119,7 +2639,7 @@ func file_kijabi_object_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_object_v1_object_proto_rawDesc), len(file_kijabi_object_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   25,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
