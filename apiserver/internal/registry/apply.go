@@ -92,11 +92,15 @@ func (a *applier) manager(kind *Kind, subresource string) (*managedfields.FieldM
 	return m, nil
 }
 
-// updated notes in obj's managedFields what a plain write changed.
+// updated notes in obj's managedFields what a plain write changed. Where it cannot, the record
+// of the last apply stands.
 func (a *applier) updated(kind *Kind, subresource, manager string, old, obj object.Object) {
+	if mergeable(old) != nil || mergeable(obj) != nil {
+		return
+	}
 	m, err := a.manager(kind, subresource)
 	if err != nil {
-		return // the record of the last apply stands
+		return
 	}
 	out := m.UpdateNoErrors(old, obj, manager)
 	if updated, ok := out.(object.Object); ok {
@@ -142,6 +146,9 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		}
 		if version := intent.GetResourceVersion(); version != "" && version != object.FormatVersion(current.Version) {
 			return outcome{}, conflict(kind, ref.Name, "%s", optimisticLock)
+		}
+		if err := mergeable(old); err != nil {
+			return outcome{}, err
 		}
 		merged, err := manager.Apply(old, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force)
 		if err != nil {
@@ -208,6 +215,9 @@ func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
 	}
 	if intent.GroupVersionKind() != kind.GVK {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the object provided is %s, expected %s", intent.GroupVersionKind(), kind.GVK))
+	}
+	if err := boundFields(intent.Object); err != nil {
+		return nil, err
 	}
 	if len(intent.GetManagedFields()) > 0 {
 		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")

@@ -18,13 +18,6 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
-const (
-	// maxPatchBytes bounds a patch, and maxPatchOperations the steps of a JSON patch, whose
-	// cost is the product of both.
-	maxPatchBytes      = 3 << 20
-	maxPatchOperations = 10_000
-)
-
 // planPatch changes part of an object. It is computed against whatever the object is when
 // the batch is formed, so it conflicts only if it names a version.
 func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, error) {
@@ -126,7 +119,13 @@ func (p *patch) apply(old, obj object.Object, opts WriteOptions) error {
 func (p *patch) patched(original []byte, obj object.Object) ([]byte, error) {
 	switch p.kind {
 	case types.JSONPatchType:
+		if err := boundArrayMoves(p.json, original); err != nil {
+			return nil, err
+		}
 		out, err := p.json.Apply(original)
+		if tooMuch := (*jsonpatch.AccumulatedCopySizeError)(nil); errors.As(err, &tooMuch) {
+			return nil, tooCostly("%v", err)
+		}
 		if err != nil {
 			return nil, unprocessable(err)
 		}
@@ -138,11 +137,11 @@ func (p *patch) patched(original []byte, obj object.Object) ([]byte, error) {
 		}
 		return out, nil
 	}
+	if err := boundListPairs(p.text, original); err != nil {
+		return nil, err
+	}
 	out, err := strategicpatch.StrategicMergePatch(original, p.text, obj)
 	if err != nil {
-		if errors.Is(err, &jsonpatch.AccumulatedCopySizeError{}) {
-			return nil, apierrors.NewRequestEntityTooLargeError(err.Error())
-		}
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return out, nil
