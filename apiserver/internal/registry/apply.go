@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -203,11 +204,24 @@ func applyError(err error) error {
 	return apierrors.NewBadRequest(err.Error())
 }
 
+// applyText returns an apply configuration as JSON without repeated members.
+func applyText(text []byte) ([]byte, error) {
+	if !IsJSON(text) {
+		return yaml.YAMLToJSONStrict(text)
+	}
+	var members map[string]any
+	repeated, err := strictjson.UnmarshalStrict(text, &members)
+	return text, errors.Join(err, errors.Join(repeated...))
+}
+
 // parseApply reads the partial object and checks that it is for this request.
 func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
-	text, err := yaml.YAMLToJSONStrict(op.Patch)
+	text, err := applyText(op.Patch)
+	if err == nil {
+		err = CheckJSON(text, kind.New())
+	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %.4096v", err))
 	}
 	intent := &unstructured.Unstructured{}
 	if err := json.Unmarshal(text, &intent.Object); err != nil || intent.Object == nil {

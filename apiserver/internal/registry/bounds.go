@@ -39,6 +39,10 @@ const (
 	// of at least 8 bytes each.
 	surelyFewFields = 8 * maxMergedFields
 
+	// maxDepth bounds the nesting of what clients send. No kind nests deeper than about 30;
+	// Kubernetes stops at 10,000, which costs stacks of megabytes.
+	maxDepth = 1000
+
 	// maxSelectorBytes bounds a selector as the REST door's headers do.
 	maxSelectorBytes = 64 << 10
 	// maxRequirements bounds what is asked about each object of a collection.
@@ -58,6 +62,21 @@ const (
 //
 //nolint:gochecknoglobals // once for the process, as what it sets
 var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxPatchBytes })
+
+// CheckJSON refuses JSON of an object that would cost too much to decode. into is a pointer
+// to the object's type and is not used otherwise.
+func CheckJSON(text []byte, into any) error {
+	if err := object.CheckDepth(text, maxDepth); err != nil {
+		return err
+	}
+	return object.CheckJSON(text, into)
+}
+
+// IsJSON tells whether YAML is a JSON object, for which there are quicker decoders.
+func IsJSON(text []byte) bool {
+	text = bytes.TrimSpace(text)
+	return len(text) > 0 && text[0] == '{' && object.CheckDepth(text, maxDepth) == nil && json.Valid(text)
+}
 
 func tooCostly(format string, args ...any) error {
 	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(format, args...))

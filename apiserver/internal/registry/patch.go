@@ -78,6 +78,9 @@ type patch struct {
 
 func parsePatch(kind types.PatchType, text []byte) (*patch, error) {
 	p := &patch{kind: kind, text: text}
+	if err := object.CheckDepth(text, maxDepth); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
 	switch kind {
 	case types.JSONPatchType:
 		parsed, err := jsonpatch.DecodePatch(text)
@@ -157,6 +160,9 @@ func unprocessable(err error) error {
 
 // decodeJSON decodes a patched object. Unknown and repeated fields are errors under Strict validation.
 func decodeJSON(text []byte, into any, opts WriteOptions, patch []byte) error {
+	if err := CheckJSON(text, into); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("cannot decode the patched object: %v", err))
+	}
 	strict, err := strictjson.UnmarshalStrict(text, into)
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("cannot decode the patched object: %v", err))
