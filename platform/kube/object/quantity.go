@@ -33,7 +33,7 @@ func costly(text []byte) bool {
 				return true
 			}
 			continue
-		case (c == 'e' || c == 'E') && run > 0 && longExponent(text[i+1:]):
+		case (c == 'e' || c == 'E') && longExponent(text[i+1:]):
 			return true
 		case c == '\\' && hidden(text[i+1:]):
 			return true
