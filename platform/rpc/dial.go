@@ -139,8 +139,9 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", address)
 }
 
-// setUserTimeout bounds unacknowledged data of an accepted connection.
-func setUserTimeout(conn net.Conn, timeout time.Duration) {
+// SetUserTimeout has the kernel give up an accepted TCP connection whose peer acknowledges nothing
+// that it is sent for that long. Other connections are left alone.
+func SetUserTimeout(conn net.Conn, timeout time.Duration) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return

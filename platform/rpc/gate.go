@@ -106,7 +106,7 @@ func (g *gate) handshake(ctx context.Context, conn net.Conn, ip string) {
 		}
 		return
 	}
-	setUserTimeout(conn, keepaliveTimeout)
+	SetUserTimeout(conn, keepaliveTimeout)
 	secure := tls.Server(conn, g.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		g.cfg.Log.Debug("tls handshake failed", logging.Address(ip), zap.Error(err))

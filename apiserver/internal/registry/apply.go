@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -158,6 +159,9 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		if version := intent.GetResourceVersion(); version != "" && version != object.FormatVersion(current.Version) {
 			return outcome{}, conflict(kind, ref.Name, "%s", optimisticLock)
 		}
+		if err := mergeable(old); err != nil {
+			return outcome{}, err
+		}
 		merged, err := tracker.Apply(old, intent.DeepCopy(), op.Options.FieldManager, op.Options.Force, e.now())
 		if err != nil {
 			return outcome{}, applyError(err)
@@ -203,11 +207,24 @@ func applyError(err error) error {
 	return apierrors.NewBadRequest(err.Error())
 }
 
+// applyText returns an apply configuration as JSON without repeated members.
+func applyText(text []byte) ([]byte, error) {
+	if !IsJSON(text) {
+		return yaml.YAMLToJSONStrict(text)
+	}
+	var members map[string]any
+	repeated, err := strictjson.UnmarshalStrict(text, &members)
+	return text, errors.Join(err, errors.Join(repeated...))
+}
+
 // parseApply reads the partial object and checks that it is for this request.
 func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
-	text, err := yaml.YAMLToJSONStrict(op.Patch)
+	text, err := applyText(op.Patch)
+	if err == nil {
+		err = CheckJSON(text, kind.New())
+	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %.4096v", err))
 	}
 	intent := &unstructured.Unstructured{}
 	if err := strictjson.UnmarshalCaseSensitivePreserveInts(text, &intent.Object); err != nil || intent.Object == nil {
@@ -215,6 +232,9 @@ func parseApply(kind *Kind, op Operation) (*unstructured.Unstructured, error) {
 	}
 	if intent.GroupVersionKind() != kind.GVK {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the object provided is %s, expected %s", intent.GroupVersionKind(), kind.GVK))
+	}
+	if err := boundFields(intent.Object); err != nil {
+		return nil, err
 	}
 	if len(intent.GetManagedFields()) > 0 {
 		return nil, apierrors.NewBadRequest("metadata.managedFields must be nil")

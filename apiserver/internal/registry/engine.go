@@ -103,6 +103,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.WriteTimeout == 0 {
 		cfg.WriteTimeout = 15 * time.Second
 	}
+	limitCopies()
 	services, err := newAddresses(cfg.Network)
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)

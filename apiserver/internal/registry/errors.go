@@ -63,7 +63,7 @@ func invalid(kind *Kind, name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(kind.GVK.GroupKind(), name, errs)
+	return apierrors.NewInvalid(kind.GVK.GroupKind(), name, reported(errs))
 }
 
 func notAllowed(kind *Kind, verb string) error {

@@ -61,15 +61,3 @@ func TestIndexOfEncodedPods(t *testing.T) {
 		}
 	})
 }
-
-func FuzzIndex(f *testing.F) {
-	value, err := pod("a").Marshal()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(value)
-	index := registry.NewIndexer(nil)
-	f.Fuzz(func(_ *testing.T, value []byte) {
-		_, _ = index(store.Key{Resource: "pods", Name: "a"}, value)
-	})
-}

@@ -19,13 +19,6 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
-const (
-	// maxPatchBytes bounds a patch, and maxPatchOperations the steps of a JSON patch, whose
-	// cost is the product of both.
-	maxPatchBytes      = 3 << 20
-	maxPatchOperations = 10_000
-)
-
 // planPatch changes part of an object. It is computed against whatever the object is when
 // the batch is formed, so it conflicts only if it names a version.
 func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, error) {
@@ -95,6 +88,9 @@ type patch struct {
 
 func parsePatch(kind types.PatchType, text []byte) (*patch, error) {
 	p := &patch{kind: kind, text: text}
+	if err := object.CheckDepth(text, maxDepth); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
 	switch kind {
 	case types.JSONPatchType:
 		parsed, err := jsonpatch.DecodePatch(text)
@@ -144,7 +140,13 @@ func (p *patch) apply(old, obj object.Object, opts WriteOptions) error {
 func (p *patch) patched(original []byte, obj object.Object) ([]byte, error) {
 	switch p.kind {
 	case types.JSONPatchType:
+		if err := boundArrayMoves(p.json, original); err != nil {
+			return nil, err
+		}
 		out, err := p.json.Apply(original)
+		if tooMuch := (*jsonpatch.AccumulatedCopySizeError)(nil); errors.As(err, &tooMuch) {
+			return nil, tooCostly("%v", err)
+		}
 		if err != nil {
 			return nil, unprocessable(err)
 		}
@@ -156,11 +158,11 @@ func (p *patch) patched(original []byte, obj object.Object) ([]byte, error) {
 		}
 		return out, nil
 	}
+	if err := boundListPairs(p.text, original); err != nil {
+		return nil, err
+	}
 	out, err := strategicpatch.StrategicMergePatch(original, p.text, obj)
 	if err != nil {
-		if errors.Is(err, &jsonpatch.AccumulatedCopySizeError{}) {
-			return nil, apierrors.NewRequestEntityTooLargeError(err.Error())
-		}
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return out, nil
@@ -176,6 +178,9 @@ func unprocessable(err error) error {
 
 // decodeJSON decodes a patched object. Unknown and repeated fields are errors under Strict validation.
 func decodeJSON(text []byte, into any, opts WriteOptions, patch []byte) error {
+	if err := CheckJSON(text, into); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("cannot decode the patched object: %v", err))
+	}
 	strict, err := strictjson.UnmarshalStrict(text, into)
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("cannot decode the patched object: %v", err))

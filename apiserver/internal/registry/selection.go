@@ -30,14 +30,24 @@ func parseSelectors(kind *Kind, ref Ref, labelSelector labels.Selector, fieldSel
 	var s selectors
 	if labelSelector != nil && !labelSelector.Empty() {
 		s.labels = labelSelector
+		requirements, _ := labelSelector.Requirements()
+		if err := boundSelector(len(requirements)); err != nil {
+			return s, err
+		}
 	}
 	s.name = ref.Name
 	if fieldSelector == "" {
 		return s, nil
 	}
+	if len(fieldSelector) > maxSelectorBytes {
+		return s, apierrors.NewBadRequest(fmt.Sprintf("the field selector is longer than %d bytes", maxSelectorBytes))
+	}
 	parsed, err := fields.ParseSelector(fieldSelector)
+	if err == nil {
+		err = boundSelector(len(parsed.Requirements()))
+	}
 	if err != nil {
-		return s, apierrors.NewBadRequest(fmt.Sprintf("unable to parse field selector %q: %v", fieldSelector, err))
+		return s, apierrors.NewBadRequest(fmt.Sprintf("unable to parse field selector %q: %v", truncate(fieldSelector, 64), err))
 	}
 	for _, r := range parsed.Requirements() {
 		known := r.Field == metav1.ObjectNameField || r.Field == "metadata.namespace" && kind.Namespaced || slices.Contains(kind.SelectableFields, r.Field)

@@ -77,9 +77,14 @@ func (e *Engine) own(kind *Kind, subresource string, by writer, old, obj object.
 	if err != nil {
 		return err
 	}
-	if old == nil {
+	switch {
+	case old == nil && mergeable(obj) != nil:
+		obj.SetManagedFields(nil)
+	case old == nil:
 		tracker.Create(obj, by.manager, e.now())
-	} else {
+	case mergeable(obj) != nil || mergeable(old) != nil: // the record of the last write stands
+		obj.SetManagedFields(old.GetManagedFields())
+	default:
 		tracker.Update(old, obj, by.manager, e.now())
 	}
 	return nil

@@ -53,6 +53,7 @@ type plan struct {
 
 	prepared    bool
 	preparedFor *store.Record
+	costly      bool // to compute
 	ready       outcome
 	readyErr    error
 
@@ -81,7 +82,11 @@ func (p *plan) prepare(current *store.Record) {
 
 func (p *plan) decide(current *store.Record) (store.Change, error) {
 	result, err := p.ready, p.readyErr
-	if !p.prepared || p.preparedFor != current {
+	switch {
+	case p.prepared && p.preparedFor == current:
+	case p.costly:
+		return store.Change{}, errReplan
+	default:
 		result, err = p.compute(current)
 	}
 	p.done = result
@@ -333,7 +338,9 @@ func (e *Engine) prepare(p *plan, verb Verb) {
 		return
 	}
 	current, _ := e.store.Get(p.key)
+	began := e.cfg.Clock.Now()
 	p.prepare(current)
+	p.costly = e.cfg.Clock.Since(began) > maxComputing
 }
 
 func dryRun(op Operation) bool {

@@ -237,7 +237,7 @@ func TestIssuerDiscovery(t *testing.T) {
 		if a := h.call("GET", path, "", "Impersonate-User: eve"); a.code != 403 {
 			t.Errorf("user %s: %d", path, a.code)
 		}
-		if a := h.call("POST", path, ""); a.code != 404 {
+		if a := h.call("POST", path, ""); a.code != 405 {
 			t.Errorf("POST %s: %d", path, a.code)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"sigs.k8s.io/yaml"
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
@@ -65,20 +68,35 @@ func newCodec(served []*registry.Kind) *codec {
 	}
 }
 
-// readBody reads a bounded body within a bounded time.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	control := http.NewResponseController(w)
-	// Not every transport has deadlines; the size bound holds anyhow.
-	_ = control.SetReadDeadline(time.Now().Add(readBodyTimeout))
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBodyBytes))
+// awaitBody bounds the time in which a request's body must have come. Nothing but having read
+// all of it lifts the bound: what a handler leaves, net/http reads.
+func (s *Server) awaitBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Not every transport has deadlines; the size bound holds anyhow.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.readTimeout))
 	}
-	if err != nil {
+}
+
+// readBody reads a bounded body.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return nil, encodedBody(encoding)
+	}
+	tooLarge := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBodyBytes))
+	if r.ContentLength > maxBodyBytes {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	var more *http.MaxBytesError
+	switch {
+	case errors.As(err, &more):
+		return nil, tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, slowBody()
+	case err != nil:
 		return nil, apierrors.NewBadRequest("read request body: " + err.Error())
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return body, nil
 }
 
@@ -111,6 +129,16 @@ func (c *codec) decode(body []byte, enc encoding, want schema.GroupVersionKind, 
 		obj, err := c.decodeProtobuf(body, want)
 		return obj, nil, err
 	}
+	into, err := c.scheme.New(want)
+	if err != nil {
+		return nil, nil, fmt.Errorf("decode %s: %w", want, err)
+	}
+	if enc == encodeYAML && registry.IsJSON(body) {
+		enc = encodeJSON // what most send as YAML, and a tenth of the work
+	}
+	if err := c.check(body, enc, into); err != nil {
+		return nil, nil, cannotHandle(want, err)
+	}
 	serializer := c.strictJSON
 	switch {
 	case enc == encodeYAML && validation == metav1.FieldValidationIgnore:
@@ -119,10 +147,6 @@ func (c *codec) decode(body []byte, enc encoding, want schema.GroupVersionKind, 
 		serializer = c.strictYAML
 	case validation == metav1.FieldValidationIgnore:
 		serializer = c.lenientJSON
-	}
-	into, err := c.scheme.New(want)
-	if err != nil {
-		return nil, nil, fmt.Errorf("decode %s: %w", want, err)
 	}
 	obj, got, err := serializer.Decode(body, &want, into)
 	var warnings []string
@@ -136,13 +160,33 @@ func (c *codec) decode(body []byte, enc encoding, want schema.GroupVersionKind, 
 		if got != nil && got.Kind != "" && *got != want {
 			return nil, nil, mismatch(*got, want)
 		}
-		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", want.Kind, want.Version, want.Kind, err))
+		return nil, nil, cannotHandle(want, err)
 	}
 	if got != nil && *got != want {
 		return nil, nil, mismatch(*got, want)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
 	return obj, warnings, nil
+}
+
+// check refuses what would cost too much to decode.
+func (c *codec) check(body []byte, enc encoding, into runtime.Object) error {
+	if enc == encodeYAML {
+		text, err := yaml.YAMLToJSON(body)
+		if err != nil {
+			return err
+		}
+		body = text
+	}
+	return registry.CheckJSON(body, into)
+}
+
+// maxErrorBytes bounds what a client is told of its own body.
+const maxErrorBytes = 4 << 10
+
+func cannotHandle(want schema.GroupVersionKind, err error) error {
+	text := err.Error()
+	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %s", want.Kind, want.Version, want.Kind, strings.ToValidUTF8(text[:min(len(text), maxErrorBytes)], "")))
 }
 
 func mismatch(got, want schema.GroupVersionKind) error {
@@ -183,8 +227,15 @@ func (c *codec) decodeProtobuf(body []byte, want schema.GroupVersionKind) (runti
 	if !ok {
 		return nil, fmt.Errorf("decode %s: %T has no protobuf form", want, obj)
 	}
-	if err := wire.Unmarshal(envelope.Raw); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", want.Kind, want.Version, want.Kind, err))
+	err = object.CheckProtobuf(envelope.Raw, obj)
+	if err == nil {
+		err = wire.Unmarshal(envelope.Raw)
+	}
+	if err == nil {
+		err = object.CheckReadable(obj)
+	}
+	if err != nil {
+		return nil, cannotHandle(want, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
 	return obj, nil

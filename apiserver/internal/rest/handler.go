@@ -43,6 +43,7 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, apierrors.NewInternalError(fmt.Errorf("panic in %s %s", r.Method, r.URL.Path)))
 	}()
 
+	s.awaitBody(w, r)
 	known, wrong := s.authenticate(r)
 	caller := known.Caller
 	if known.token != "" {
@@ -80,9 +81,13 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) bool {
 	switch first {
 	case "livez", "readyz", "healthz":
 		observation(r).Unaudited = true
-		s.serveHealth(w, r)
+		if s.allowRead(w, r) {
+			s.serveHealth(w, r)
+		}
 	case "version":
-		s.writeJSON(w, r, s.version())
+		if s.allowRead(w, r) {
+			s.writeJSON(w, r, s.version())
+		}
 	default:
 		return false
 	}
@@ -118,6 +123,9 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller regist
 		return
 	}
 	observation(r).Decision = traffic.Allow
+	if !s.allowRead(w, r) {
+		return
+	}
 	switch {
 	case path == "":
 		s.serveRoot(w, r)
@@ -148,6 +156,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 		if caller.User == authn.UserAnonymous {
 			err = unauthorized() // what there is concerns only who is known
 		}
+		if apierrors.IsMethodNotSupported(err) {
+			w.Header().Set("Allow", strings.Join(s.methods(r, gv, segments), ", "))
+		}
 		s.fail(w, r, err)
 		return
 	}
@@ -159,7 +170,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 	admitted, attr, err := s.admit(r.Context(), attr, t)
 	if err != nil {
 		observation(r).Decision = traffic.Forbid
-		s.fail(w, r, hideFromStrangers(caller, err))
+		s.failSoon(w, r, hideFromStrangers(caller, err))
 		return
 	}
 	observation(r).Decision = traffic.Allow
@@ -215,7 +226,7 @@ func (s *Server) serveShort(w http.ResponseWriter, r *http.Request, caller regis
 		err = apierrors.NewMethodNotSupported(t.ref.Resource.GroupResource(), t.verb)
 	}
 	if err != nil {
-		s.fail(w, r, err)
+		s.failSoon(w, r, err)
 	}
 }
 

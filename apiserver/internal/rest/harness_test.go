@@ -165,6 +165,7 @@ func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer,
 	})
 	h.must(err)
 	h.http = httptest.NewUnstartedServer(h.server)
+	h.http.Config = h.server.httpServer()
 	h.http.EnableHTTP2 = true
 	h.http.TLS = serverTLS(&tls.Config{Certificates: []tls.Certificate{serverCert}, ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS13})
 	h.http.StartTLS()

@@ -13,7 +13,7 @@ const (
 
 // serveIssuer answers with the issuer's document or its keys.
 func (s *Server) serveIssuer(w http.ResponseWriter, r *http.Request, path string) {
-	if s.cfg.Tokens == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if s.cfg.Tokens == nil {
 		s.fail(w, r, notFound())
 		return
 	}

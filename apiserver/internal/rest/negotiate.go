@@ -77,7 +77,7 @@ func parseAccept(header string) []clause {
 		}
 		c := clause{media: media, params: params, q: 1}
 		if q, ok := params["q"]; ok {
-			if c.q, err = strconv.ParseFloat(q, 64); err != nil || c.q <= 0 {
+			if c.q, err = strconv.ParseFloat(q, 64); err != nil || !(c.q > 0) { // which NaN is not
 				continue
 			}
 		}

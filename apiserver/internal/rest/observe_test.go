@@ -113,7 +113,7 @@ func TestRequestsAreCounted(t *testing.T) {
 		`apiserver_request_total{code="200",`+labels+`resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`,
 		`apiserver_request_total{code="404",`+labels+`resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 1`,
 		`apiserver_request_total{code="404",`+labels+`resource="",scope="",subresource="",verb="GET",version=""} 1`,
-		`apiserver_request_total{code="404",`+labels+`resource="",scope="",subresource="",verb="other",version=""} 1`,
+		`apiserver_request_total{code="405",`+labels+`resource="",scope="",subresource="",verb="other",version=""} 1`,
 		`apiserver_request_total{code="200",`+labels+`resource="",scope="",subresource="",verb="GET",version=""} 1`,
 		`apiserver_request_total{code="200",`+labels+`resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 1`,
 		`apiserver_current_inflight_requests{request_kind="readOnly"} 1`, // this very one

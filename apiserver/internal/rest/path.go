@@ -86,6 +86,17 @@ func (s *Server) resolve(r *http.Request, gv schema.GroupVersion, segments []str
 	return t, nil
 }
 
+// methods lists what may be done with the path of a request.
+func (s *Server) methods(r *http.Request, gv schema.GroupVersion, segments []string) []string {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if _, err := s.resolve(&http.Request{Method: method, URL: r.URL}, gv, segments); err == nil {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
+}
+
 func (t target) allows() bool {
 	switch {
 	case t.sub == nil:

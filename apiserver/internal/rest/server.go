@@ -40,6 +40,18 @@ const (
 	maxStreamsPerConn  = 250
 	reauthorizeEvery   = time.Minute
 	compressAboveBytes = 128 << 10
+
+	// Every 30 s an HTTP/2 client that sends nothing is asked whether it is there, and has 15 s to answer.
+	pingEvery   = 30 * time.Second
+	pingTimeout = 15 * time.Second
+	// keepAlive asks the same of the kernel at the other end, for HTTP/1.1: every 15 s, thrice.
+	keepAlive = 15 * time.Second
+	// userTimeout ends connections whose client acknowledges nothing.
+	userTimeout = 30 * time.Second
+	// connsPerIP bounds the connections of one address, behind which may be a whole machine
+	// of pods, and pendingPerIP those that have not made a request yet, as at the gRPC door.
+	connsPerIP   = 1024
+	pendingPerIP = 64
 )
 
 // Authorizer decides whether a caller may do something; *authz.Authorizer implements it.
@@ -111,8 +123,8 @@ type Server struct {
 	// seen is the latest view; viewing is held by who makes another.
 	seen    atomic.Pointer[view]
 	viewing sync.Mutex
-	// writeTimeout of one piece of an answer.
-	writeTimeout time.Duration
+	// readTimeout of a request's body, writeTimeout of one piece of an answer.
+	readTimeout, writeTimeout time.Duration
 	// reauthorizeEvery is how often a stream's caller is asked about again.
 	reauthorizeEvery time.Duration
 	// stopping ends watches and streams, while short requests may finish.
@@ -146,7 +158,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	return &Server{
 		cfg: cfg, codec: newCodec(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
-		stopping: stopping, stop: stop, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
+		stopping: stopping, stop: stop, readTimeout: readBodyTimeout, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
 	}, nil
 }
 
@@ -161,19 +173,13 @@ func (s *Server) Run(ctx context.Context) error {
 	listener := s.cfg.Listener
 	if listener == nil {
 		var err error
-		if listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Address); err != nil {
+		alive := net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}
+		if listener, err = (&net.ListenConfig{KeepAliveConfig: alive}).Listen(ctx, "tcp", s.cfg.Address); err != nil {
 			return fmt.Errorf("rest: listen on %s: %w", s.cfg.Address, err)
 		}
 	}
-	srv := &http.Server{
-		Handler:           s,
-		TLSConfig:         serverTLS(s.cfg.Identity.ServerTLS(tls.VerifyClientCertIfGiven)),
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreamsPerConn, SendPingTimeout: 30 * time.Second},
-		ErrorLog:          zap.NewStdLog(s.cfg.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
-	}
+	srv := s.httpServer()
+	srv.TLSConfig = serverTLS(s.cfg.Identity.ServerTLS(tls.VerifyClientCertIfGiven))
 	serve := func(context.Context) error {
 		if err := srv.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("rest: serve on %s: %w", listener.Addr(), err)
@@ -191,6 +197,24 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	}
 	return lifecycle.RunAll(ctx, serve, end)
+}
+
+// httpServer returns a server with the limits of the door.
+func (s *Server) httpServer() *http.Server {
+	return &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: readHeaderTimeout, // of handshakes, too
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreamsPerConn,
+			SendPingTimeout:      pingEvery, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout,
+		},
+		ConnState:                    newConnections(connsPerIP, pendingPerIP, s.cfg.Log).changed,
+		ConnContext:                  prepare,
+		DisableGeneralOptionsHandler: true, // it answers whom it does not know
+		ErrorLog:                     zap.NewStdLog(s.cfg.Log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+	}
 }
 
 // serverTLS offers HTTP/2 and 1.1 on TLS 1.3, also where the identity hands out

@@ -32,6 +32,40 @@ func unsupportedMediaType(got string, supported ...string) error {
 	}}
 }
 
+// encodedBody refuses a body in a content coding: a small one could become any size.
+func encodedBody(encoding string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: fmt.Sprintf("bodies of requests are read as they are, not with Content-Encoding %.32q", encoding),
+	}}
+}
+
+// slowBody is what a client is told whose body did not come in time.
+func slowBody() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusRequestTimeout, Reason: metav1.StatusReasonTimeout,
+		Message: "the body of the request did not come in time",
+	}}
+}
+
+// methodNotAllowed answers for a path that names no resource.
+func methodNotAllowed(method string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: fmt.Sprintf("the server does not allow the method %.32s here", method),
+	}}
+}
+
+// allowRead refuses methods other than those that read, and tells which these are.
+func (s *Server) allowRead(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return true
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	s.fail(w, r, methodNotAllowed(r.Method))
+	return false
+}
+
 // statusOf turns any error into what a client is told.
 func statusOf(err error) metav1.Status {
 	var known apierrors.APIStatus
@@ -67,6 +101,15 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	s.writeObject(w, plainFormat(r), int(status.Code), &status)
 }
 
+// failSoon answers with an error that may be over in a moment, as where no master leads or
+// this one is cut off: clients that are told when to come again do so by themselves.
+func (s *Server) failSoon(w http.ResponseWriter, r *http.Request, err error) {
+	if apierrors.IsServiceUnavailable(err) {
+		w.Header().Set("Retry-After", "1")
+	}
+	s.fail(w, r, err)
+}
+
 func retryAfter(status metav1.Status) int {
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		return int(status.Details.RetryAfterSeconds)
@@ -74,9 +117,24 @@ func retryAfter(status metav1.Status) int {
 	return 0
 }
 
+// Bounds of Warning headers, in bytes: of one text and of all, as in Kubernetes. Clients and
+// proxies refuse answers whose headers are large.
+const (
+	maxWarning  = 256
+	maxWarnings = 4 << 10
+)
+
 // warn adds Warning headers; call it before the status is written.
 func warn(w http.ResponseWriter, warnings []string) {
+	sent := 0
+	for _, line := range w.Header().Values("Warning") {
+		sent += len(line)
+	}
 	for _, text := range warnings {
-		w.Header().Add("Warning", "299 - "+strconv.QuoteToASCII(text))
+		line := "299 - " + strconv.QuoteToASCII(strings.ToValidUTF8(text[:min(len(text), maxWarning)], ""))
+		if sent += len(line); sent > maxWarnings {
+			return
+		}
+		w.Header().Add("Warning", line)
 	}
 }

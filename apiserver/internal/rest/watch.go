@@ -85,7 +85,7 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, t target, st
 	ctx, cancel := s.untilStop(r.Context())
 	defer cancel()
 	if err := s.watch(ctx, w, r, t, still); err != nil {
-		s.fail(w, r, err)
+		s.failSoon(w, r, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -122,9 +123,19 @@ func unpack(packed *anypb.Any) (object.Object, error) {
 	if packed == nil {
 		return nil, apierrors.NewBadRequest("object is required")
 	}
-	obj, err := object.Unpack(packed)
+	kind, ok := object.KindForTypeURL(packed.GetTypeUrl())
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("decode object: unknown type %.128q", packed.GetTypeUrl()))
+	}
+	if err := object.CheckProtobuf(packed.GetValue(), kind.New()); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("decode %s: %v", kind.GVK.Kind, err))
+	}
+	obj, err := object.Decode(kind, packed.GetValue())
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if err := object.CheckReadable(obj); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("decode %s: %v", kind.GVK.Kind, err))
 	}
 	return obj, nil
 }
@@ -179,10 +190,17 @@ func (s *ObjectService) List(req *objectv1pb.ListRequest, out objectv1pb.ObjectS
 	return out.Send(message)
 }
 
+// maxSelectorBytes bounds a selector, whose parsing costs hundreds of times its size, as the
+// REST door's headers do.
+const maxSelectorBytes = 64 << 10
+
 func labelSelector(s string) (labels.Selector, error) {
+	if len(s) > maxSelectorBytes {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the label selector is longer than %d bytes", maxSelectorBytes))
+	}
 	selector, err := labels.Parse(s)
 	if err != nil {
-		return nil, apierrors.NewBadRequest("label selector " + s + ": " + err.Error())
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("label selector %.128q: %.512v", s, err))
 	}
 	return selector, nil
 }
