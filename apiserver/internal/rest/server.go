@@ -22,6 +22,7 @@ import (
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/traffic"
+	"kijabi.dev/apiserver/internal/transcode"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -108,6 +109,8 @@ type Server struct {
 	reviews   *reviews.Reviews
 	discovery *discovery
 	documents *openapi.Documents
+	// transcoders write stored objects as JSON.
+	transcoders transcode.Transcoders
 	// writeTimeout of one piece of an answer.
 	writeTimeout time.Duration
 	// reauthorizeEvery is how often a stream's caller is asked about again.
