@@ -40,6 +40,9 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, t target) error {
 		writeBody(w, mediaProtobuf, http.StatusOK, protobufBody(partialKind(f, ""), raw))
 		return nil
 	}
+	if f.transcodes() {
+		return s.writeTranscoded(w, f, http.StatusOK, t, record)
+	}
 	obj, err := decodeRecord(t, record)
 	if err != nil {
 		return err
@@ -47,15 +50,23 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, t target) error {
 	return s.writeShaped(w, r, f, http.StatusOK, t, obj)
 }
 
+// bodyKind is the kind of the stored object, or of the body of a subresource.
+func (t target) bodyKind() (object.Kind, error) {
+	if t.sub == nil || t.sub.GVK == t.kind.GVK {
+		return t.kind.Kind, nil
+	}
+	body, ok := object.KindFor(t.sub.GVK)
+	if !ok {
+		return object.Kind{}, fmt.Errorf("no kind %s for %s of %s", t.sub.GVK, t.sub.Name, t.kind.GVR.Resource)
+	}
+	return body, nil
+}
+
 // decodeRecord decodes a stored object, or the body of a subresource.
 func decodeRecord(t target, record *store.Record) (object.Object, error) {
-	kind := t.kind.Kind
-	if t.sub != nil && t.sub.GVK != t.kind.GVK {
-		body, ok := object.KindFor(t.sub.GVK)
-		if !ok {
-			return nil, fmt.Errorf("no kind %s for %s of %s", t.sub.GVK, t.sub.Name, t.kind.GVR.Resource)
-		}
-		kind = body
+	kind, err := t.bodyKind()
+	if err != nil {
+		return nil, err
 	}
 	return object.Decode(kind, record.Value)
 }
@@ -195,7 +206,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, t target) error {
 	default:
 		w.Header().Set("Content-Type", f.contentType())
 		w.WriteHeader(http.StatusOK)
-		abortOn(jsonList(w, f, t, page.Records, meta))
+		abortOn(s.jsonList(w, f, t, page.Records, meta))
 		return nil
 	}
 }
@@ -230,45 +241,82 @@ func listKind(f format, t target) schema.GroupVersionKind {
 	return t.kind.GVK.GroupVersion().WithKind(t.kind.GVK.Kind + "List")
 }
 
-// jsonList writes a list object by object, so that it is never in memory as a whole.
-func jsonList(w io.Writer, f format, t target, records []*store.Record, meta metav1.ListMeta) error {
+// listChunk is how much of a list is written at once, in bytes.
+const listChunk = 64 << 10
+
+// jsonList writes a list piece by piece, so that it is never in memory as a whole.
+func (s *Server) jsonList(w io.Writer, f format, t target, records []*store.Record, meta metav1.ListMeta) error {
 	gvk := listKind(f, t)
 	head, err := marshalJSON(meta, false)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, gvk.Kind, gvk.GroupVersion().String(), trimNewline(head)); err != nil {
+	write, err := s.transcoding(f, t, true)
+	if err != nil {
 		return err
 	}
+	b := fmt.Appendf(make([]byte, 0, listChunk+listChunk/4), `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, gvk.Kind, gvk.GroupVersion().String(), trimNewline(head))
 	for i, record := range records {
-		obj, err := decodeRecord(t, record)
-		if err != nil {
-			return err
-		}
-		var data []byte
-		if f.shape == shapePartial {
-			data, err = marshalJSON(partial(f, obj), false)
-		} else {
-			if !t.isCustom() {
-				// Items of a typed list carry neither apiVersion nor kind.
-				obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
-			}
-			data, err = marshalJSON(obj, false)
-		}
-		if err != nil {
-			return err
-		}
 		if i > 0 {
-			if _, err := io.WriteString(w, ","); err != nil {
+			b = append(b, ',')
+		}
+		if b, err = write(b, record.Value); err != nil {
+			return err
+		}
+		if len(b) >= listChunk {
+			if _, err := w.Write(b); err != nil {
 				return err
 			}
-		}
-		if _, err := w.Write(trimNewline(data)); err != nil {
-			return err
+			b = b[:0]
 		}
 	}
-	_, err = io.WriteString(w, "]}\n")
+	_, err = w.Write(append(b, "]}\n"...))
 	return err
+}
+
+// transcoding returns what appends a stored object, or its metadata, as JSON.
+func (s *Server) transcoding(f format, t target, item bool) (func(dst, value []byte) ([]byte, error), error) {
+	if f.shape == shapePartial {
+		return s.transcoders.OfMetadata(partialKind(f, "")).Append, nil
+	}
+	kind, err := t.bodyKind()
+	if err != nil {
+		return nil, err
+	}
+	if t.isCustom() { // they are JSON within
+		return func(dst, value []byte) ([]byte, error) {
+			obj, err := object.Decode(kind, value)
+			if err != nil {
+				return dst, err
+			}
+			data, err := marshalJSON(obj, false)
+			return append(dst, trimNewline(data)...), err
+		}, nil
+	}
+	if item { // items of a typed list carry neither apiVersion nor kind
+		return s.transcoders.Of(kind).AppendItem, nil
+	}
+	return s.transcoders.Of(kind).Append, nil
+}
+
+// transcodes tells whether a format shows stored objects in a form for which nothing needs
+// decoding.
+func (f format) transcodes() bool {
+	return f.encoding == encodeJSON && f.shape != shapeTable && !f.pretty
+}
+
+// writeTranscoded answers with a stored object as JSON.
+func (s *Server) writeTranscoded(w http.ResponseWriter, f format, code int, t target, record *store.Record) error {
+	write, err := s.transcoding(f, t, false)
+	if err != nil {
+		return err
+	}
+	data, err := write(make([]byte, 0, 2*len(record.Value)+64), record.Value)
+	if err != nil {
+		return err
+	}
+	writeBody(w, f.contentType(), code, append(data, '\n'))
+	return nil
 }
 
 func trimNewline(b []byte) []byte {
@@ -280,7 +328,7 @@ func trimNewline(b []byte) []byte {
 
 func (s *Server) yamlList(f format, t target, page registry.List, meta metav1.ListMeta) ([]byte, error) {
 	var b byteBuffer
-	if err := jsonList(&b, f, t, page.Records, meta); err != nil {
+	if err := s.jsonList(&b, f, t, page.Records, meta); err != nil {
 		return nil, fmt.Errorf("encode list of %s: %w", t.kind.GVR.Resource, err)
 	}
 	return yaml.JSONToYAML(b)

@@ -23,6 +23,7 @@ import (
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/traffic"
+	"kijabi.dev/apiserver/internal/transcode"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -123,6 +124,8 @@ type Server struct {
 	// seen is the latest view; viewing is held by who makes another.
 	seen    atomic.Pointer[view]
 	viewing sync.Mutex
+	// transcoders write stored objects as JSON.
+	transcoders transcode.Transcoders
 	// readTimeout of a request's body, writeTimeout of one piece of an answer.
 	readTimeout, writeTimeout time.Duration
 	// reauthorizeEvery is how often a stream's caller is asked about again.

@@ -199,11 +199,35 @@ func (o *watchWriter) event(event store.Event) error {
 		}
 		return o.protobufFrame(kind, protobufBody(gvk, raw))
 	}
+	if o.f.transcodes() {
+		write, err := o.s.transcoding(o.f, o.t, false)
+		if err != nil {
+			return err
+		}
+		if o.frame, err = write(appendEventHead(o.frame[:0], kind), event.Record.Value); err != nil {
+			return fmt.Errorf("encode event: %w", err)
+		}
+		return o.endEvent()
+	}
 	obj, err := decodeRecord(o.t, event.Record)
 	if err != nil {
 		return err
 	}
 	return o.object(kind, obj)
+}
+
+// appendEventHead begins a JSON event, up to its object.
+func appendEventHead(b []byte, kind watchapi.EventType) []byte {
+	b = append(b, `{"type":"`...)
+	b = append(b, kind...)
+	return append(b, `","object":`...)
+}
+
+// endEvent ends the JSON event in o.frame and writes it.
+func (o *watchWriter) endEvent() error {
+	o.frame = append(o.frame, "}\n"...)
+	_, err := o.w.Write(o.frame)
+	return err
 }
 
 // object writes an event that carries a decoded object.
@@ -245,13 +269,8 @@ func (o *watchWriter) any(kind watchapi.EventType, obj runtime.Object) error {
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
-	o.frame = append(o.frame[:0], `{"type":"`...)
-	o.frame = append(o.frame, kind...)
-	o.frame = append(o.frame, `","object":`...)
-	o.frame = append(o.frame, trimNewline(data)...)
-	o.frame = append(o.frame, "}\n"...)
-	_, err = o.w.Write(o.frame)
-	return err
+	o.frame = append(appendEventHead(o.frame[:0], kind), trimNewline(data)...)
+	return o.endEvent()
 }
 
 // protobufFrame writes a metav1.WatchEvent behind its length.

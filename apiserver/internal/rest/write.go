@@ -111,6 +111,9 @@ func (s *Server) writeResult(w http.ResponseWriter, r *http.Request, f format, c
 		writeBody(w, mediaProtobuf, code, protobufBody(t.gvk(), result.Record.Value))
 		return nil
 	}
+	if f.transcodes() && result.Record != nil && result.Kind.GVK == t.gvk() {
+		return s.writeTranscoded(w, f, code, t, result.Record)
+	}
 	obj := result.Object
 	if obj == nil {
 		if result.Record == nil {
