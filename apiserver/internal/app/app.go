@@ -178,7 +178,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	rewriter := sealed.NewRewriter(sealed.RewriterConfig{Store: objects, Backend: sealing, User: self.User, Log: log.Named("store")})
 	hub := nodes.New(nodes.Config{
 		Master: cfg.NodeName, Directory: group.Directory(), MemberConn: group.MemberConn,
-		Known: knownNodes(objects), LeadingSince: terms.leadingSince, Clock: clk, Log: log.Named("nodes"),
+		Known: knownNodes(objects), Lease: nodeLease(objects), LeadingSince: terms.leadingSince, Clock: clk, Log: log.Named("nodes"),
 	})
 	issuer, err := certificates.New(certificates.Config{
 		Tokens: &tokens{registry: engine, caller: self}, Authority: authority{ca}, Machines: roster{group}, Clock: clk, Log: log.Named("certificates"),

@@ -7,10 +7,13 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/platform/kube/object"
 )
 
 // terms remembers since when this master leads.
@@ -51,6 +54,23 @@ func knownNodes(objects *store.Store) func() []string {
 			names = append(names, record.Key.Name)
 		}
 		return names
+	}
+}
+
+// nodeLease reads the Lease of a node from memory; nil if there is none.
+func nodeLease(objects *store.Store) func(node string) *coordinationv1.Lease {
+	kind := object.KindOf[*coordinationv1.Lease]()
+	resource := kind.GVR.GroupResource().String()
+	return func(node string) *coordinationv1.Lease {
+		record, ok := objects.Get(store.Key{Resource: resource, Namespace: corev1.NamespaceNodeLease, Name: node})
+		if !ok {
+			return nil
+		}
+		obj, err := object.Decode(kind, record.Value)
+		if err != nil {
+			return nil // unreadable: it says nothing
+		}
+		return obj.(*coordinationv1.Lease)
 	}
 }
 

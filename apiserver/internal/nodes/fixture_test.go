@@ -15,9 +15,12 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/nodes"
@@ -39,6 +42,7 @@ type cluster struct {
 	sightings map[string]masters.Sighting
 	peers     map[string]string // peer addresses by master
 	known     []string
+	leases    map[string]*coordinationv1.Lease
 	leading   bool
 	since     time.Time
 }
@@ -47,7 +51,20 @@ func newCluster(t *testing.T, clk clock.WithTicker) *cluster {
 	t.Helper()
 	return &cluster{
 		ca: pkitest.NewCA(t), peerCA: pkitest.NewCA(t), clock: clk, leading: true, since: clk.Now(),
-		sightings: map[string]masters.Sighting{}, peers: map[string]string{},
+		sightings: map[string]masters.Sighting{}, peers: map[string]string{}, leases: map[string]*coordinationv1.Lease{},
+	}
+}
+
+// renew writes the Lease of a node that keeps no connection.
+func (c *cluster) renew(node string, duration time.Duration, annotations map[string]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leases[node] = &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: node, Annotations: annotations},
+		Spec: coordinationv1.LeaseSpec{
+			RenewTime:            ptr.To(metav1.NewMicroTime(c.clock.Now().Add(-time.Hour))), // its clock is wrong
+			LeaseDurationSeconds: ptr.To(int32(duration / time.Second)),
+		},
 	}
 }
 
@@ -124,6 +141,11 @@ func (c *cluster) master(t *testing.T, name string) *master {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			return append([]string{}, c.known...)
+		},
+		Lease: func(node string) *coordinationv1.Lease {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.leases[node]
 		},
 		LeadingSince: func() (time.Time, bool) {
 			c.mu.Lock()

@@ -19,6 +19,10 @@ import (
 // leaseInterval is how often the Leases of all heard nodes are written, in one batch.
 const leaseInterval = 10 * time.Second
 
+// heardAnnotation marks the Leases that masters write. They follow from heartbeats and
+// are none themselves: a node that died would outlive itself by them.
+const heardAnnotation = "kijabi.dev/heard"
+
 // Leases keeps a Lease for every node that the masters hear, for those who look at
 // Leases; the masters themselves go by the connections.
 type Leases struct {
@@ -66,7 +70,7 @@ func (l *Leases) renew(ctx context.Context) error {
 		ref := registry.Ref{Resource: kind.GVR, Namespace: corev1.NamespaceNodeLease, Name: node}
 		op := registry.Operation{Verb: registry.VerbUpdate, Ref: ref}
 		lease := &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: node},
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: node, Annotations: map[string]string{heardAnnotation: "true"}},
 			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &node, LeaseDurationSeconds: ptr.To(int32(4 * leaseInterval / time.Second)), RenewTime: &now},
 		}
 		if _, err := l.registry.Get(ctx, ref); apierrors.IsNotFound(err) {

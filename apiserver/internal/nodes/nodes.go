@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/clock"
 
@@ -59,8 +60,10 @@ type Config struct {
 	Known func() []string
 	// LeadingSince says since when this master leads; false while it does not.
 	LeadingSince func() (time.Time, bool)
-	Clock        clock.WithTicker
-	Log          *zap.Logger
+	// Lease returns the Lease of a node in kube-node-lease from memory; nil if there is none.
+	Lease func(node string) *coordinationv1.Lease
+	Clock clock.WithTicker
+	Log   *zap.Logger
 }
 
 // Hub serves kijabi.node.v1.NodeService and finds the way to each node. It is safe
@@ -72,6 +75,8 @@ type Hub struct {
 
 	mu      sync.Mutex
 	tunnels map[string]*link
+
+	renewals renewals
 }
 
 var _ nodev1pb.NodeServiceServer = (*Hub)(nil)
@@ -249,15 +254,18 @@ func (h *Hub) WatchLiveness(_ *nodev1pb.WatchLivenessRequest, stream nodev1pb.No
 }
 
 // liveness lists every known node. What happened before this master led does not
-// count: its knowledge began empty.
+// count: its knowledge began empty. A node that no master hears goes by its Lease.
 func (h *Hub) liveness(now, since time.Time) []*nodev1pb.NodeLiveness {
 	seen := h.cfg.Directory.All()
 	names := h.cfg.Known()
 	slices.Sort(names)
+	h.renewals.keep(names, since)
 	out := make([]*nodev1pb.NodeLiveness, 0, len(names))
 	for _, name := range names {
 		at := since
-		if sighting, ok := seen[name]; ok && sighting.Heard.After(at) {
+		if sighting, ok := seen[name]; !ok {
+			at = h.renewals.heard(name, h.cfg.Lease(name), now, since)
+		} else if sighting.Heard.After(at) {
 			at = sighting.Heard
 		}
 		out = append(out, &nodev1pb.NodeLiveness{Node: name, Silence: durationpb.New(max(0, now.Sub(at))), Connected: seen[name].Tunnel})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -353,5 +354,55 @@ func TestLiveness(t *testing.T) {
 	}
 	if !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("liveness of a master that does not lead: %v", err)
+	}
+}
+
+// TestLeaseOfANodeWithoutConnection: who renews a Lease itself is alive while it holds; the
+// Leases that masters write say nothing of that.
+func TestLeaseOfANodeWithoutConnection(t *testing.T) {
+	clk := testclock.NewFakeClock(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+	c := newCluster(t, clk)
+	c.known = []string{"connected", "dead", "renews", "stops"}
+	m := c.master(t, "m1")
+	c.renew("renews", 3*time.Second, nil)
+	c.renew("stops", 3*time.Second, nil)
+	c.renew("dead", 3*time.Second, map[string]string{"kijabi.dev/heard": "true"})
+	m.directory.Hear("connected", true)
+	c.renew("connected", time.Hour, nil)
+	stream, err := c.dial(t, m, pki.ComponentControllerManager, "m1").WatchLiveness(t.Context(), &nodev1pb.WatchLivenessRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	silence := map[string]time.Duration{}
+	receive := func() {
+		t.Helper()
+		res, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range res.GetNodes() {
+			silence[node.GetNode()] = node.GetSilence().AsDuration()
+		}
+	}
+	receive()
+	for second := 1; second <= 6; second++ {
+		for range 2 {
+			eventually(t, "the stream waits for the clock", func() error {
+				if !clk.HasWaiters() {
+					return errors.New("it does not")
+				}
+				return nil
+			})
+			clk.Step(500 * time.Millisecond)
+			c.renew("renews", 3*time.Second, nil)
+		}
+		now := time.Duration(second) * time.Second
+		for silence["dead"] != now {
+			receive()
+		}
+		want := map[string]time.Duration{"dead": now, "connected": now, "renews": 0, "stops": max(0, now-3*time.Second)}
+		if !maps.Equal(silence, want) {
+			t.Fatalf("after %s: %v, want %v", now, silence, want)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
@@ -161,8 +162,17 @@ func (h *Host) applyRoutes(p plan.Plan, underlay, tunnel netlink.Link) error {
 			Flags: int(netlink.FLAG_ONLINK), Protocol: RouteProtocol,
 		})
 	}
+	// By their keys: a cluster may have thousands of machines.
+	kept := make(map[routeKey]bool, len(wanted))
+	have := make(map[routeKey][]*netlink.Route, len(existing))
+	for i := range existing {
+		key := keyOf(&existing[i])
+		have[key] = append(have[key], &existing[i])
+	}
 	for i := range wanted {
-		if !containsRoute(existing, &wanted[i]) {
+		key := keyOf(&wanted[i])
+		kept[key] = true
+		if !containsRoute(have[key], &wanted[i]) {
 			if err := netlink.RouteReplace(&wanted[i]); err != nil {
 				errs = errors.Join(errs, fmt.Errorf("set route to %s: %w", wanted[i].Dst, err))
 			}
@@ -170,7 +180,7 @@ func (h *Host) applyRoutes(p plan.Plan, underlay, tunnel netlink.Link) error {
 	}
 	for i := range existing {
 		// Replacing has removed the others of the same destination.
-		if !sameDestination(wanted, &existing[i]) {
+		if !kept[keyOf(&existing[i])] {
 			errs = errors.Join(errs, deleteRoute(&existing[i]))
 		}
 	}
@@ -192,28 +202,26 @@ func deleteRoute(r *netlink.Route) error {
 	return nil
 }
 
-func containsRoute(list []netlink.Route, r *netlink.Route) bool {
-	for i := range list {
-		x := &list[i]
-		if sameKey(x, r) && x.Gw.Equal(r.Gw) && (r.Type == typeUnreachable || x.LinkIndex == r.LinkIndex) {
-			return true
-		}
-	}
-	return false
+func containsRoute(list []*netlink.Route, r *netlink.Route) bool {
+	return slices.ContainsFunc(list, func(x *netlink.Route) bool {
+		return x.Gw.Equal(r.Gw) && (r.Type == typeUnreachable || x.LinkIndex == r.LinkIndex)
+	})
 }
 
-func sameDestination(list []netlink.Route, r *netlink.Route) bool {
-	for i := range list {
-		if sameKey(&list[i], r) {
-			return true
-		}
-	}
-	return false
+// routeKey is what makes the kernel replace one route by another.
+type routeKey struct {
+	to       netip.Prefix // invalid: everywhere
+	priority int
 }
 
-// sameKey compares what makes the kernel replace one route by another.
-func sameKey(a, b *netlink.Route) bool {
-	return a.Dst != nil && b.Dst != nil && a.Dst.String() == b.Dst.String() && a.Priority == b.Priority
+func keyOf(r *netlink.Route) routeKey {
+	key := routeKey{priority: r.Priority}
+	if r.Dst != nil {
+		address, _ := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		key.to = netip.PrefixFrom(address.Unmap(), bits)
+	}
+	return key
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
