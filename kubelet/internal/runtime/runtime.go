@@ -296,7 +296,7 @@ type Event struct {
 	SandboxID   string
 }
 
-// Stats of one container.
+// Stats of one running container, of which there is one instance.
 type Stats struct {
 	Pod            PodRef
 	Container      string

@@ -120,17 +120,31 @@ func (c *Client) Stats(ctx context.Context) ([]runtime.Stats, error) {
 		return nil, translate("container statistics", err)
 	}
 	result := make([]runtime.Stats, 0, len(response.GetStats()))
+	places := map[container]int{}
 	for _, stats := range response.GetStats() {
-		result = append(result, runtime.Stats{
+		read := runtime.Stats{
 			Pod:            podOf(stats.GetAttributes().GetLabels()),
 			Container:      stats.GetAttributes().GetMetadata().GetName(),
 			CPUNanoseconds: stats.GetCpu().GetUsageCoreNanoSeconds().GetValue(),
 			MemoryBytes:    stats.GetMemory().GetWorkingSetBytes().GetValue(),
 			Time:           time.Unix(0, stats.GetCpu().GetTimestamp()),
-		})
+		}
+		of := container{read.Pod.UID, read.Container}
+		at, known := places[of]
+		switch {
+		case stats.GetCpu().GetTimestamp() == 0: // it has ended
+		case !known:
+			places[of] = len(result)
+			result = append(result, read)
+		case read.Time.After(result[at].Time): // the runtime remembers the one before, too
+			result[at] = read
+		}
 	}
 	return result, nil
 }
+
+// container names one of a pod's containers, whichever instance of it.
+type container struct{ podUID, name string }
 
 func podOf(labels map[string]string) runtime.PodRef {
 	return runtime.PodRef{
