@@ -120,6 +120,16 @@ test-vm: ## install the release archive on a Debian virtual machine with systemd
 test-compose: build images ## images and the compose demo on the Docker engine of this host: start, drills, end
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 20m -v ./images ./compose
 
+.PHONY: test-clients
+test-clients: test-deps build ## unmodified kubectl, helm, client-go, kwok, CoreDNS and Prometheus against a real cluster
+	@sh test/clients/programs/build.sh $(BIN)/test-clients kubectl kubectl-previous helm3 helm4 kwok coredns prometheus
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) KIJABI_DEBIAN_KUBECTL=$$KIJABI_DEBIAN_KUBECTL go test -count=1 -timeout 40m -v ./clients
+
+.PHONY: test-clients-quick
+test-clients-quick: test-deps build ## of these, those that are quick to build and to run
+	@sh test/clients/programs/build.sh $(BIN)/test-clients kubectl helm4
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -short -count=1 -timeout 20m -v ./clients
+
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go run ./bench

@@ -40,5 +40,11 @@ for program in "$@"; do
 		go build -tags "$tags" -ldflags "$flags" -o "$out/$program.new" "$package"
 		touch "$out/$program.new" # a cached build must still count as newer than go.sum
 		mv "$out/$program.new" "$out/$program"
+		if [ "$program" = kwok ]; then # the stages that its own image has
+			stages=$(go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage
+			mkdir -p "$out/kwok-stages"
+			cp -f "$stages"/node/fast/node-*.yaml "$stages"/node/heartbeat-with-lease/node-*.yaml "$stages"/pod/fast/pod-*.yaml "$out/kwok-stages/"
+			chmod u+w "$out/kwok-stages"/*
+		fi
 	)
 done
