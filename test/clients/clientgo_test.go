@@ -249,7 +249,7 @@ func (w *wire) serve() {
 		if err != nil {
 			return
 		}
-		far, err := net.DialTimeout("tcp", w.to, 5*time.Second)
+		far, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", w.to)
 		if err != nil {
 			_ = near.Close()
 			continue

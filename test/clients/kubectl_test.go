@@ -2,6 +2,7 @@ package clients
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -524,7 +525,7 @@ func (k *kubectl) attach(t *testing.T) string {
 
 // echoes says whether what listens at an address sends back a line.
 func echoes(address, line string) error {
-	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", address)
 	if err != nil {
 		return err
 	}

@@ -178,7 +178,7 @@ func mergeable(obj object.Object) error {
 	owned := 0
 	for _, entry := range obj.GetManagedFields() {
 		if entry.FieldsV1 != nil {
-			owned += len(entry.FieldsV1.Raw)
+			owned += len(entry.FieldsV1.GetRawBytes())
 		}
 	}
 	if owned > maxOwnedBytes {

@@ -56,7 +56,7 @@ func TestPatchesThatCostTooMuch(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			allocated := allocations(func() {
 				_, err := m.Patch(t.Context(), admin, at(c.resource, "default", c.object), c.kind, []byte(c.patch), registry.WriteOptions{FieldManager: "test"})
-				if !apierrors.IsRequestEntityTooLargeError(err) || err.(apierrors.APIStatus).Status().Code != http.StatusRequestEntityTooLarge || !strings.Contains(err.Error(), c.says) { //nolint:errorlint // it is one
+				if !apierrors.IsRequestEntityTooLargeError(err) || err.(apierrors.APIStatus).Status().Code != http.StatusRequestEntityTooLarge || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("%.300v", err)
 				}
 			})
@@ -108,7 +108,7 @@ func TestRecordOfOwnersIsBounded(t *testing.T) {
 	}
 	// One that is large for its text alone is merged as ever.
 	written.Data = map[string]string{"text": strings.Repeat("a,b:c ", 100_000)}
-	written = must[*corev1.ConfigMap](t)(m.Update(t.Context(), admin, at("configmaps", "default", "c"), written, none))
+	must[*corev1.ConfigMap](t)(m.Update(t.Context(), admin, at("configmaps", "default", "c"), written, none))
 	if err := apply(); err != nil {
 		t.Error(err)
 	}

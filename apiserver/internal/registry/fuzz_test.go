@@ -209,7 +209,7 @@ func FuzzManagedFields(f *testing.F) {
 		cm.Data["other"] = "value"
 		cm.ManagedFields = []metav1.ManagedFieldsEntry{{
 			Manager: manager, Operation: metav1.ManagedFieldsOperationType(operation), APIVersion: version, Subresource: subresource,
-			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: raw},
+			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(string(raw)),
 		}}
 		if object.CheckReadable(cm) != nil {
 			return

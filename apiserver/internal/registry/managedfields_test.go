@@ -215,7 +215,7 @@ func TestApplyConflictsWithPlainWrites(t *testing.T) {
 }
 
 func asStatus(err error, out *apierrors.APIStatus) bool {
-	status, ok := err.(apierrors.APIStatus) //nolint:errorlint // the registry promises it
+	status, ok := err.(apierrors.APIStatus)
 	*out = status
 	return ok
 }

@@ -404,7 +404,7 @@ func TestWebSocketThroughAProxy(t *testing.T) {
 	h.idle(kubelet)
 	// A pod that does not want to answers as it likes.
 	dialer := websocket.Dialer{TLSClientConfig: h.http1()}
-	_, resp, err := dialer.DialContext(t.Context(), "wss"+strings.TrimPrefix(h.http.URL, "https")+podsPath+"p:"+page(t, echo)+"/proxy/", nil)
+	_, resp, err := dialer.DialContext(t.Context(), "wss"+strings.TrimPrefix(h.http.URL, "https")+podsPath+"p:"+page(t, echo)+"/proxy/", nil) //nolint:bodyclose // not to be closed, says the library
 	if err == nil || resp == nil || resp.StatusCode != http.StatusAccepted {
 		t.Errorf("%v %v", err, resp)
 	}
@@ -448,10 +448,10 @@ func TestProxyIsAuthorized(t *testing.T) {
 		dialer := websocket.Dialer{TLSClientConfig: h.http1()}
 		return dialer.DialContext(t.Context(), "wss"+strings.TrimPrefix(h.http.URL, "https")+podsPath+"p:"+port+"/proxy/", http.Header{"Impersonate-User": {user}})
 	}
-	if _, resp, err := dial("eve"); err == nil || resp.StatusCode != http.StatusForbidden {
+	if _, resp, err := dial("eve"); err == nil || resp.StatusCode != http.StatusForbidden { //nolint:bodyclose // not to be closed, says the library
 		t.Errorf("upgraded with the right to read: %v", resp)
 	}
-	conn, _, err := dial("bob")
+	conn, _, err := dial("bob") //nolint:bodyclose // not to be closed, says the library
 	h.must(err)
 	t.Cleanup(func() { _ = conn.Close() })
 	h.must(conn.WriteMessage(websocket.TextMessage, []byte("hello")))
@@ -467,7 +467,7 @@ func TestHostilePods(t *testing.T) {
 	kubelet := h.node()
 	answering := func(text string) string {
 		return raw(t, func(conn net.Conn) {
-			_, _ = http.ReadRequest(bufio.NewReader(conn)) //nolint:bodyclose // a server's
+			_, _ = http.ReadRequest(bufio.NewReader(conn))
 			_, _ = io.WriteString(conn, text)
 			_ = conn.Close()
 		})

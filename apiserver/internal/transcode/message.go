@@ -319,7 +319,7 @@ func (w *writer) entryField(s span, number byte) (content, rest span, ok bool) {
 // decode writes a message that no plan describes.
 func (w *writer) decode(b []byte, m *message, s span) ([]byte, bool) {
 	into := reflect.New(m.goType).Interface()
-	if err := into.(unmarshaler).Unmarshal(w.value[s.from:s.to]); err != nil { //nolint:errcheck // compiled as such
+	if err := into.(unmarshaler).Unmarshal(w.value[s.from:s.to]); err != nil {
 		return b, false
 	}
 	text, err := json.Marshal(into)

@@ -78,7 +78,7 @@ func TestCustomMetadataIsMerged(t *testing.T) {
 }
 
 func TestCustomStrictErrors(t *testing.T) {
-	_, strict, err := object.DecodeCustom([]byte(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a","nmae":"b"},"spec":{"a":1,"a":2}}`))
+	_, strict, err := object.DecodeCustom([]byte(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a","other":"b"},"spec":{"a":1,"a":2}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestCustomStrictErrors(t *testing.T) {
 	for _, one := range strict {
 		texts = append(texts, one.Error())
 	}
-	if diff := cmp.Diff([]string{`duplicate field "spec.a"`, `unknown field "metadata.nmae"`}, texts); diff != "" {
+	if diff := cmp.Diff([]string{`duplicate field "spec.a"`, `unknown field "metadata.other"`}, texts); diff != "" {
 		t.Error(diff)
 	}
 	for _, bad := range []string{`[]`, `null`, `{"metadata":3}`, `{"metadata":{"name":3}}`} {

@@ -33,7 +33,7 @@ func TestUnreadableObjects(t *testing.T) {
 		"key":        {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"\xff": "a"}}}, ".ObjectMeta.Labels[]"},
 		"time":       {&corev1.Pod{Status: corev1.PodStatus{StartTime: &far}}, ".Status.StartTime"},
 		"micro time": {&corev1.Event{EventTime: metav1.NewMicroTime(far.Time)}, ".EventTime"},
-		"owners":     {&corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{FieldsV1: &metav1.FieldsV1{Raw: []byte("{")}}}}}, ".ManagedFields[0].FieldsV1"},
+		"owners":     {&corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{FieldsV1: metav1.NewFieldsV1("{")}}}}, ".ManagedFields[0].FieldsV1"},
 		"raw":        {&appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte("nothing")}}, ".Data"},
 		"deep raw":   {&appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte(deep)}}, "nested deeper"},
 		"neither":    {&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{}, {TargetPort: intstr.IntOrString{Type: 7}}}}}, ".Spec.Ports[1].TargetPort"},

@@ -98,18 +98,22 @@ func (l *Liveness) Silence(node string) (time.Duration, bool) {
 	return max(0, l.clock.Since(at)), true
 }
 
-// silentShare returns which part of the known nodes has been silent for longer than d.
-func (l *Liveness) silentShare(d time.Duration) float64 {
+// silentShare returns which part of the nodes that are there has been silent for longer than d.
+// Nodes that are no more are forgotten: nobody will ever hear them.
+func (l *Liveness) silentShare(d time.Duration, there func(node string) bool) float64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.heard) == 0 {
-		return 0
-	}
 	silent := 0
-	for _, at := range l.heard {
-		if l.clock.Since(at) > d {
+	for node, at := range l.heard {
+		switch {
+		case !there(node):
+			delete(l.heard, node)
+		case l.clock.Since(at) > d:
 			silent++
 		}
+	}
+	if len(l.heard) == 0 {
+		return 0
 	}
 	return float64(silent) / float64(len(l.heard))
 }

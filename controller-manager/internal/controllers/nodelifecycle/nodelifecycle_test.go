@@ -1,11 +1,14 @@
 package nodelifecycle
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 )
 
@@ -75,5 +78,21 @@ func TestEvictionTime(t *testing.T) {
 				t.Errorf("evict %v after %s", evict, due.Sub(now.Time))
 			}
 		})
+	}
+}
+
+// A cluster that has shrunk must not take its former nodes for a storm: it would never again
+// replace a dead node's pods.
+func TestDeletedNodesAreNoStorm(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(now.Time)
+	l := NewLiveness(nil, clk, zap.NewNop())
+	for name, silence := range map[string]time.Duration{"a": 0, "b": 0, "dead": time.Minute, "gone-1": time.Minute, "gone-2": time.Minute, "gone-3": time.Minute} {
+		l.heard[name] = now.Add(-silence)
+	}
+	if share := l.silentShare(time.Second, func(string) bool { return true }); share != 4.0/6 {
+		t.Errorf("of six nodes %v are silent, want two thirds", share)
+	}
+	if share := l.silentShare(time.Second, func(node string) bool { return !strings.HasPrefix(node, "gone") }); share != 1.0/3 {
+		t.Errorf("of three nodes %v are silent, want a third", share)
 	}
 }

@@ -49,7 +49,11 @@ type Config struct {
 
 // storm says whether most nodes are silent at once.
 func (c Config) storm() bool {
-	return c.Liveness.silentShare(time.Duration(suspectAfter*float64(c.UnreachableAfter))) > stormShare
+	there := func(node string) bool {
+		_, err := c.Nodes.Get(object.Key{Name: node})
+		return err == nil
+	}
+	return c.Liveness.silentShare(time.Duration(suspectAfter*float64(c.UnreachableAfter)), there) > stormShare
 }
 
 // Nodes keeps nodes' taints and the readiness of silent nodes and their pods.
