@@ -76,6 +76,8 @@ type watchWriter struct {
 	columnsSent  bool
 	lastBookmark time.Time
 	frame        []byte
+	// transcode appends a stored object; nil before the first.
+	transcode func(dst, value []byte) ([]byte, error)
 	// sent counts events.
 	sent func(events int)
 }
@@ -200,20 +202,26 @@ func (o *watchWriter) event(event store.Event) error {
 		return o.protobufFrame(kind, protobufBody(gvk, raw))
 	}
 	if o.f.transcodes() {
-		write, err := o.s.transcoding(o.f, o.t, false)
-		if err != nil {
-			return err
-		}
-		if o.frame, err = write(appendEventHead(o.frame[:0], kind), event.Record.Value); err != nil {
-			return fmt.Errorf("encode event: %w", err)
-		}
-		return o.endEvent()
+		return o.stored(kind, event.Record)
 	}
 	obj, err := decodeRecord(o.t, event.Record)
 	if err != nil {
 		return err
 	}
 	return o.object(kind, obj)
+}
+
+// stored writes an event of a stored object as JSON.
+func (o *watchWriter) stored(kind watchapi.EventType, record *store.Record) (err error) {
+	if o.transcode == nil {
+		if o.transcode, err = o.s.transcoding(o.f, o.t, false); err != nil {
+			return err
+		}
+	}
+	if o.frame, err = o.transcode(appendEventHead(o.frame[:0], kind), record.Value); err != nil {
+		return fmt.Errorf("encode event: %w", err)
+	}
+	return o.endEvent()
 }
 
 // appendEventHead begins a JSON event, up to its object.
