@@ -110,6 +110,17 @@ test-race: node-programs pod-images ## the same with the race detector
 test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./e2e ./loops ./options ./vm ./deploy
 
+# How long each target of `make fuzz` looks for new input.
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: ## look for input that breaks decoders, patches, selectors, tokens (FUZZTIME=30s for each target)
+	@set -e; for file in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$file); do \
+			echo "fuzz: $$(dirname $$file) $$target"; \
+			(cd $$(dirname $$file) && go test -run "^$$target$$" -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 1 .); \
+		done; done
+
 .PHONY: test-vm
 test-vm: ## install the release archive on a Debian virtual machine with systemd (slow; not part of `make test`)
 	@sh deploy/deps.sh vm

@@ -180,6 +180,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, caller re
 	still := func(ctx context.Context) error { return s.stillMay(ctx, caller, attr) }
 	switch {
 	case t.sub != nil && t.sub.Stream:
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // what is passed on may take its time
 		s.serveStream(w, r, caller, t, still)
 		return
 	case t.verb == "watch":

@@ -2,7 +2,6 @@ package object_test
 
 import (
 	"encoding/json"
-	"math"
 	"strings"
 	"testing"
 	"time"
@@ -149,7 +148,7 @@ func FuzzQuantity(f *testing.F) {
 		if q.Cmp(sum) > 0 && q.Sign() < 0 {
 			t.Errorf("%q is more than with 1500m: %s", text, sum.String())
 		}
-		if len(sum.String()) > 5000 || math.IsNaN(q.AsApproximateFloat64()) {
+		if len(sum.String()) > 5000 {
 			t.Errorf("%q makes %d digits", text, len(sum.String()))
 		}
 		encoded, err := pod.Marshal()
