@@ -106,7 +106,7 @@ func TestMethodsThatAreNotAllowed(t *testing.T) {
 // exchange writes text to a new connection and returns all that comes back until it is closed.
 func (h *harness) exchange(config *tls.Config, text string) string {
 	h.t.Helper()
-	conn, err := tls.Dial("tcp", h.http.Listener.Addr().String(), config)
+	conn, err := (&tls.Dialer{Config: config}).DialContext(h.t.Context(), "tcp", h.http.Listener.Addr().String())
 	h.must(err)
 	defer func() { _ = conn.Close() }()
 	h.must(conn.SetDeadline(time.Now().Add(20 * time.Second)))

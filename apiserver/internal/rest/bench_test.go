@@ -66,7 +66,7 @@ func BenchmarkListAsJSON(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	request := httptest.NewRequest(http.MethodGet, "/api/v1/namespaces/default/pods", nil)
+	request := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/api/v1/namespaces/default/pods", nil)
 	asked, err := server.resolve(request, schema.GroupVersion{Version: "v1"}, []string{"namespaces", "default", "pods"})
 	if err != nil {
 		b.Fatal(err)
