@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -58,6 +59,11 @@ func newCodec(served []*registry.Kind) *codec {
 	for _, k := range reviews.Kinds() {
 		add(k.GVK, k.New())
 	}
+	for former, gvk := range formerKinds() {
+		if body, ok := object.KindFor(gvk); ok {
+			add(former, body.New())
+		}
+	}
 	build := func(yaml, strict bool) runtime.Serializer {
 		return kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme, scheme, kjson.SerializerOptions{Yaml: yaml, Strict: strict})
 	}
@@ -67,6 +73,17 @@ func newCodec(served []*registry.Kind) *codec {
 		lenientJSON: build(false, false), lenientYAML: build(true, false),
 	}
 }
+
+// formerKinds are kinds under whose names clients still send what is another kind by now,
+// field for field: kubectl before 1.22 drains by evictions of policy/v1beta1
+// (https://github.com/kubernetes/kubernetes/pull/100724).
+func formerKinds() map[schema.GroupVersionKind]schema.GroupVersionKind {
+	eviction := policyv1.SchemeGroupVersion.WithKind("Eviction")
+	return map[schema.GroupVersionKind]schema.GroupVersionKind{{Group: eviction.Group, Version: "v1beta1", Kind: eviction.Kind}: eviction}
+}
+
+// means says whether a body that names a kind is one of the wanted kind.
+func means(got, want schema.GroupVersionKind) bool { return got == want || formerKinds()[got] == want }
 
 // awaitBody bounds the time in which a request's body must have come. Nothing but having read
 // all of it lifts the bound: what a handler leaves, net/http reads.
@@ -157,12 +174,12 @@ func (c *codec) decode(body []byte, enc encoding, want schema.GroupVersionKind, 
 		err = nil
 	}
 	if err != nil {
-		if got != nil && got.Kind != "" && *got != want {
+		if got != nil && got.Kind != "" && !means(*got, want) {
 			return nil, nil, mismatch(*got, want)
 		}
 		return nil, nil, cannotHandle(want, err)
 	}
-	if got != nil && *got != want {
+	if got != nil && !means(*got, want) {
 		return nil, nil, mismatch(*got, want)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
@@ -215,7 +232,7 @@ func (c *codec) decodeProtobuf(body []byte, want schema.GroupVersionKind) (runti
 		return nil, err
 	}
 	if envelope.APIVersion != "" || envelope.Kind != "" {
-		if got := schema.FromAPIVersionAndKind(envelope.APIVersion, envelope.Kind); got != want {
+		if got := schema.FromAPIVersionAndKind(envelope.APIVersion, envelope.Kind); !means(got, want) {
 			return nil, mismatch(got, want)
 		}
 	}

@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
@@ -104,5 +106,39 @@ func TestRefusedEviction(t *testing.T) {
 	a.contains(t, `"reason":"DisruptionBudget"`, "needs 0 healthy pods and has 0 currently")
 	if a.code != http.StatusTooManyRequests || a.header.Get("Retry-After") != "" {
 		t.Errorf("no disruption allowed: %d %v", a.code, a.header)
+	}
+}
+
+// Clients older than policy/v1 evict by the version before it, in both encodings.
+func TestEvictionOfTheFormerVersion(t *testing.T) {
+	h := newRealHarness(t)
+	const pods = "/api/v1/namespaces/default/pods"
+	eviction := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "x"}}
+	raw, err := eviction.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	envelope, err := (&runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "policy/v1beta1", Kind: "Eviction"}, Raw: raw}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for media, body := range map[string]string{
+		"application/json":                    `{"apiVersion":"policy/v1beta1","kind":"Eviction","metadata":{"name":"x"}}`,
+		"application/yaml":                    "apiVersion: policy/v1beta1\nkind: Eviction\nmetadata: {name: x}\n",
+		"application/vnd.kubernetes.protobuf": protobufMagic + string(envelope),
+	} {
+		if a := h.call("POST", pods, `{"metadata":{"name":"x"},"spec":{"containers":[{"name":"x","image":"x:1"}]}}`); a.code != http.StatusCreated {
+			t.Fatalf("%d %s", a.code, a.body)
+		}
+		if a := h.call("POST", pods+"/x/eviction", body, "Content-Type: "+media); a.code != http.StatusCreated {
+			t.Errorf("%s: %d %s", media, a.code, a.body)
+		}
+		if a := h.call("GET", pods+"/x", ""); a.code != http.StatusNotFound {
+			t.Errorf("%s: the pod is still there: %d", media, a.code)
+		}
+	}
+	const other = `{"apiVersion":"policy/v1alpha1","kind":"Eviction","metadata":{"name":"x"}}`
+	if a := h.call("POST", pods+"/x/eviction", other); a.code != http.StatusBadRequest {
+		t.Errorf("a version that never was: %d %s", a.code, a.body)
 	}
 }
