@@ -283,17 +283,7 @@ func (s *Server) transcoding(f format, t target, item bool) (func(dst, value []b
 	if err != nil {
 		return nil, err
 	}
-	if t.isCustom() { // they are JSON within
-		return func(dst, value []byte) ([]byte, error) {
-			obj, err := object.Decode(kind, value)
-			if err != nil {
-				return dst, err
-			}
-			data, err := marshalJSON(obj, false)
-			return append(dst, trimNewline(data)...), err
-		}, nil
-	}
-	if item { // items of a typed list carry neither apiVersion nor kind
+	if item && !t.isCustom() { // items of a typed list carry neither apiVersion nor kind
 		return s.transcoders.Of(kind).AppendItem, nil
 	}
 	return s.transcoders.Of(kind).Append, nil
