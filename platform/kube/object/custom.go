@@ -274,7 +274,7 @@ func (c *Custom) Unmarshal(data []byte) error {
 	c.content, c.raw = nil, nil
 	var meta []byte
 	var raw []byte
-	err := eachCustomField(data, func(number protowire.Number, content []byte, value uint64) {
+	err := EachField(data, func(number protowire.Number, content []byte, value uint64) {
 		switch number {
 		case fieldMetadata:
 			meta = append(meta, content...) // concatenated encodings are merged
@@ -303,32 +303,34 @@ func (c *Custom) Unmarshal(data []byte) error {
 	return nil
 }
 
-func eachCustomField(data []byte, f func(number protowire.Number, content []byte, value uint64)) error {
+// EachField calls f for every field of an encoded message, with the content of length-delimited
+// fields, which is shared, and the value of varints. Malformed messages are errors.
+func EachField(data []byte, f func(number protowire.Number, content []byte, value uint64)) error {
 	for len(data) > 0 {
 		number, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
-			return errCustom
+			return errWire
 		}
 		data = data[n:]
 		switch kind {
 		case protowire.BytesType:
 			content, n := protowire.ConsumeBytes(data)
 			if n < 0 {
-				return errCustom
+				return errWire
 			}
 			f(number, content, 0)
 			data = data[n:]
 		case protowire.VarintType:
 			value, n := protowire.ConsumeVarint(data)
 			if n < 0 {
-				return errCustom
+				return errWire
 			}
 			f(number, nil, value)
 			data = data[n:]
 		default:
 			n := protowire.ConsumeFieldValue(number, kind, data)
 			if n < 0 {
-				return errCustom
+				return errWire
 			}
 			data = data[n:]
 		}
@@ -340,7 +342,7 @@ func eachCustomField(data []byte, f func(number protowire.Number, content []byte
 func RevisionOf(encoded []byte) int64 {
 	var revision int64
 	// Of an encoding that is broken, decoding will tell.
-	_ = eachCustomField(encoded, func(number protowire.Number, _ []byte, value uint64) {
+	_ = EachField(encoded, func(number protowire.Number, _ []byte, value uint64) {
 		if number == fieldRevision {
 			revision = int64(value) //nolint:gosec // the same bits
 		}

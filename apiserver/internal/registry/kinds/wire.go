@@ -4,44 +4,9 @@ import (
 	"errors"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"kijabi.dev/platform/kube/object"
 )
-
-var errWire = errors.New("malformed protobuf")
-
-// eachField calls f for every field of an encoded message, with the content of
-// length-delimited fields and the value of varints.
-func eachField(message []byte, f func(number protowire.Number, content []byte, varint uint64)) error {
-	for len(message) > 0 {
-		number, kind, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return errWire
-		}
-		message = message[n:]
-		switch kind {
-		case protowire.BytesType:
-			content, n := protowire.ConsumeBytes(message)
-			if n < 0 {
-				return errWire
-			}
-			f(number, content, 0)
-			message = message[n:]
-		case protowire.VarintType:
-			value, n := protowire.ConsumeVarint(message)
-			if n < 0 {
-				return errWire
-			}
-			f(number, nil, value)
-			message = message[n:]
-		default:
-			n := protowire.ConsumeFieldValue(number, kind, message)
-			if n < 0 {
-				return errWire
-			}
-			message = message[n:]
-		}
-	}
-	return nil
-}
 
 // WireMeta is what the index needs of an object's metadata.
 type WireMeta struct {
@@ -57,11 +22,11 @@ type WireMeta struct {
 func ReadWireMeta(value []byte) (WireMeta, error) {
 	var meta WireMeta
 	var inner error
-	err := eachField(value, func(number protowire.Number, content []byte, _ uint64) {
+	err := object.EachField(value, func(number protowire.Number, content []byte, _ uint64) {
 		if number != 1 || inner != nil {
 			return
 		}
-		inner = eachField(content, func(number protowire.Number, content []byte, _ uint64) {
+		inner = object.EachField(content, func(number protowire.Number, content []byte, _ uint64) {
 			switch number {
 			case 1:
 				meta.Name = string(content)
@@ -89,7 +54,7 @@ func ReadWireMeta(value []byte) (WireMeta, error) {
 }
 
 func mapEntry(entry []byte) (key, value string, ok bool) {
-	err := eachField(entry, func(number protowire.Number, content []byte, _ uint64) {
+	err := object.EachField(entry, func(number protowire.Number, content []byte, _ uint64) {
 		switch number {
 		case 1:
 			key = string(content)
@@ -110,10 +75,10 @@ func podWireFields(value []byte) (map[string]string, error) {
 		}
 	}
 	var inner error
-	err := eachField(value, func(number protowire.Number, part []byte, _ uint64) {
+	err := object.EachField(value, func(number protowire.Number, part []byte, _ uint64) {
 		switch number {
 		case 2:
-			inner = errors.Join(inner, eachField(part, func(number protowire.Number, content []byte, varint uint64) {
+			inner = errors.Join(inner, object.EachField(part, func(number protowire.Number, content []byte, varint uint64) {
 				switch number {
 				case 3:
 					put("spec.restartPolicy", content)
@@ -130,7 +95,7 @@ func podWireFields(value []byte) (map[string]string, error) {
 				}
 			}))
 		case 3:
-			inner = errors.Join(inner, eachField(part, func(number protowire.Number, content []byte, _ uint64) {
+			inner = errors.Join(inner, object.EachField(part, func(number protowire.Number, content []byte, _ uint64) {
 				switch number {
 				case 1:
 					put("status.phase", content)
