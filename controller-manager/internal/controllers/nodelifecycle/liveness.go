@@ -22,13 +22,20 @@ type Liveness struct {
 
 	mu      sync.Mutex
 	heard   map[string]time.Time // when each node was last heard
+	posts   map[string]post      // each node's last status
 	fresh   bool                 // the stream is up
 	enqueue []func(object.Key)
 }
 
 // NewLiveness returns a follower of the local apiserver's liveness stream.
 func NewLiveness(nodes nodev1pb.NodeServiceClient, clk clock.PassiveClock, log *zap.Logger) *Liveness {
-	return &Liveness{nodes: nodes, clock: clk, log: log, heard: map[string]time.Time{}}
+	return &Liveness{nodes: nodes, clock: clk, log: log, heard: map[string]time.Time{}, posts: map[string]post{}}
+}
+
+// post is a status that a node's kubelet wrote.
+type post struct {
+	heartbeat time.Time // as the kubelet wrote it, by its clock: only whether it changes counts
+	seen      time.Time // by our clock; zero for the first one, which may be old
 }
 
 // retry is the pause before the stream is opened anew.
@@ -87,13 +94,39 @@ func (l *Liveness) subscribe(enqueue func(object.Key)) {
 	l.enqueue = append(l.enqueue, enqueue)
 }
 
-// Silence returns for how long no master has heard a node; false while that is unknown.
+// posted notes the time of the status that a node's object has. One that has changed was
+// written by a kubelet that lives: a node that returns would otherwise be called silent for as
+// long as its status comes faster than the word that it is heard.
+func (l *Liveness) posted(node string, heartbeat time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last, known := l.posts[node]
+	switch {
+	case !known:
+		l.posts[node] = post{heartbeat: heartbeat}
+	case !last.heartbeat.Equal(heartbeat):
+		l.posts[node] = post{heartbeat: heartbeat, seen: l.clock.Now()}
+	}
+}
+
+// forget drops what is known of a node that is no more.
+func (l *Liveness) forget(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.heard, node)
+	delete(l.posts, node)
+}
+
+// Silence returns for how long nothing has been heard of a node; false while that is unknown.
 func (l *Liveness) Silence(node string) (time.Duration, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at, ok := l.heard[node]
 	if !ok || !l.fresh {
 		return 0, false
+	}
+	if seen := l.posts[node].seen; seen.After(at) {
+		at = seen
 	}
 	return max(0, l.clock.Since(at)), true
 }

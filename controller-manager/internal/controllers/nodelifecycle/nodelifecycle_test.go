@@ -96,3 +96,37 @@ func TestDeletedNodesAreNoStorm(t *testing.T) {
 		t.Errorf("of three nodes %v are silent, want a third", share)
 	}
 }
+
+// The status of a node that returns may come before the word that it is heard: the node must
+// not be called silent again, which would last until its kubelet writes the next status.
+func TestStatusIsASignOfLife(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(now.Time)
+	l := NewLiveness(nil, clk, zap.NewNop())
+	l.heard["node"], l.fresh = now.Add(-time.Minute), true
+	silence := func() time.Duration {
+		t.Helper()
+		s, known := l.Silence("node")
+		if !known {
+			t.Fatal("nothing is known of the node")
+		}
+		return s
+	}
+	written := now.Add(-time.Hour) // by a clock of its own
+	l.posted("node", written)
+	if got := silence(); got != time.Minute {
+		t.Errorf("a status of unknown age was taken for a sign of life: silent for %s", got)
+	}
+	l.posted("node", written.Add(time.Second))
+	if got := silence(); got != 0 {
+		t.Errorf("silent for %s, though its kubelet has just written a status", got)
+	}
+	clk.SetTime(now.Add(5 * time.Second))
+	l.posted("node", written.Add(time.Second)) // another write of the object
+	if got := silence(); got != 5*time.Second {
+		t.Errorf("silent for %s, 5s after the last status", got)
+	}
+	l.forget("node")
+	if _, known := l.Silence("node"); known || len(l.posts) > 0 {
+		t.Error("a node that is no more is still known")
+	}
+}

@@ -89,11 +89,13 @@ func (*Nodes) Outputs() []controller.Output {
 func (n *Nodes) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
 	node, err := n.cfg.Nodes.Get(key)
 	if apierrors.IsNotFound(err) {
+		n.cfg.Liveness.forget(key.Name)
 		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read node %s: %w", key, err)
 	}
+	n.cfg.Liveness.posted(node.Name, heartbeat(node))
 	silence, known := n.cfg.Liveness.Silence(node.Name)
 	silent := known && silence > n.cfg.UnreachableAfter
 	if silent && n.cfg.storm() {
@@ -113,6 +115,16 @@ func (n *Nodes) Reconcile(ctx context.Context, key object.Key, w client.Writer, 
 		return n.cfg.UnreachableAfter - silence + 10*time.Millisecond, nil
 	}
 	return 0, nil
+}
+
+// heartbeat is when a node's kubelet wrote its status, by the kubelet's clock.
+func heartbeat(node *corev1.Node) time.Time {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.LastHeartbeatTime.Time
+		}
+	}
+	return time.Time{}
 }
 
 func ready(node *corev1.Node) corev1.ConditionStatus {
