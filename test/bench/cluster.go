@@ -178,19 +178,37 @@ func cpu(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * tick, err
 }
 
-// pss returns a process's proportional set size in bytes.
-func pss(pid int) (int64, error) {
+// pages is a process's share of memory in bytes.
+type pages struct {
+	all int64
+	// anonymous leaves out what is mapped from files: programs, and the database of etcd as far
+	// as it was looked at lately, which the kernel takes back when it wants.
+	anonymous int64
+}
+
+// pss returns a process's proportional set size.
+func pss(pid int) (pages, error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
-		return 0, err
+		return pages{}, err
 	}
+	var p pages
 	for line := range strings.Lines(string(content)) {
-		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kib << 10, err
+		name, rest, _ := strings.Cut(line, ":")
+		into := map[string]*int64{"Pss": &p.all, "Pss_Anon": &p.anonymous}[name]
+		if into == nil {
+			continue
 		}
+		kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+		if err != nil {
+			return pages{}, fmt.Errorf("smaps_rollup: %q: %w", line, err)
+		}
+		*into = kib << 10
 	}
-	return 0, errors.New("no Pss in smaps_rollup")
+	if p.all == 0 || p.anonymous == 0 {
+		return pages{}, errors.New("no Pss or Pss_Anon in smaps_rollup")
+	}
+	return p, nil
 }
 
 // apiserver returns the pid of a machine's apiserver.

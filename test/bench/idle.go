@@ -65,7 +65,7 @@ func (c *cluster) idle(ctx context.Context) error {
 		machines[p.machine] += after - before[p.pid]
 		key := p.machine + " " + p.name
 		sum := programs[key]
-		programs[key] = use{sum.cpu + after - before[p.pid], sum.pss + memory}
+		programs[key] = use{sum.cpu + after - before[p.pid], sum.pss + memory.all}
 	}
 	changesAfter, err := c.leaderChanges(ctx, 1)
 	if err != nil {
