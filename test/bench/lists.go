@@ -108,7 +108,7 @@ func measureMemory(ctx context.Context, b *bench) error {
 				return err
 			}
 			c.table.add(row{
-				what:   fmt.Sprintf("apiserver memory, %d pods of %d bytes", items, size/items),
+				what: fmt.Sprintf("apiserver memory, %d pods of %d bytes", items, size/items),
 				figure: fmt.Sprintf("%.1f KB per pod, %.1f of it anonymous; %d MB in all, %d MB empty",
 					float64(full.all-empty.all)/float64(step.to)/1000, float64(full.anonymous-empty.anonymous)/float64(step.to)/1000,
 					full.all/1e6, empty.all/1e6),
