@@ -2,9 +2,13 @@ package rpcapi_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -200,6 +204,57 @@ func TestObjectsThroughTheDoor(t *testing.T) {
 	}
 	if _, err := client.Get[*corev1.ConfigMap](ctx, api, key("one")); !apierrors.IsNotFound(err) {
 		t.Errorf("after delete: %v", err)
+	}
+}
+
+// TestLargeCollectionsComeInPieces lists and watches more than one message may hold.
+func TestLargeCollectionsComeInPieces(t *testing.T) {
+	d := open(t)
+	conn := d.dial(t, "controller-manager")
+	api := client.New(conn)
+	const objects, size = 5, 400 << 10
+	for i := range objects {
+		if _, err := api.Create(t.Context(), configMap(fmt.Sprintf("big-%d", i), strings.Repeat("x", size))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service := objectv1pb.NewObjectServiceClient(conn)
+	configMaps := &objectv1pb.Resource{Version: "v1", Resource: "configmaps"}
+	list, err := service.List(t.Context(), &objectv1pb.ListRequest{Resource: configMaps, Namespace: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, err := service.Watch(t.Context(), &objectv1pb.WatchRequest{Resource: configMaps, Namespace: "default", SendInitialEvents: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed, watched := 0, 0
+	for {
+		message, err := list.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(message.GetObjects()); n > 2 {
+			t.Errorf("%d objects of %d bytes in one message of a list", n, size)
+		}
+		listed += len(message.GetObjects())
+	}
+	for ended := false; !ended; {
+		message, err := watch.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(message.GetEvents()); n > 2 {
+			t.Errorf("%d objects of %d bytes in one message of a watch", n, size)
+		}
+		watched += len(message.GetEvents())
+		ended = message.GetInitialEventsEnd()
+	}
+	if listed < objects || watched < objects {
+		t.Errorf("%d listed, %d watched, want %d", listed, watched, objects)
 	}
 }
 

@@ -19,7 +19,8 @@ type Watcher struct {
 	waiting int // events in queue
 	marked  uint64
 	err     error
-	ready   chan struct{} // holds one token when there may be something to read
+	ready   chan struct{} // holds one token when the reader shall look
+	due     bool          // it is in hub.due; guarded by hub.mu
 
 	// The reader's own.
 	spare []delivery
@@ -41,7 +42,8 @@ func (d *delivery) size() int {
 	return n
 }
 
-// push never blocks: a reader that is too far behind loses its watch instead.
+// push never blocks: a reader that is too far behind loses its watch instead. The hub wakes
+// the reader.
 func (w *Watcher) push(d delivery) {
 	w.mu.Lock()
 	switch {
@@ -54,7 +56,6 @@ func (w *Watcher) push(d delivery) {
 		w.waiting += len(d.events)
 	}
 	w.mu.Unlock()
-	w.wake()
 }
 
 // mark says that everything up to version has been pushed.
@@ -86,6 +87,11 @@ func (w *Watcher) wake() {
 // ctx's, ErrExpired, ErrStale or ErrStopped.
 func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 	for {
+		select {
+		case <-ctx.Done():
+			return Batch{}, ctx.Err()
+		case <-w.ready:
+		}
 		w.mu.Lock()
 		queue, marked, err := w.queue, w.marked, w.err
 		w.queue, w.waiting = w.spare[:0], 0
@@ -97,15 +103,14 @@ func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 		if len(b.Events) > 0 || err == nil && marked > w.told {
 			b.Progress = max(b.Progress, marked)
 			w.told = b.Progress
+			if err != nil {
+				w.wake() // to be told
+			}
 			return b, nil
 		}
 		if err != nil {
+			w.wake() // to be told again
 			return Batch{}, err
-		}
-		select {
-		case <-ctx.Done():
-			return Batch{}, ctx.Err()
-		case <-w.ready:
 		}
 	}
 }
