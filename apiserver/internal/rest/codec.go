@@ -273,7 +273,11 @@ func decodeDeleteOptions(body []byte, enc encoding) (metav1.DeleteOptions, error
 		if envelope.Kind != "" && envelope.Kind != "DeleteOptions" {
 			return options, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (DeleteOptions)", envelope.Kind))
 		}
-		if err := options.Unmarshal(envelope.Raw); err != nil {
+		err = options.Unmarshal(envelope.Raw)
+		if err == nil {
+			err = object.CheckReadable(&options)
+		}
+		if err != nil {
 			return options, apierrors.NewBadRequest("decode DeleteOptions: " + err.Error())
 		}
 		return options, nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,6 +104,9 @@ func selection(r *http.Request, t target) (labels.Selector, string, error) {
 		return nil, "", apierrors.NewBadRequest("unable to parse labelSelector: " + err.Error())
 	}
 	fieldSelector := query.Get("fieldSelector")
+	if !utf8.ValidString(fieldSelector) {
+		return nil, "", apierrors.NewBadRequest("unable to parse fieldSelector: it is no UTF-8")
+	}
 	if _, err := fields.ParseSelector(fieldSelector); err != nil {
 		return nil, "", apierrors.NewBadRequest("unable to parse fieldSelector: " + err.Error())
 	}
