@@ -1,11 +1,14 @@
 package nodelifecycle
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -94,5 +97,30 @@ func TestDeletedNodesAreNoStorm(t *testing.T) {
 	}
 	if share := l.silentShare(time.Second, func(node string) bool { return !strings.HasPrefix(node, "gone") }); share != 1.0/3 {
 		t.Errorf("of three nodes %v are silent, want a third", share)
+	}
+}
+
+// A storm is logged when it begins and when it ends, however many nodes are looked at.
+func TestStormsAreLoggedOnce(t *testing.T) {
+	core, logged := observer.New(zap.InfoLevel)
+	log := zap.New(core)
+	var told transitions
+	for range 2 {
+		for range 100 {
+			told.note(true, log)
+		}
+		if !told.last() {
+			t.Error("the storm is not noted")
+		}
+		for range 100 {
+			told.note(false, log)
+		}
+	}
+	var levels []zapcore.Level
+	for _, entry := range logged.All() {
+		levels = append(levels, entry.Level)
+	}
+	if !slices.Equal(levels, []zapcore.Level{zap.WarnLevel, zap.InfoLevel, zap.WarnLevel, zap.InfoLevel}) {
+		t.Errorf("logged at %v", levels)
 	}
 }
