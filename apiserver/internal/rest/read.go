@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/yaml"
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/store"
@@ -325,7 +324,7 @@ func (s *Server) yamlList(f format, t target, page registry.List, meta metav1.Li
 	if err := s.jsonList(&b, f, t, page.Records, meta); err != nil {
 		return nil, fmt.Errorf("encode list of %s: %w", t.kind.GVR.Resource, err)
 	}
-	return yaml.JSONToYAML(b)
+	return jsonToYAML(b)
 }
 
 // byteBuffer is the simplest io.Writer into memory.

@@ -143,8 +143,15 @@ func (r *reader) below(limit int) int {
 	return int(n)
 }
 
-// count is a number of items that take at least a byte each.
-func (r *reader) count() int { return r.below(len(r.b) + 1) }
+// count is a number of items, of which at least a byte each follows.
+func (r *reader) count() int {
+	n := r.uint()
+	if n > uint64(len(r.b)) {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	return int(n)
+}
 
 func (r *reader) text() string {
 	n := r.count()
