@@ -20,6 +20,9 @@ type helm struct {
 
 const release = "greeter"
 
+// greetings are of the kind that the chart defines. Helm leaves definitions behind.
+const greetings = "greetings.clients.example.com"
+
 func (h *helm) try(t *testing.T, args ...string) harness.Outcome {
 	t.Helper()
 	return h.c.Run(t, harness.Invocation{
@@ -64,6 +67,9 @@ func (h *helm) state(t *testing.T, message string, replicas int) {
 	if first := h.get(t, "configmap/"+release, ".data.only-first") == "yes"; first != (message == "first") {
 		t.Errorf("message %q, and what only the first has: %t", message, first)
 	}
+	if got := h.get(t, greetings+"/"+release, ".spec['message','times']"); got != message+" 1" {
+		t.Errorf("the custom object says %q, want %q, once", got, message)
+	}
 	if got := h.get(t, "deployment/"+release, ".status.readyReplicas"); got != fmt.Sprint(replicas) {
 		t.Errorf("%s replicas are ready, want %d", got, replicas)
 	}
@@ -79,7 +85,8 @@ func testHelm(t *testing.T, c *clients, program string) {
 	}
 	h.ok(t, []string{"version"}, "v")
 	h.ok(t, []string{"lint", chart}, "0 chart(s) failed")
-	h.ok(t, []string{"install", release, chart, "--dry-run=server"}, "STATUS: pending-install", "kind: Deployment")
+	// A dry run defines no kinds, so that it finds none for objects of those.
+	h.ok(t, []string{"install", release, chart, "--dry-run=server", "--set", "greeting=false"}, "STATUS: pending-install", "kind: Deployment")
 	if got := h.get(t, "deployments,configmaps,pods", ".items[?(@.metadata.name==\""+release+"\")]"); got != "" {
 		t.Errorf("a dry run made %s", got)
 	}
@@ -138,7 +145,7 @@ func testHelm(t *testing.T, c *clients, program string) {
 func (h *helm) gone(t *testing.T) {
 	t.Helper()
 	harness.Eventually(t, 30*time.Second, "nothing of the release is left", func() error {
-		left := h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets", "-o", "name",
+		left := h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets,"+greetings, "-o", "name",
 			"-l", "app.kubernetes.io/instance="+release)
 		left += h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", "secrets", "-l", "owner=helm", "-o", "name")
 		if left != "" {

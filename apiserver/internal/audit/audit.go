@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"gopkg.in/natefinch/lumberjack.v2"
 
 	"kijabi.dev/platform/lifecycle"
 )
@@ -47,7 +46,7 @@ type Config struct {
 // Log is the audit log. A nil Log drops everything. All methods are safe for concurrent use.
 type Log struct {
 	log  *zap.Logger
-	file *lumberjack.Logger
+	file *rotatingFile
 	wake chan struct{}
 
 	mu      sync.Mutex
@@ -67,7 +66,7 @@ func Open(cfg Config) (*Log, error) {
 	}
 	return &Log{
 		log: cfg.Log, wake: make(chan struct{}, 1),
-		file: &lumberjack.Logger{Filename: cfg.File, MaxSize: int((cfg.MaxBytes + 1<<20 - 1) >> 20), MaxBackups: cfg.MaxFiles},
+		file: &rotatingFile{path: filepath.Clean(cfg.File), maxBytes: (cfg.MaxBytes + 1<<20 - 1) >> 20 << 20, keep: cfg.MaxFiles, log: cfg.Log},
 	}, nil
 }
 
@@ -117,7 +116,7 @@ func (l *Log) write(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			l.flush(spare)
-			return l.file.Close()
+			return l.file.close()
 		case <-l.wake:
 		}
 		select {
@@ -151,14 +150,14 @@ func (l *Log) flush(spare []byte) []byte {
 
 // append writes whole lines, in pieces that a file can take.
 func (l *Log) append(data []byte) error {
-	limit := l.file.MaxSize << 20
+	limit := int(l.file.maxBytes)
 	for len(data) > 0 {
 		n := len(data)
 		if n > limit {
 			for n = limit; data[n-1] != '\n'; n-- {
 			}
 		}
-		if _, err := l.file.Write(data[:n]); err != nil {
+		if err := l.file.write(data[:n]); err != nil {
 			return err
 		}
 		data = data[n:]

@@ -116,10 +116,6 @@ func TestFilesAreBounded(t *testing.T) {
 	stop := run(t, l)
 	const events = 20_000 // 280 bytes each
 	for i := range events {
-		// Files are named by the millisecond, so that no two may fill within one.
-		for i%1000 == 0 && l.behind() {
-			time.Sleep(2 * time.Millisecond)
-		}
 		l.Record(&Event{ID: fmt.Sprint(i), URI: "/api/v1/pods", Verb: "list", Received: moment, Answered: moment})
 	}
 	stop()
@@ -128,36 +124,76 @@ func TestFilesAreBounded(t *testing.T) {
 	}
 	var total int64
 	var files int
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // old files go in the background
-		found, err := filepath.Glob(filepath.Join(filepath.Dir(file), "*"))
+	for _, path := range filesBeside(t, file) {
+		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		total, files = 0, len(found)
-		for _, path := range found {
-			if info, err := os.Stat(path); err == nil {
-				total += info.Size()
-				if info.Size() > 1<<20 {
-					t.Errorf("%s has %d bytes", path, info.Size())
-				}
-			}
+		files++
+		total += info.Size()
+		if info.Size() > 1<<20 {
+			t.Errorf("%s has %d bytes", path, info.Size())
 		}
-		if files == 3 && total >= 2<<20-4096 { // two full ones, but for the event that did not fit, and the last
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d files, %d bytes", files, total)
-		}
+	}
+	if files != 3 || total < 2<<20-4096 { // two full ones, but for the event that did not fit, and the last
+		t.Errorf("%d files, %d bytes", files, total)
 	}
 	if last := lines(t, file); last[len(last)-1]["auditID"] != fmt.Sprint(events-1) {
 		t.Errorf("the last event is %v", last[len(last)-1]["auditID"])
 	}
 }
 
-func (l *Log) behind() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.waiting) > 0
+func filesBeside(t *testing.T, file string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(file), "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// Files that fill at once, within one tick of any clock, do not replace each other.
+func TestFilesThatFillAtOnce(t *testing.T) {
+	l, file := open(t, 1<<20, 20)
+	const events = 20_000
+	for i := range events { // nobody writes yet
+		l.Record(&Event{ID: fmt.Sprint(i), URI: "/api/v1/pods", Verb: "list", Received: moment, Answered: moment})
+	}
+	run(t, l)()
+	seen := 0
+	for _, path := range filesBeside(t, file) { // the times in their names give the order, the present one is last
+		for _, line := range lines(t, path) {
+			if line["auditID"] != fmt.Sprint(seen) {
+				t.Fatalf("%s has event %v, want %d", path, line["auditID"], seen)
+			}
+			seen++
+		}
+	}
+	if seen != events {
+		t.Errorf("%d events of %d are left", seen, events)
+	}
+}
+
+// Only files that the log has named are removed.
+func TestForeignFilesStay(t *testing.T) {
+	l, file := open(t, 1<<20, 1)
+	dir := filepath.Dir(file)
+	for _, name := range []string{"audit-notes.log", "audit.log.gz", "audit-2026-03-04T05-06-07.008.log", "audit-2026-03-04T05-06-07.log"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 8_000 {
+		l.Record(&Event{URI: "/api/v1/pods", Verb: "list", Received: moment, Answered: moment})
+	}
+	run(t, l)()
+	var names []string
+	for _, path := range filesBeside(t, file) {
+		names = append(names, filepath.Base(path))
+	}
+	if text := strings.Join(names, " "); len(names) != 4 || strings.Contains(text, "audit-2026-03") || !strings.Contains(text, "audit-notes.log audit.log audit.log.gz") {
+		t.Errorf("left: %s", text)
+	}
 }
 
 // With nobody writing, requests go on and what is lost is counted.

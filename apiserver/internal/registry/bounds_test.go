@@ -3,7 +3,6 @@ package registry_test
 import (
 	"fmt"
 	"net/http"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -12,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/apiserver/internal/fuzztest"
 	"kijabi.dev/apiserver/internal/registry"
 )
 
@@ -54,7 +54,7 @@ func TestPatchesThatCostTooMuch(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			allocated := allocations(func() {
+			allocated := fuzztest.Allocated(func() {
 				_, err := m.Patch(t.Context(), admin, at(c.resource, "default", c.object), c.kind, []byte(c.patch), registry.WriteOptions{FieldManager: "test"})
 				if !apierrors.IsRequestEntityTooLargeError(err) || err.(apierrors.APIStatus).Status().Code != http.StatusRequestEntityTooLarge || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("%.300v", err)
@@ -71,15 +71,6 @@ func TestPatchesThatCostTooMuch(t *testing.T) {
 	if len(changed.Finalizers) != 5000 {
 		t.Errorf("%d finalizers", len(changed.Finalizers))
 	}
-}
-
-// allocations counts the bytes that f allocates.
-func allocations(f func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
 }
 
 // An object that has grown too large for a record of owners can be written all the same, and

@@ -3,10 +3,8 @@ package registry_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"reflect"
 	"slices"
 	"testing"
@@ -17,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/apiserver/internal/fuzztest"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
@@ -24,29 +23,6 @@ import (
 )
 
 // The seeds of all targets are files in testdata/fuzz; `make fuzz` looks for more.
-
-// refused checks that an error is the client's fault and told in a bounded answer.
-func refused(t *testing.T, err error) {
-	t.Helper()
-	status := (apierrors.APIStatus)(nil)
-	if !errors.As(err, &status) {
-		t.Fatalf("no status: %v", err)
-	}
-	if code := status.Status().Code; code < 400 || code >= http.StatusInternalServerError {
-		t.Errorf("code %d: %v", code, err)
-	}
-	if n := len(err.Error()); n > 512<<10 {
-		t.Errorf("an error of %d bytes", n)
-	}
-}
-
-// bounded runs f and checks that it allocates no more than input of that size may cost.
-func bounded(t *testing.T, size int, f func()) {
-	t.Helper()
-	if got, limit := allocations(f), uint64(size)*2000+32<<20; got > limit {
-		t.Errorf("%d bytes are allocated for %d", got, size)
-	}
-}
 
 // readable checks that JSON clients can read what a write leaves.
 func readable(t *testing.T, obj object.Object) {
@@ -80,10 +56,10 @@ func FuzzPatch(f *testing.F) {
 		if kind&4 != 0 {
 			ref = at("configmaps", "default", "c")
 		}
-		bounded(t, len(text), func() {
+		fuzztest.Bounded(t, len(text), func() {
 			obj, err := m.Patch(t.Context(), admin, ref, patchKinds[kind&3], text, options)
 			if err != nil {
-				refused(t, err)
+				fuzztest.Refused(t, err)
 				return
 			}
 			if obj.GetName() != ref.Name || obj.GetNamespace() != "default" {
@@ -106,7 +82,7 @@ func FuzzCreate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, number byte, encoding []byte) {
 		kind := table[int(number)%len(table)]
 		obj := kind.New()
-		bounded(t, len(encoding), func() {
+		fuzztest.Bounded(t, len(encoding), func() {
 			if object.CheckProtobuf(encoding, obj) != nil || obj.Unmarshal(encoding) != nil || object.CheckReadable(obj) != nil {
 				return
 			}
@@ -116,7 +92,7 @@ func FuzzCreate(f *testing.F) {
 			}
 			made, err := m.Create(t.Context(), admin, ref, obj, registry.WriteOptions{DryRun: true})
 			if err != nil {
-				refused(t, err)
+				fuzztest.Refused(t, err)
 				return
 			}
 			readable(t, made)
@@ -133,14 +109,14 @@ func FuzzSelectors(f *testing.F) {
 		must[*corev1.Pod](f)(m.Create(f.Context(), admin, at("pods", "default", ""), p, none))
 	}
 	f.Fuzz(func(t *testing.T, labelText, fieldText string) {
-		bounded(t, len(labelText)+len(fieldText), func() {
+		fuzztest.Bounded(t, len(labelText)+len(fieldText), func() {
 			selector, err := labels.Parse(labelText)
 			if err != nil {
 				return
 			}
 			list, err := m.List(t.Context(), at("pods", "default", ""), registry.ListOptions{Labels: selector, Fields: fieldText})
 			if err != nil {
-				refused(t, err)
+				fuzztest.Refused(t, err)
 				return
 			}
 			for _, record := range list.Records {
@@ -181,7 +157,7 @@ func FuzzContinue(f *testing.F) {
 			return // of a version to come, for which it was waited
 		}
 		if err != nil {
-			refused(t, err)
+			fuzztest.Refused(t, err)
 			return
 		}
 		for _, record := range list.Records {
@@ -215,10 +191,10 @@ func FuzzManagedFields(f *testing.F) {
 		if object.CheckReadable(cm) != nil {
 			return
 		}
-		bounded(t, len(raw), func() {
+		fuzztest.Bounded(t, len(raw), func() {
 			obj, err := m.Update(t.Context(), admin, at("configmaps", "default", "c"), cm, registry.WriteOptions{DryRun: true})
 			if err != nil {
-				refused(t, err)
+				fuzztest.Refused(t, err)
 				return
 			}
 			readable(t, obj)

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 )
 
 const configMaps = "/api/v1/namespaces/default/configmaps"
@@ -77,6 +78,31 @@ func TestOneObjectInEveryForm(t *testing.T) {
 	missing.unwrap(t, schema.GroupVersionKind{Version: "v1", Kind: "Status"}, &status)
 	if missing.code != 404 || status.Reason != metav1.StatusReasonNotFound || status.Details.Name != "y" {
 		t.Errorf("%d %+v", missing.code, status)
+	}
+}
+
+// YAML takes fewer characters than JSON; one object with others would hide all of its list.
+func TestYAMLOfAnyText(t *testing.T) {
+	h := newHarness(t)
+	const text = "\x7f\u0085\u009f\ufeff\uffff\u2028😀"
+	encoded, err := json.Marshal(text)
+	h.must(err)
+	owners := `[{"manager":"m","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:\ud83d\ude00":{},"f:\ud83d":{}}}]`
+	if a := h.call("POST", configMaps, `{"metadata":{"name":"x","managedFields":`+owners+`},"data":{"a":`+string(encoded)+`}}`); a.code != 201 {
+		t.Fatalf("%d %s", a.code, a.body)
+	}
+	const accept = "Accept: application/yaml"
+	var cm corev1.ConfigMap
+	h.must(yaml.Unmarshal(h.call("GET", configMaps+"/x", "", accept).body, &cm))
+	var list corev1.ConfigMapList
+	h.must(yaml.Unmarshal(h.call("GET", configMaps, "", accept).body, &list))
+	if len(list.Items) != 1 {
+		t.Fatalf("%d objects are listed", len(list.Items))
+	}
+	for _, got := range []corev1.ConfigMap{cm, list.Items[0]} {
+		if got.Data["a"] != text || !strings.Contains(string(got.ManagedFields[0].FieldsV1.GetRawBytes()), "f:😀") {
+			t.Errorf("%q, %s", got.Data["a"], got.ManagedFields[0].FieldsV1.GetRawBytes())
+		}
 	}
 }
 

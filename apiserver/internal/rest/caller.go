@@ -87,45 +87,55 @@ func (c *identified) become(user authn.User) {
 	c.User, c.UID, c.Groups, c.Extra = user.Name, user.UID, user.Groups, user.Extra
 }
 
-// bearerToken takes the token out of a request, so that nothing later sees it.
+// bearerToken takes the token out of a request, so that nothing later sees it: a pod behind a
+// proxy, for one. That of the header Authorization is the one that counts.
 func bearerToken(r *http.Request) (token string, found bool, err error) {
-	if header := r.Header.Get("Authorization"); header != "" {
-		r.Header.Del("Authorization")
+	header := r.Header.Get("Authorization")
+	r.Header.Del("Authorization")
+	encoded, kept := takeBearers(r.Header)
+	switch {
+	case header != "":
 		scheme, token, _ := strings.Cut(header, " ")
 		token = strings.TrimSpace(token)
 		if !strings.EqualFold(scheme, "Bearer") || token == "" {
 			return "", false, unauthorized()
 		}
 		return token, true, nil
-	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+	case len(encoded) == 0 || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
 		return "", false, nil
-	}
-	var kept []string
-	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
-		for _, protocol := range strings.Split(line, ",") {
-			protocol = strings.TrimSpace(protocol)
-			encoded, bearer := strings.CutPrefix(protocol, bearerProtocol)
-			if !bearer {
-				kept = append(kept, protocol)
-				continue
-			}
-			text, err := base64.RawURLEncoding.DecodeString(encoded)
-			if err != nil || found || !utf8.Valid(text) || len(text) == 0 {
-				return "", false, unauthorized()
-			}
-			token, found = string(text), true
-		}
-	}
-	if !found {
-		return "", false, nil
-	}
-	if len(kept) == 0 {
-		// The server must choose one of the client's protocols, and that one is no protocol.
+	case len(encoded) > 1 || kept == 0:
+		// The server must choose one of the client's protocols, and a token is none.
 		return "", false, unauthorized()
 	}
-	r.Header.Set("Sec-WebSocket-Protocol", strings.Join(kept, ", "))
-	return token, true, nil
+	text, err := base64.RawURLEncoding.DecodeString(encoded[0])
+	if err != nil || !utf8.Valid(text) || len(text) == 0 {
+		return "", false, unauthorized()
+	}
+	return string(text), true, nil
+}
+
+// takeBearers takes the tokens out of the subprotocols that a client offers and counts those
+// that are kept.
+func takeBearers(header http.Header) (encoded []string, kept int) {
+	var protocols []string
+	for _, line := range header.Values("Sec-WebSocket-Protocol") {
+		for protocol := range strings.SplitSeq(line, ",") {
+			protocol = strings.TrimSpace(protocol)
+			if token, bearer := strings.CutPrefix(protocol, bearerProtocol); bearer {
+				encoded = append(encoded, token)
+			} else {
+				protocols = append(protocols, protocol)
+			}
+		}
+	}
+	switch {
+	case len(encoded) == 0: // the header stays as it is
+	case len(protocols) == 0:
+		header.Del("Sec-WebSocket-Protocol")
+	default:
+		header.Set("Sec-WebSocket-Protocol", strings.Join(protocols, ", "))
+	}
+	return encoded, len(protocols)
 }
 
 // authorize asks whether a caller may do something.

@@ -208,9 +208,18 @@ func cannotHandle(want schema.GroupVersionKind, err error) error {
 
 func mismatch(got, want schema.GroupVersionKind) error {
 	if got.GroupVersion() != want.GroupVersion() {
-		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", shown(got.GroupVersion().String()), want.GroupVersion()))
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", got.Kind, want.Kind))
+	return wrongKind(got.Kind, want.Kind)
+}
+
+func wrongKind(got, want string) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", shown(got), want))
+}
+
+// shown is what a client's own name for something is told as.
+func shown(name string) string {
+	return strings.ToValidUTF8(name[:min(len(name), 256)], "?")
 }
 
 // openProtobuf takes the envelope off.
@@ -271,9 +280,13 @@ func decodeDeleteOptions(body []byte, enc encoding) (metav1.DeleteOptions, error
 			return options, err
 		}
 		if envelope.Kind != "" && envelope.Kind != "DeleteOptions" {
-			return options, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (DeleteOptions)", envelope.Kind))
+			return options, wrongKind(envelope.Kind, "DeleteOptions")
 		}
-		if err := options.Unmarshal(envelope.Raw); err != nil {
+		err = options.Unmarshal(envelope.Raw)
+		if err == nil {
+			err = object.CheckReadable(&options)
+		}
+		if err != nil {
 			return options, apierrors.NewBadRequest("decode DeleteOptions: " + err.Error())
 		}
 		return options, nil
@@ -282,7 +295,7 @@ func decodeDeleteOptions(body []byte, enc encoding) (metav1.DeleteOptions, error
 		return options, apierrors.NewBadRequest("decode DeleteOptions: " + err.Error())
 	}
 	if options.Kind != "" && options.Kind != "DeleteOptions" {
-		return options, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (DeleteOptions)", options.Kind))
+		return options, wrongKind(options.Kind, "DeleteOptions")
 	}
 	return options, nil
 }

@@ -61,9 +61,7 @@ func (t target) isCustom() bool {
 // what the kind's schema does not know and deals with that as codec.decode does.
 func decodeCustom(body []byte, enc encoding, kind *registry.Kind, validation string) (object.Object, []string, error) {
 	want := kind.GVK
-	bad := func(err error) error {
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", want.Kind, want.Version, want.Kind, err))
-	}
+	bad := func(err error) error { return cannotHandle(want, err) }
 	var texts []string
 	switch enc {
 	case encodeProtobuf:

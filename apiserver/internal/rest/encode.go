@@ -76,7 +76,7 @@ func encodeObject(f format, obj runtime.Object) ([]byte, error) {
 		}
 		return protobufBody(obj.GetObjectKind().GroupVersionKind(), raw), nil
 	case encodeYAML:
-		data, err := yaml.Marshal(obj)
+		data, err := marshalYAML(obj)
 		if err != nil {
 			return nil, fmt.Errorf("encode %T: %w", obj, err)
 		}

@@ -20,6 +20,9 @@ func (s *Server) version() version.Info {
 	}
 }
 
+// plain is the media type in which health is told.
+const plain = "text/plain; charset=utf-8"
+
 // serveHealth answers /livez, /readyz and /healthz, and /readyz/NAME for one check.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	page, name, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
@@ -49,7 +52,6 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-cache, private")
-	const plain = "text/plain; charset=utf-8"
 	_, verbose := query["verbose"]
 	switch {
 	case !found:

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,9 +37,9 @@ func (t target) gvk() schema.GroupVersionKind {
 func splitPath(path string) (gv schema.GroupVersion, segments []string, ok bool) {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	switch {
-	case len(parts) >= 3 && parts[0] == "api":
+	case len(parts) >= 3 && parts[0] == "api" && parts[1] != "":
 		return schema.GroupVersion{Version: parts[1]}, parts[2:], true
-	case len(parts) >= 4 && parts[0] == "apis":
+	case len(parts) >= 4 && parts[0] == "apis" && parts[1] != "" && parts[2] != "":
 		return schema.GroupVersion{Group: parts[1], Version: parts[2]}, parts[3:], true
 	default:
 		return schema.GroupVersion{}, nil, false
@@ -75,6 +76,9 @@ func (s *Server) resolve(r *http.Request, gv schema.GroupVersion, segments []str
 			return t, notFound()
 		}
 		t.sub, t.rest = &kind.Subresources[i], strings.Join(segments[3:], "/")
+	}
+	if !utf8.ValidString(t.ref.Namespace) || !utf8.ValidString(t.ref.Name) {
+		return t, notFound() // such names cannot be, and gRPC could not carry them to the leader
 	}
 	if kind.Namespaced && t.ref.Namespace == "" && t.ref.Name != "" || !kind.Namespaced && t.ref.Namespace != "" {
 		return t, notFound()

@@ -5,13 +5,13 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/yaml"
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/store"
@@ -103,6 +103,9 @@ func selection(r *http.Request, t target) (labels.Selector, string, error) {
 		return nil, "", apierrors.NewBadRequest("unable to parse labelSelector: " + err.Error())
 	}
 	fieldSelector := query.Get("fieldSelector")
+	if !utf8.ValidString(fieldSelector) {
+		return nil, "", apierrors.NewBadRequest("unable to parse fieldSelector: it is no UTF-8")
+	}
 	if _, err := fields.ParseSelector(fieldSelector); err != nil {
 		return nil, "", apierrors.NewBadRequest("unable to parse fieldSelector: " + err.Error())
 	}
@@ -321,7 +324,7 @@ func (s *Server) yamlList(f format, t target, page registry.List, meta metav1.Li
 	if err := s.jsonList(&b, f, t, page.Records, meta); err != nil {
 		return nil, fmt.Errorf("encode list of %s: %w", t.kind.GVR.Resource, err)
 	}
-	return yaml.JSONToYAML(b)
+	return jsonToYAML(b)
 }
 
 // byteBuffer is the simplest io.Writer into memory.

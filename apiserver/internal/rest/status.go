@@ -28,7 +28,7 @@ func notAcceptable() error {
 func unsupportedMediaType(got string, supported ...string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
-		Message: fmt.Sprintf("the body of the request was in an unknown format (%s) - accepted media types include: %s", got, strings.Join(supported, ", ")),
+		Message: fmt.Sprintf("the body of the request was in an unknown format (%s) - accepted media types include: %s", shown(got), strings.Join(supported, ", ")),
 	}}
 }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +45,9 @@ func writeOptions(r *http.Request, kind string) (registry.WriteOptions, error) {
 	}
 	if len(opts.FieldManager) > 128 {
 		return opts, invalid(field.TooLong(path("fieldManager"), "", 128))
+	}
+	if !utf8.ValidString(opts.FieldManager) || strings.ContainsFunc(opts.FieldManager, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return opts, invalid(field.Invalid(path("fieldManager"), strings.ToValidUTF8(opts.FieldManager, "?"), "should only contain printable characters"))
 	}
 	return opts, nil
 }

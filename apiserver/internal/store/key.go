@@ -72,7 +72,7 @@ func parsePath(p string) (k Key, ephemeral, ok bool) {
 		return Key{}, false, false
 	}
 	k.Namespace, k.Name, found = strings.Cut(rest, "/")
-	return k, ephemeral, found && k.Name != "" && !strings.Contains(k.Name, "/")
+	return k, ephemeral, found && k.valid()
 }
 
 // valid says whether path and parsePath agree about k.

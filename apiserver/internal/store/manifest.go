@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -88,13 +89,13 @@ func decodeManifest(b []byte) (*manifest, error) {
 	groups := r.count()
 	m.groups = make([]manifestGroup, 0, groups)
 	for range groups {
-		g := manifestGroup{user: r.text(), requestID: r.text(), size: int(r.uint())}
+		g := manifestGroup{user: r.text(), requestID: r.text(), size: r.below(math.MaxInt32)}
 		writes := r.count()
 		g.writes = make([]manifestWrite, 0, writes)
 		for range writes {
-			w := manifestWrite{position: int(r.uint())}
-			op := r.uint()
-			w.index, w.remove = int(op>>1), op&1 == 1
+			w := manifestWrite{position: r.below(g.size)}
+			op := r.below(progressMark << 1)
+			w.index, w.remove = op>>1, op&1 == 1
 			w.path = r.text()
 			g.writes = append(g.writes, w)
 		}
@@ -132,7 +133,17 @@ func (r *reader) int() int64 {
 	return v
 }
 
-// count is a number of items that take at least a byte each.
+// below is a number less than limit.
+func (r *reader) below(limit int) int {
+	n := r.uint()
+	if n >= uint64(limit) {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	return int(n)
+}
+
+// count is a number of items, of which at least a byte each follows.
 func (r *reader) count() int {
 	n := r.uint()
 	if n > uint64(len(r.b)) {

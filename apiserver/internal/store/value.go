@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strconv"
 )
 
@@ -29,7 +30,10 @@ func decodeValue(b []byte) (index int, encoding []byte, err error) {
 	if len(b) < valueHeader || b[0] != valueFormat {
 		return 0, nil, errors.New("stored value has an unknown format")
 	}
-	return int(binary.BigEndian.Uint16(b[1:])), b[valueHeader:], nil
+	if index = int(binary.BigEndian.Uint16(b[1:])); index >= progressMark {
+		return 0, nil, fmt.Errorf("stored value has the place %d in its batch, the limit is %d", index, progressMark)
+	}
+	return index, b[valueHeader:], nil
 }
 
 // AppendVersion appends a second occurrence of metadata holding only the resource

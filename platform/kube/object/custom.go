@@ -274,7 +274,7 @@ func (c *Custom) Unmarshal(data []byte) error {
 	c.content, c.raw = nil, nil
 	var meta []byte
 	var raw []byte
-	err := EachField(data, func(number protowire.Number, content []byte, value uint64) {
+	err := EachField(data, func(number protowire.Number, content []byte, value uint64) error {
 		switch number {
 		case fieldMetadata:
 			meta = append(meta, content...) // concatenated encodings are merged
@@ -287,6 +287,7 @@ func (c *Custom) Unmarshal(data []byte) error {
 		case fieldRevision:
 			c.Revision = int64(value) //nolint:gosec // the same bits
 		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -303,9 +304,13 @@ func (c *Custom) Unmarshal(data []byte) error {
 	return nil
 }
 
-// EachField calls f for every field of an encoded message, with the content of length-delimited
-// fields, which is shared, and the value of varints. Malformed messages are errors.
-func EachField(data []byte, f func(number protowire.Number, content []byte, value uint64)) error {
+// errWire is what is wrong with an encoding that is no protobuf.
+var errWire = errors.New("malformed protobuf")
+
+// EachField calls f for every length-delimited field of an encoded message, with its content,
+// which is shared, and for every varint, with its value. It ends with f's first error, or with
+// one where the message is malformed.
+func EachField(data []byte, f func(number protowire.Number, content []byte, value uint64) error) error {
 	for len(data) > 0 {
 		number, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
@@ -318,14 +323,18 @@ func EachField(data []byte, f func(number protowire.Number, content []byte, valu
 			if n < 0 {
 				return errWire
 			}
-			f(number, content, 0)
+			if err := f(number, content, 0); err != nil {
+				return err
+			}
 			data = data[n:]
 		case protowire.VarintType:
 			value, n := protowire.ConsumeVarint(data)
 			if n < 0 {
 				return errWire
 			}
-			f(number, nil, value)
+			if err := f(number, nil, value); err != nil {
+				return err
+			}
 			data = data[n:]
 		default:
 			n := protowire.ConsumeFieldValue(number, kind, data)
@@ -342,10 +351,11 @@ func EachField(data []byte, f func(number protowire.Number, content []byte, valu
 func RevisionOf(encoded []byte) int64 {
 	var revision int64
 	// Of an encoding that is broken, decoding will tell.
-	_ = EachField(encoded, func(number protowire.Number, _ []byte, value uint64) {
+	_ = EachField(encoded, func(number protowire.Number, _ []byte, value uint64) error {
 		if number == fieldRevision {
 			revision = int64(value) //nolint:gosec // the same bits
 		}
+		return nil
 	})
 	return revision
 }

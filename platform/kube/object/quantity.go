@@ -3,7 +3,6 @@ package object
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -160,7 +159,7 @@ func checkMessage(message []byte, t reflect.Type) error {
 		return nil
 	}
 	if t == quantityType {
-		return eachBytes(message, func(number protowire.Number, content []byte) error {
+		return EachField(message, func(_ protowire.Number, content []byte, _ uint64) error {
 			return checkQuantity(string(content))
 		})
 	}
@@ -168,7 +167,7 @@ func checkMessage(message []byte, t reflect.Type) error {
 	case reflect.Slice: // a list type of its own, such as v1.ClusterRoleList's items, is a message
 		return checkMessage(message, t.Elem())
 	case reflect.Map: // an entry: key 1, value 2
-		return eachBytes(message, func(number protowire.Number, content []byte) error {
+		return EachField(message, func(number protowire.Number, content []byte, _ uint64) error {
 			if number != 2 {
 				return nil
 			}
@@ -176,7 +175,7 @@ func checkMessage(message []byte, t reflect.Type) error {
 		})
 	case reflect.Struct:
 		of := membersOf(t).byNumber
-		return eachBytes(message, func(number protowire.Number, content []byte) error {
+		return EachField(message, func(number protowire.Number, content []byte, _ uint64) error {
 			if inner, ok := of[number]; ok {
 				return checkMessage(content, inner)
 			}
@@ -185,35 +184,6 @@ func checkMessage(message []byte, t reflect.Type) error {
 	default:
 		return nil
 	}
-}
-
-var errWire = errors.New("malformed protobuf")
-
-// eachBytes calls f for the length-delimited fields of a message.
-func eachBytes(message []byte, f func(number protowire.Number, content []byte) error) error {
-	for len(message) > 0 {
-		number, kind, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return errWire
-		}
-		message = message[n:]
-		if kind != protowire.BytesType {
-			if n = protowire.ConsumeFieldValue(number, kind, message); n < 0 {
-				return errWire
-			}
-			message = message[n:]
-			continue
-		}
-		content, n := protowire.ConsumeBytes(message)
-		if n < 0 {
-			return errWire
-		}
-		if err := f(number, content); err != nil {
-			return err
-		}
-		message = message[n:]
-	}
-	return nil
 }
 
 // members are the types of a struct's fields that are not plain.

@@ -1,7 +1,7 @@
 package kinds
 
 import (
-	"errors"
+	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -21,12 +21,11 @@ type WireMeta struct {
 // Field numbers are those of ObjectMeta in apimachinery's generated.proto.
 func ReadWireMeta(value []byte) (WireMeta, error) {
 	var meta WireMeta
-	var inner error
-	err := object.EachField(value, func(number protowire.Number, content []byte, _ uint64) {
-		if number != 1 || inner != nil {
-			return
+	err := object.EachField(value, func(number protowire.Number, content []byte, _ uint64) error {
+		if number != 1 {
+			return nil
 		}
-		inner = object.EachField(content, func(number protowire.Number, content []byte, _ uint64) {
+		return object.EachField(content, func(number protowire.Number, content []byte, _ uint64) error {
 			switch number {
 			case 1:
 				meta.Name = string(content)
@@ -39,28 +38,28 @@ func ReadWireMeta(value []byte) (WireMeta, error) {
 			case 9:
 				meta.Deleting = true
 			case 11:
-				key, val, ok := mapEntry(content)
-				if !ok {
-					return
+				if key, val, ok := mapEntry(content); ok {
+					if meta.Labels == nil {
+						meta.Labels = make(map[string]string, 4)
+					}
+					meta.Labels[key] = val
 				}
-				if meta.Labels == nil {
-					meta.Labels = make(map[string]string, 4)
-				}
-				meta.Labels[key] = val
 			}
+			return nil
 		})
 	})
-	return meta, errors.Join(err, inner)
+	return meta, err
 }
 
 func mapEntry(entry []byte) (key, value string, ok bool) {
-	err := object.EachField(entry, func(number protowire.Number, content []byte, _ uint64) {
+	err := object.EachField(entry, func(number protowire.Number, content []byte, _ uint64) error {
 		switch number {
 		case 1:
 			key = string(content)
 		case 2:
 			value = string(content)
 		}
+		return nil
 	})
 	return key, value, err == nil
 }
@@ -74,38 +73,40 @@ func podWireFields(value []byte) (map[string]string, error) {
 			set[key] = string(content)
 		}
 	}
-	var inner error
-	err := object.EachField(value, func(number protowire.Number, part []byte, _ uint64) {
+	spec := func(number protowire.Number, content []byte, varint uint64) error {
+		switch number {
+		case 3:
+			put("spec.restartPolicy", content)
+		case 8:
+			put("spec.serviceAccountName", content)
+		case 10:
+			put("spec.nodeName", content)
+		case 11:
+			set["spec.hostNetwork"] = strconv.FormatBool(varint != 0)
+		case 19:
+			put("spec.schedulerName", content)
+		}
+		return nil
+	}
+	status := func(number protowire.Number, content []byte, _ uint64) error {
+		switch number {
+		case 1:
+			put("status.phase", content)
+		case 6:
+			put("status.podIP", content)
+		case 11:
+			put("status.nominatedNodeName", content)
+		}
+		return nil
+	}
+	err := object.EachField(value, func(number protowire.Number, part []byte, _ uint64) error {
 		switch number {
 		case 2:
-			inner = errors.Join(inner, object.EachField(part, func(number protowire.Number, content []byte, varint uint64) {
-				switch number {
-				case 3:
-					put("spec.restartPolicy", content)
-				case 8:
-					put("spec.serviceAccountName", content)
-				case 10:
-					put("spec.nodeName", content)
-				case 11:
-					if varint != 0 {
-						set["spec.hostNetwork"] = "true"
-					}
-				case 19:
-					put("spec.schedulerName", content)
-				}
-			}))
+			return object.EachField(part, spec)
 		case 3:
-			inner = errors.Join(inner, object.EachField(part, func(number protowire.Number, content []byte, _ uint64) {
-				switch number {
-				case 1:
-					put("status.phase", content)
-				case 6:
-					put("status.podIP", content)
-				case 11:
-					put("status.nominatedNodeName", content)
-				}
-			}))
+			return object.EachField(part, status)
 		}
+		return nil
 	})
-	return set, errors.Join(err, inner)
+	return set, err
 }

@@ -1,11 +1,14 @@
 package nodelifecycle
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -128,5 +131,30 @@ func TestStatusIsASignOfLife(t *testing.T) {
 	l.forget("node")
 	if _, known := l.Silence("node"); known || len(l.posts) > 0 {
 		t.Error("a node that is no more is still known")
+	}
+}
+
+// A storm is logged when it begins and when it ends, however many nodes are looked at.
+func TestStormsAreLoggedOnce(t *testing.T) {
+	core, logged := observer.New(zap.InfoLevel)
+	log := zap.New(core)
+	var told transitions
+	for range 2 {
+		for range 100 {
+			told.note(true, log)
+		}
+		if !told.last() {
+			t.Error("the storm is not noted")
+		}
+		for range 100 {
+			told.note(false, log)
+		}
+	}
+	var levels []zapcore.Level
+	for _, entry := range logged.All() {
+		levels = append(levels, entry.Level)
+	}
+	if !slices.Equal(levels, []zapcore.Level{zap.WarnLevel, zap.InfoLevel, zap.WarnLevel, zap.InfoLevel}) {
+		t.Errorf("logged at %v", levels)
 	}
 }

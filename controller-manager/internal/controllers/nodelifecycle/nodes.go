@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,12 +58,42 @@ func (c Config) storm() bool {
 }
 
 // Nodes keeps nodes' taints and the readiness of silent nodes and their pods.
-type Nodes struct{ cfg Config }
+type Nodes struct {
+	cfg Config
+
+	told transitions
+}
 
 var _ controller.Controller = (*Nodes)(nil)
 
 // NewNodes returns the controller.
 func NewNodes(cfg Config) *Nodes { return &Nodes{cfg: cfg} }
+
+// transitions logs when most nodes fall silent and when they are heard again, not for each node
+// that is looked at meanwhile.
+type transitions struct {
+	mu     sync.Mutex
+	stormy bool
+}
+
+func (t *transitions) note(stormy bool, log *zap.Logger) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case stormy && !t.stormy:
+		log.Warn("most nodes are silent at once, leaving them as they are")
+	case t.stormy && !stormy:
+		log.Info("most nodes are heard again")
+	}
+	t.stormy = stormy
+}
+
+// last is what was noted last.
+func (t *transitions) last() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stormy
+}
 
 // Name is "nodelifecycle".
 func (*Nodes) Name() string { return "nodelifecycle" }
@@ -98,8 +129,9 @@ func (n *Nodes) Reconcile(ctx context.Context, key object.Key, w client.Writer, 
 	n.cfg.Liveness.posted(node.Name, heartbeat(node))
 	silence, known := n.cfg.Liveness.Silence(node.Name)
 	silent := known && silence > n.cfg.UnreachableAfter
-	if silent && n.cfg.storm() {
-		log.Warn("most nodes are silent at once, leaving them as they are", zap.Duration("silence", silence))
+	stormy := (silent || n.told.last()) && n.cfg.storm()
+	n.told.note(stormy, log)
+	if silent && stormy {
 		return time.Second, nil
 	}
 	if silent {
