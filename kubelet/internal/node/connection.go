@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -136,7 +137,12 @@ func (c *Connection) heartbeat(ctx context.Context) error {
 		defer cancel()
 		interval, heard := heartbeatEvery, c.Clock.Now()
 		for sequence := uint64(1); ; sequence++ {
-			if err := stream.Send(&nodev1pb.HeartbeatRequest{Sequence: sequence}); err != nil {
+			err := stream.Send(&nodev1pb.HeartbeatRequest{Sequence: sequence})
+			if errors.Is(err, io.EOF) { // the master has ended the stream: Recv says why
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			if err != nil {
 				return fmt.Errorf("heartbeat: %w", err)
 			}
 			next := c.Clock.After(interval)
