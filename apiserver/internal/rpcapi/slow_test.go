@@ -25,20 +25,21 @@ func TestSlowReaders(t *testing.T) {
 	d := openOn(t, memoryBackend(), func(cfg *rpc.ServerConfig) { cfg.Timeouts.Send = 500 * time.Millisecond })
 	writer := client.New(d.dial(t, "admin"))
 	written := 0
-	write := func(n int) {
+	write := func() {
 		t.Helper()
-		for range n {
-			_, err := writer.Create(t.Context(), &corev1.ConfigMap{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("big-%d", written)},
-				Data:       map[string]string{"k": strings.Repeat("x", 400<<10)},
-			})
-			if err != nil {
-				t.Fatalf("write %d: %v", written, err)
-			}
-			written++
+		_, err := writer.Create(t.Context(), &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("big-%d", written)},
+			Data:       map[string]string{"k": strings.Repeat("x", 400<<10)},
+		})
+		if err != nil {
+			t.Fatalf("write %d: %v", written, err)
 		}
+		written++
 	}
-	write(12) // more than a client takes unasked
+	const more = 12 // than a client takes unasked
+	for range more {
+		write()
+	}
 	configMaps := &objectv1pb.Resource{Version: "v1", Resource: "configmaps"}
 	quick, err := objectv1pb.NewObjectServiceClient(d.dial(t, "admin")).Watch(t.Context(), &objectv1pb.WatchRequest{Resource: configMaps, SendInitialEvents: true})
 	if err != nil {
@@ -79,8 +80,10 @@ func TestSlowReaders(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		state := conn.GetState()
-		write(12)
-		follow()
+		for range more {
+			write()
+			follow()
+		}
 		patience, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		if !conn.WaitForStateChange(patience, state) {
 			t.Fatalf("%s: the connection is kept", name)

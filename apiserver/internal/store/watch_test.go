@@ -220,9 +220,11 @@ func TestWatcherThatIsManyBytesBehindIsEnded(t *testing.T) {
 			t.Fatalf("a watcher that reads: %v", err)
 		}
 	}
+	patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	var err error
 	for err == nil {
-		_, err = slow.Next(t.Context())
+		_, err = slow.Next(patience)
 	}
 	if !errors.Is(err, store.ErrExpired) {
 		t.Errorf("slow watch ended with %v, want ErrExpired", err)
