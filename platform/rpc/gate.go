@@ -98,7 +98,7 @@ func (g *gate) accept(group *lifecycle.Group, conn net.Conn) {
 
 // handshake ends with the connection in a queue or closed.
 func (g *gate) handshake(ctx context.Context, conn net.Conn, ip string) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeouts.Handshake)
 	defer cancel()
 	if g.cfg.Trust != nil {
 		if trusted := trustedConn(conn); !g.machines.put(ctx, trusted) {
@@ -106,7 +106,7 @@ func (g *gate) handshake(ctx context.Context, conn net.Conn, ip string) {
 		}
 		return
 	}
-	SetUserTimeout(conn, keepaliveTimeout)
+	SetUserTimeout(conn, g.cfg.Timeouts.KeepaliveAnswer)
 	secure := tls.Server(conn, g.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		g.cfg.Log.Debug("tls handshake failed", logging.Address(ip), zap.Error(err))
@@ -191,7 +191,7 @@ type peerConn struct {
 // newPeerConn makes one after its handshake. It closes itself when the peer's
 // certificate ends.
 func newPeerConn(conn *tls.Conn, state tls.ConnectionState, release func(), expires time.Time) *peerConn {
-	info := peerInfo{TLSInfo: credentials.TLSInfo{State: state}}
+	info := peerInfo{TLSInfo: credentials.TLSInfo{State: state}, carrier: carrier{conn.NetConn()}}
 	info.SecurityLevel = credentials.PrivacyAndIntegrity
 	if len(state.VerifiedChains) > 0 {
 		info.caller = CallerOf(state.VerifiedChains[0][0])
@@ -209,7 +209,7 @@ func newPeerConn(conn *tls.Conn, state tls.ConnectionState, release func(), expi
 
 // trustedConn makes one of a connection whose carrier protects it.
 func trustedConn(conn net.Conn) *peerConn {
-	info := trustedInfo{}
+	info := trustedInfo{carrier: carrier{conn}}
 	info.SecurityLevel = credentials.PrivacyAndIntegrity
 	return &peerConn{Conn: conn, info: info, release: func() {}}
 }
@@ -220,14 +220,24 @@ func (p *peerConn) Close() error {
 	return p.Conn.Close()
 }
 
+// carrier is what a connection's bytes go over.
+type carrier struct{ conn net.Conn }
+
+// hangUp ends the connection at once, with all calls on it.
+func (c carrier) hangUp() { _ = c.conn.Close() }
+
 // peerInfo holds who is at the other end, found out once per connection.
 type peerInfo struct {
 	credentials.TLSInfo
+	carrier
 
 	caller Caller // zero without a verified certificate; its slices are shared by all calls
 }
 
-type trustedInfo struct{ credentials.CommonAuthInfo }
+type trustedInfo struct {
+	credentials.CommonAuthInfo
+	carrier
+}
 
 // AuthType names the kind.
 func (trustedInfo) AuthType() string { return "carrier" }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -99,7 +100,13 @@ func (s *Server) runStream(ctx context.Context, srv any, stream grpc.ServerStrea
 	defer end(nil)
 	defer context.AfterFunc(s.stopping, func() { end(errStopping) })()
 	defer s.reauthorize(ctx, stream.Context(), method, end)()
-	err := s.callStream(srv, &serverStream{ServerStream: stream, ctx: ctx}, method, handler)
+	patient := &serverStream{ServerStream: stream, ctx: ctx}
+	if patience := s.cfg.Timeouts.Send; patience > 0 {
+		patient.patience = time.AfterFunc(patience, func() { s.hangUp(stream.Context(), method) })
+		patient.patience.Stop()
+		patient.timeout = patience
+	}
+	err := s.callStream(srv, patient, method, handler)
 	if cause := context.Cause(ctx); cause != nil && stream.Context().Err() == nil &&
 		(err == nil || errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled) {
 		return cause
@@ -190,12 +197,39 @@ func (s *Server) logCall(method string, caller Caller, started time.Time, err er
 		logging.User(caller.Name), logging.RequestID(caller.RequestID), zap.Bool("forwarded", caller.Forwarded), zap.Error(err))
 }
 
-// serverStream carries the context with the caller.
+// hangUp ends the connection of a client that takes nothing of a stream. Ending the stream alone
+// would leave what it was sent in memory for as long as the client likes: its end waits behind
+// the rest.
+func (s *Server) hangUp(ctx context.Context, method string) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return
+	}
+	if conn, ok := p.AuthInfo.(interface{ hangUp() }); ok {
+		s.cfg.Log.Info("connection closed: its client takes nothing of a stream", logging.Method(method),
+			logging.Address(p.Addr.String()), zap.Duration("for", s.cfg.Timeouts.Send))
+		conn.hangUp()
+	}
+}
+
+// serverStream carries the context with the caller, and waits for a client to take a message only
+// for so long.
 type serverStream struct {
 	grpc.ServerStream
 
-	ctx context.Context //nolint:containedctx // that is what it is for
+	ctx      context.Context //nolint:containedctx // that is what it is for
+	timeout  time.Duration
+	patience *time.Timer // hangs up; nil without a bound
 }
 
 // Context of the request.
 func (s *serverStream) Context() context.Context { return s.ctx }
+
+// SendMsg sends a message; like gRPC's it is called by one goroutine at a time.
+func (s *serverStream) SendMsg(m any) error {
+	if s.patience != nil {
+		s.patience.Reset(s.timeout)
+		defer s.patience.Stop()
+	}
+	return s.ServerStream.SendMsg(m)
+}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,16 +28,17 @@ import (
 	"kijabi.dev/platform/pki"
 )
 
+// MaxRequestBytes is the greatest request that a server takes unless configured; at an apiserver
+// it is the limit of both doors. It is that of Kubernetes: twice the 1.5 MiB that an etcd of its
+// own takes, since JSON is larger than what is stored (k8s.io/apiserver, server.NewConfig).
+const MaxRequestBytes = 3 << 20
+
 // Limits of a server; what is not configurable in ServerConfig.
 const (
-	maxReceive        = 4 << 20
 	maxSend           = 8 << 20
 	maxHeaders        = 64 << 10
-	handshakeTimeout  = 5 * time.Second
 	userStreams       = 100
 	nodeStreams       = 250
-	keepaliveTime     = 20 * time.Second
-	keepaliveTimeout  = 10 * time.Second
 	keepaliveMinTime  = 10 * time.Second
 	userConnectionAge = 30 * time.Minute
 	userAgeGrace      = 5 * time.Minute
@@ -47,6 +49,29 @@ const (
 	defaultPerUser     = 8
 	defaultGracePeriod = 3 * time.Second
 )
+
+// Times of a connection unless configured; those of keepalive are a client's, too. gRPC's own are
+// 2 minutes for a handshake, 2 hours and 20 s for keepalive, and no bound for sending, too long for
+// whoever waits for the machine at the other end to be given up.
+const (
+	handshakeTimeout = 5 * time.Second
+	keepaliveTime    = 20 * time.Second
+	keepaliveTimeout = 10 * time.Second
+	sendTimeout      = 30 * time.Second
+)
+
+// Timeouts of a server's connections; zero ones mean the defaults.
+type Timeouts struct {
+	// Handshake bounds TLS, and then HTTP/2's preface; 5 s.
+	Handshake time.Duration
+	// Keepalive is how long a client may say nothing before it is asked whether it is there, at
+	// least 1 s; 20 s. KeepaliveAnswer is how long its answer may take; 10 s.
+	Keepalive, KeepaliveAnswer time.Duration
+	// Send is how long a client may take nothing of a stream that has more for it, before its
+	// connection is closed; 30 s, the REST door's, too. Negative means no bound, for streams that
+	// people may pause.
+	Send time.Duration
+}
 
 // ServerConfig describes a server.
 type ServerConfig struct {
@@ -88,6 +113,10 @@ type ServerConfig struct {
 	MaxConnectionsPerIP int
 	// MaxConnectionsPerUser bounds the connections of one user on one machine; 0 means 8.
 	MaxConnectionsPerUser int
+	// MaxRequestBytes bounds one message of a client; 0 means the constant of this name.
+	MaxRequestBytes int
+	// Timeouts of connections.
+	Timeouts Timeouts
 	// GracePeriod is how long calls in progress may take when the server ends; 0 means 3 s.
 	GracePeriod time.Duration
 	// Descriptors is what the reflection service describes messages from; nil means
@@ -138,11 +167,11 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.Server = grpc.NewServer(append(s.options(userStreams, keepalive.ServerParameters{
-		Time: keepaliveTime, Timeout: keepaliveTimeout,
+		Time: cfg.Timeouts.Keepalive, Timeout: cfg.Timeouts.KeepaliveAnswer,
 		MaxConnectionAge: userConnectionAge, MaxConnectionAgeGrace: userAgeGrace,
 	}), cfg.Options...)...)
 	s.machines = grpc.NewServer(append(s.options(nodeStreams, keepalive.ServerParameters{
-		Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionAge: machineAge(cfg.Identity),
+		Time: cfg.Timeouts.Keepalive, Timeout: cfg.Timeouts.KeepaliveAnswer, MaxConnectionAge: machineAge(cfg.Identity),
 	}), cfg.Options...)...)
 	grpc_health_v1.RegisterHealthServer(s, s.health)
 	for _, server := range []*grpc.Server{s.Server, s.machines} {
@@ -157,18 +186,15 @@ func withDefaults(cfg ServerConfig) ServerConfig {
 	if cfg.ClientAuth == tls.NoClientCert {
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 	}
-	if cfg.MaxConnectionsPerIP == 0 {
-		cfg.MaxConnectionsPerIP = defaultPerIP
-	}
-	if cfg.MaxConnectionsPerUser == 0 {
-		cfg.MaxConnectionsPerUser = defaultPerUser
-	}
-	if cfg.ReauthorizeEvery == 0 {
-		cfg.ReauthorizeEvery = defaultReauthorize
-	}
-	if cfg.GracePeriod == 0 {
-		cfg.GracePeriod = defaultGracePeriod
-	}
+	cfg.MaxConnectionsPerIP = cmp.Or(cfg.MaxConnectionsPerIP, defaultPerIP)
+	cfg.MaxConnectionsPerUser = cmp.Or(cfg.MaxConnectionsPerUser, defaultPerUser)
+	cfg.ReauthorizeEvery = cmp.Or(cfg.ReauthorizeEvery, defaultReauthorize)
+	cfg.GracePeriod = cmp.Or(cfg.GracePeriod, defaultGracePeriod)
+	cfg.MaxRequestBytes = cmp.Or(cfg.MaxRequestBytes, MaxRequestBytes)
+	t := &cfg.Timeouts
+	t.Handshake = cmp.Or(t.Handshake, handshakeTimeout)
+	t.Keepalive, t.KeepaliveAnswer = cmp.Or(t.Keepalive, keepaliveTime), cmp.Or(t.KeepaliveAnswer, keepaliveTimeout)
+	t.Send = cmp.Or(t.Send, sendTimeout)
 	return cfg
 }
 
@@ -190,13 +216,13 @@ func (s *Server) options(streams uint32, alive keepalive.ServerParameters) []grp
 	return []grpc.ServerOption{
 		grpc.Creds(handshaken{}),
 		grpc.ForceServerCodecV2(codec{}),
-		grpc.MaxRecvMsgSize(maxReceive),
+		grpc.MaxRecvMsgSize(s.cfg.MaxRequestBytes),
 		grpc.MaxSendMsgSize(maxSend),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(streams),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
-		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.ConnectionTimeout(s.cfg.Timeouts.Handshake),
 		grpc.KeepaliveParams(alive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinTime, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.unary),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -231,8 +232,16 @@ func (e *remoteError) Unwrap() []error {
 	}
 }
 
+// tooLarge begins what gRPC itself says of a message above the limit, by the code that otherwise
+// means that there are too many requests. It refuses such a message before any of this package's
+// code could.
+const tooLarge = "grpc: received message larger than max"
+
 func apiErrorOf(s *status.Status) *apierrors.StatusError {
 	code, reason := reasonOf(s.Code())
+	if s.Code() == codes.ResourceExhausted && strings.HasPrefix(s.Message(), tooLarge) {
+		code, reason = http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge
+	}
 	failure := metav1.Status{Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: s.Message()}
 	for _, detail := range s.Details() {
 		if retry, ok := detail.(*errdetails.RetryInfo); ok {

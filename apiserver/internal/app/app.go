@@ -219,6 +219,10 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	peers, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.PeerAddress, Identity: peerIdentity, ClientAuth: tls.RequireAndVerifyClientCert,
 		Log: log.Named("peers"), Node: true, MaxConnectionsPerUser: connectionsPerUser,
+		// What a door has taken is passed on with more around it.
+		MaxRequestBytes: rpc.MaxRequestBytes + 1<<20,
+		// Behind a relayed exec or log may sit somebody who reads at leisure.
+		Timeouts: rpc.Timeouts{Send: -1},
 	})
 	if err != nil {
 		return nil, err

@@ -3,8 +3,6 @@ package app
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"io/fs"
@@ -39,51 +37,10 @@ func free(t *testing.T) string {
 // founder writes the keys of a new cluster and returns the configuration of its first master.
 func founder(t *testing.T) (*configv1.APIServerConfiguration, *http.Client) {
 	t.Helper()
-	dir := t.TempDir()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	identity := func(ca *pki.CA, component, base, bundle string) configv1.Identity {
-		request := pki.Subject(component, "m1")
-		request.IPs = append(request.IPs, net.ParseIP("127.0.0.1"))
-		request.Life = time.Hour
-		cert, key, err := ca.Issue(request)
-		must(err)
-		files := configv1.Identity{CertFile: filepath.Join(dir, base+".crt"), KeyFile: filepath.Join(dir, base+".key"), CAFile: filepath.Join(dir, bundle+".crt")}
-		must(os.WriteFile(files.CertFile, cert, 0o600))
-		must(os.WriteFile(files.KeyFile, key, 0o600))
-		return files
-	}
-	cas := map[string]*pki.CA{}
-	for _, base := range []string{"ca", "peer-ca", "front-proxy-ca"} {
-		ca, err := pki.NewCA(base, time.Hour)
-		must(err)
-		must(ca.Save(dir, base))
-		cas[base] = ca
-	}
-	key, err := pki.NewKey()
-	must(err)
-	keyPEM, err := pki.EncodeKey(key)
-	must(err)
-	must(os.WriteFile(filepath.Join(dir, "service-account.key"), keyPEM, 0o600))
-	cfg := DefaultConfig()
-	cfg.NodeName, cfg.ListenAddress, cfg.RESTAddress, cfg.PeerAddress = "m1", free(t), free(t), free(t)
-	cfg.Identity, cfg.Peer = identity(cas["ca"], pki.ComponentAPIServer, "apiserver", "ca"), identity(cas["peer-ca"], pki.ComponentAPIServer, "peer", "peer-ca")
-	cfg.AdvertiseAddress, cfg.DataDir, cfg.PKIDir, cfg.ClusterID, cfg.Bootstrap = "127.0.0.1", filepath.Join(dir, "data"), dir, "test", true
-	cfg.Etcd.PeerURL = "https://" + free(t)
-	must(os.MkdirAll(cfg.DataDir, 0o700))
-
-	admin := identity(cas["ca"], pki.ComponentAdmin, "admin", "ca")
-	cert, err := tls.LoadX509KeyPair(admin.CertFile, admin.KeyFile)
-	must(err)
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(cas["ca"].CertificatePEM())
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}}}
-	t.Cleanup(client.CloseIdleConnections)
-	return cfg, client
+	c := newCluster(t)
+	cfg := c.master("m1", "127.0.0.1")
+	cfg.ListenAddress, cfg.RESTAddress, cfg.PeerAddress, cfg.Etcd.PeerURL = free(t), free(t), free(t), "https://"+free(t)
+	return cfg, c.client()
 }
 
 // TestRun is a whole apiserver: what it stores is sealed, what it is asked is audited and

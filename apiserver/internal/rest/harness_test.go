@@ -69,7 +69,7 @@ func (n *fakeNodes) Node(_ context.Context, name string) (grpc.ClientConnInterfa
 	return nil, apierrors.NewServiceUnavailable("no master holds node " + name)
 }
 
-func newHarness(t *testing.T) *harness {
+func newHarness(t *testing.T, change ...func(*Server)) *harness {
 	t.Helper()
 	fake := newFakeRegistry()
 	policy := authz.NewPolicy()
@@ -89,13 +89,13 @@ func newHarness(t *testing.T) *harness {
 			}
 		}
 	})
-	h := serve(t, fake, authz.New(authz.Config{Pods: noPods{}, Policy: policy}), nil)
+	h := serve(t, fake, authz.New(authz.Config{Pods: noPods{}, Policy: policy}), nil, change...)
 	h.registry = fake
 	return h
 }
 
 // newRealHarness is a door over the real registry and store, on a backend in memory.
-func newRealHarness(t *testing.T) *harness {
+func newRealHarness(t *testing.T, change ...func(*Server)) *harness {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
 	table := kinds.Default()
@@ -129,7 +129,7 @@ func newRealHarness(t *testing.T) *harness {
 		t.Fatal("store was not loaded in time")
 	}
 	group.Go(objects.Lead)
-	h := serve(t, engine, authorizer, tokens)
+	h := serve(t, engine, authorizer, tokens, change...)
 	h.must(waitFor(ctx, func() bool { return objects.Term().Leading }))
 	bootstrap := registry.NewBootstrap(registry.BootstrapConfig{
 		Engine: engine, Network: configv1.DefaultNetwork(), Endpoints: func() []netip.AddrPort { return nil },
@@ -144,8 +144,8 @@ func newRealHarness(t *testing.T) *harness {
 	return h
 }
 
-// serve starts a door over a registry.
-func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer, tokens *authn.Tokens) *harness {
+// serve starts a door over a registry, changed before it listens.
+func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer, tokens *authn.Tokens, change ...func(*Server)) *harness {
 	t.Helper()
 	h := &harness{t: t, authorizer: &notingAuthorizer{Authorizer: authorizer}, nodes: &fakeNodes{conns: map[string]grpc.ClientConnInterface{}}, dir: t.TempDir()}
 	ca, err := pki.NewCA("test", time.Hour)
@@ -164,6 +164,9 @@ func serve(t *testing.T, behind registry.Registry, authorizer *authz.Authorizer,
 		Clock: h.clock,
 	})
 	h.must(err)
+	for _, f := range change {
+		f(h.server)
+	}
 	h.http = httptest.NewUnstartedServer(h.server)
 	h.http.Config = h.server.httpServer()
 	h.http.EnableHTTP2 = true

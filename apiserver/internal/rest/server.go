@@ -25,16 +25,24 @@ import (
 	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/apiserver/internal/transcode"
 	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/rpc"
 )
 
 // Limits of the door. They are fixed: a client that needs more does something wrong.
 const (
-	maxBodyBytes       = 3 << 20
-	maxHeaderBytes     = 64 << 10
-	readHeaderTimeout  = 10 * time.Second
-	readBodyTimeout    = 30 * time.Second
-	writeTimeout       = 30 * time.Second // of one piece; ends slow readers
-	requestTimeout     = 60 * time.Second
+	// maxBodyBytes is what Kubernetes takes, too: twice the 1.5 MiB that an etcd of its own
+	// accepts, since JSON is larger than what is stored (k8s.io/apiserver, server.NewConfig).
+	// The gRPC door has the same limit.
+	maxBodyBytes   = rpc.MaxRequestBytes
+	maxHeaderBytes = 64 << 10
+	// readHeaderTimeout bounds the handshake and the headers of each HTTP/1.1 request, and how
+	// long a new connection may say nothing. The first is what net/http makes of it.
+	readHeaderTimeout = 10 * time.Second
+	readBodyTimeout   = 30 * time.Second
+	writeTimeout      = 30 * time.Second // of one piece; ends slow readers
+	requestTimeout    = 60 * time.Second // --request-timeout of Kubernetes
+	// idleTimeout is twice that of the clients of Kubernetes, 90 s as in http.DefaultTransport,
+	// so that it is they who close: a request never meets a connection that is being closed.
 	idleTimeout        = 3 * time.Minute
 	shutdownTimeout    = 5 * time.Second
 	catchUpTimeout     = 3 * time.Second
@@ -42,7 +50,9 @@ const (
 	reauthorizeEvery   = time.Minute
 	compressAboveBytes = 128 << 10
 
-	// Every 30 s an HTTP/2 client that sends nothing is asked whether it is there, and has 15 s to answer.
+	// Every 30 s an HTTP/2 client that sends nothing is asked whether it is there, and has 15 s to
+	// answer: what clients of Kubernetes ask of their server (apimachinery, util/net). Headers that
+	// come in pieces end by it, too: no answer can come between them.
 	pingEvery   = 30 * time.Second
 	pingTimeout = 15 * time.Second
 	// keepAlive asks the same of the kernel at the other end, for HTTP/1.1: every 15 s, thrice.
@@ -128,6 +138,8 @@ type Server struct {
 	transcoders transcode.Transcoders
 	// readTimeout of a request's body, writeTimeout of one piece of an answer.
 	readTimeout, writeTimeout time.Duration
+	// headerTimeout, idleTimeout, pingEvery and pingTimeout of connections, for httpServer.
+	headerTimeout, idleTimeout, pingEvery, pingTimeout time.Duration
 	// reauthorizeEvery is how often a stream's caller is asked about again.
 	reauthorizeEvery time.Duration
 	// stopping ends watches and streams, while short requests may finish.
@@ -162,6 +174,7 @@ func New(cfg Config) (*Server, error) {
 	return &Server{
 		cfg: cfg, codec: newCodec(kinds), reviews: reviews.New(cfg.Authorizer, tokens),
 		stopping: stopping, stop: stop, readTimeout: readBodyTimeout, writeTimeout: writeTimeout, reauthorizeEvery: reauthorizeEvery,
+		headerTimeout: readHeaderTimeout, idleTimeout: idleTimeout, pingEvery: pingEvery, pingTimeout: pingTimeout,
 	}, nil
 }
 
@@ -206,12 +219,12 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) httpServer() *http.Server {
 	return &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: readHeaderTimeout, // of handshakes, too
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: s.headerTimeout, // of handshakes, too
+		IdleTimeout:       s.idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreamsPerConn,
-			SendPingTimeout:      pingEvery, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout,
+			SendPingTimeout:      s.pingEvery, PingTimeout: s.pingTimeout, WriteByteTimeout: s.writeTimeout,
 		},
 		ConnState:                    newConnections(connsPerIP, pendingPerIP, s.cfg.Log).changed,
 		ConnContext:                  prepare,

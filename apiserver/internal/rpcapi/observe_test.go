@@ -6,10 +6,15 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +25,8 @@ import (
 	"kijabi.dev/apiserver/internal/rpcapi"
 	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/pki/pkitest"
 	"kijabi.dev/platform/rpc"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
 )
@@ -167,6 +174,22 @@ func TestCallsAreLimited(t *testing.T) {
 	}
 	if err := get(); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("get: %v", err)
+	}
+	// Clients that know nothing of Kubernetes are told when to come again, too.
+	plain, err := grpc.NewClient(d.address, grpc.WithTransportCredentials(credentials.NewTLS(pkitest.Identity(t, d.ca, "kube-proxy", "m1").ClientTLS(pki.APIServerName))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = plain.Close() }()
+	_, err = objectv1pb.NewObjectServiceClient(plain).Get(t.Context(), &objectv1pb.GetRequest{Reference: &objectv1pb.Reference{Resource: services, Namespace: "default", Name: "none"}})
+	retry := time.Duration(0)
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			retry = info.GetRetryDelay().AsDuration()
+		}
+	}
+	if status.Code(err) != codes.ResourceExhausted || retry != time.Second {
+		t.Errorf("a plain client: %v, to come again after %s", err, retry)
 	}
 	if err := list(service); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("list: %v", err)

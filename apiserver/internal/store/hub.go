@@ -91,7 +91,7 @@ func (h *hub) distribute(revision int64, events []Event) {
 	for len(events) > 0 {
 		resource := events[0].Record.Key.Resource
 		own, rest := split(events, func(e *Event) bool { return e.Record.Key.Resource == resource })
-		h.publishTo(h.topic(resource), delivery{events: own, progress: progress})
+		h.publishTo(h.topic(resource), newDelivery(own, progress))
 		events = rest
 	}
 	h.wake()
@@ -156,11 +156,11 @@ func split(events []Event, choose func(*Event) bool) (chosen, rest []Event) {
 func (h *hub) publishTo(t *topic, d delivery) {
 	t.history = append(t.history, d)
 	t.events += len(d.events)
-	t.bytes += d.size()
+	t.bytes += d.bytes
 	drop := 0
 	for (t.events > h.keep || t.bytes > historyBytes) && drop < len(t.history)-1 {
 		t.events -= len(t.history[drop].events)
-		t.bytes -= t.history[drop].size()
+		t.bytes -= t.history[drop].bytes
 		t.since = t.history[drop].progress
 		t.history[drop] = delivery{}
 		drop++
@@ -175,8 +175,11 @@ func (h *hub) publishTo(t *topic, d delivery) {
 			var own []Event
 			namespace := rest[0].Record.Key.Namespace
 			own, rest = split(rest, func(e *Event) bool { return e.Record.Key.Namespace == namespace })
-			for w := range t.byNamespace[namespace] {
-				h.push(w, delivery{events: own, progress: d.progress})
+			if group := t.byNamespace[namespace]; len(group) > 0 {
+				part := newDelivery(own, d.progress)
+				for w := range group {
+					h.push(w, part)
+				}
 			}
 		}
 	}
@@ -198,8 +201,11 @@ func (h *hub) publishField(t *topic, name string, d delivery) {
 		}
 	}
 	for value, events := range byValue {
-		for w := range t.byField[field{name, value}] {
-			h.push(w, delivery{events: events, progress: d.progress})
+		if group := t.byField[field{name, value}]; len(group) > 0 {
+			part := newDelivery(events, d.progress)
+			for w := range group {
+				h.push(w, part)
+			}
 		}
 	}
 }
@@ -228,9 +234,8 @@ func (h *hub) add(opts WatchOptions, history bool, during func() uint64) (*Watch
 			if d.progress <= opts.After {
 				continue
 			}
-			if d.events = t.concern(w, d.events); len(d.events) > 0 {
-				w.queue = append(w.queue, d)
-				w.waiting += len(d.events)
+			if own := t.concern(w, d.events); len(own) > 0 {
+				w.enqueue(newDelivery(own, d.progress))
 			}
 		}
 	}

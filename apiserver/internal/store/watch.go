@@ -7,7 +7,12 @@ import (
 	"sync"
 )
 
-const defaultWatchBuffer = 10_000
+// What waits for a watcher is bounded by the number of events and by the bytes of their values,
+// four times what the history keeps: a reader that is further behind had better list anew.
+const (
+	defaultWatchBuffer = 10_000
+	watchBytes         = 4 * historyBytes
+)
 
 // Watcher receives the changes of a collection. One goroutine reads it; Close it when done.
 type Watcher struct {
@@ -17,6 +22,7 @@ type Watcher struct {
 	mu      sync.Mutex
 	queue   []delivery
 	waiting int // events in queue
+	bytes   int // of their values
 	marked  uint64
 	err     error
 	ready   chan struct{} // holds one token when the reader shall look
@@ -32,14 +38,15 @@ type Watcher struct {
 type delivery struct {
 	events   []Event
 	progress uint64
+	bytes    int // of the events' values
 }
 
-func (d *delivery) size() int {
-	n := 0
-	for i := range d.events {
-		n += len(d.events[i].Record.Value)
+func newDelivery(events []Event, progress uint64) delivery {
+	d := delivery{events: events, progress: progress}
+	for i := range events {
+		d.bytes += len(events[i].Record.Value)
 	}
-	return n
+	return d
 }
 
 // push never blocks: a reader that is too far behind loses its watch instead. The hub wakes
@@ -48,14 +55,20 @@ func (w *Watcher) push(d delivery) {
 	w.mu.Lock()
 	switch {
 	case w.err != nil:
-	case w.waiting > 0 && w.waiting+len(d.events) > w.opts.Buffer:
-		w.queue, w.waiting = nil, 0
-		w.err = fmt.Errorf("%w: the watch of %s fell %d events behind", ErrExpired, w.opts.Resource, w.opts.Buffer)
+	case w.waiting > 0 && (w.waiting+len(d.events) > w.opts.Buffer || w.bytes+d.bytes > watchBytes):
+		w.err = fmt.Errorf("%w: the watch of %s fell %d events of %d bytes behind", ErrExpired, w.opts.Resource, w.waiting, w.bytes)
+		w.queue, w.waiting, w.bytes = nil, 0, 0
 	default:
-		w.queue = append(w.queue, d)
-		w.waiting += len(d.events)
+		w.enqueue(d)
 	}
 	w.mu.Unlock()
+}
+
+// enqueue adds to the queue; mu is held, or nobody knows the watcher yet.
+func (w *Watcher) enqueue(d delivery) {
+	w.queue = append(w.queue, d)
+	w.waiting += len(d.events)
+	w.bytes += d.bytes
 }
 
 // mark says that everything up to version has been pushed.
@@ -94,7 +107,7 @@ func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 		}
 		w.mu.Lock()
 		queue, marked, err := w.queue, w.marked, w.err
-		w.queue, w.waiting = w.spare[:0], 0
+		w.queue, w.waiting, w.bytes = w.spare[:0], 0, 0
 		w.mu.Unlock()
 
 		b := w.batch(queue)

@@ -207,6 +207,30 @@ func TestSlowWatcherIsEnded(t *testing.T) {
 	}
 }
 
+// A watcher that leaves much unread is ended, too, however few events that is.
+func TestWatcherThatIsManyBytesBehindIsEnded(t *testing.T) {
+	a := run(t, "a", memory.New())
+	a.lead()
+	slow := watch(t, a, store.WatchOptions{Resource: "pods", After: a.Version()})
+	quick := watch(t, a, store.WatchOptions{Resource: "pods", After: a.Version()})
+	big := strings.Repeat("v", 1<<20)
+	for i := range 80 {
+		commit(t, a, set(pod("x"), fmt.Sprintf("v=%d%s", i, big)))
+		if _, err := quick.Next(t.Context()); err != nil {
+			t.Fatalf("a watcher that reads: %v", err)
+		}
+	}
+	patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var err error
+	for err == nil {
+		_, err = slow.Next(patience)
+	}
+	if !errors.Is(err, store.ErrExpired) {
+		t.Errorf("slow watch ended with %v, want ErrExpired", err)
+	}
+}
+
 func TestOldWatchIsRefused(t *testing.T) {
 	a := run(t, "a", memory.New(), func(c *store.Config) { c.History = 3 })
 	a.lead()

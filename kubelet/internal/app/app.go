@@ -85,7 +85,10 @@ func Run(ctx context.Context, cfg *configv1.KubeletConfiguration, log *zap.Logge
 	if err != nil {
 		return err
 	}
-	own, err := rpc.NewServer(rpc.ServerConfig{Address: cfg.ListenAddress, Identity: identity, Log: log})
+	own, err := rpc.NewServer(rpc.ServerConfig{
+		Address: cfg.ListenAddress, Identity: identity, Log: log,
+		Timeouts: rpc.Timeouts{Send: -1}, // who reads a log or an exec may do so at leisure
+	})
 	if err != nil {
 		return err
 	}
