@@ -374,7 +374,10 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		c := x.raw(settings...)
 		c.call(empty, watch...)
 		select {
-		case <-ended:
+		case err := <-ended:
+			if err == nil {
+				t.Errorf("%s: the stream ended without an error", name)
+			}
 		case <-within(t).Done():
 			t.Fatalf("%s: the stream goes on", name)
 		}
