@@ -100,10 +100,10 @@ func testNodeKilled(t *harness.T, c *cluster) {
 			late = append(late, f)
 		}
 	}
-	t.Logf("%d requests failed, the last one ended %s after the kill", len(failures), last.Round(100*time.Millisecond))
+	t.Logf("%d requests failed, the last one ended %s after the kill at %s, the first:\n%s", len(failures),
+		last.Round(100*time.Millisecond), killed.UTC().Format("15:04:05.000"), harness.Failures(failures))
 	if len(late) > 1 {
-		t.Errorf("traffic still went to the dead node: %d of %d failed requests ended later than 10s after the kill at %s, the last one after %s:\n%s",
-			len(late), len(failures), killed.UTC().Format("15:04:05.000"), last.Round(100*time.Millisecond), harness.Failures(late))
+		t.Errorf("%d requests failed later than 10s after the kill, as if traffic still went to the dead node:\n%s", len(late), harness.Failures(late))
 	}
 
 	c.Power(t, "start", dead)

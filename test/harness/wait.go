@@ -40,7 +40,7 @@ func Contains(t testing.TB, what, text string, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
 		if !strings.Contains(text, part) {
-			t.Errorf("%s\n%s lacks %q", Tail(text, 40), what, part)
+			t.Errorf("%s:\n%s\nlacks %q", what, Tail(text, 40), part)
 		}
 	}
 }
