@@ -92,6 +92,9 @@ func testNodeKilled(t *harness.T, c *cluster) {
 	failures := p.Stop()
 	// An endpoint on the dead node would get half of the requests: of the hundreds sent since,
 	// more than one would fail, where a machine that stalls for a moment loses one at most.
+	// The proxies' rules may be right and the kernel's connection tracking still lead there: a
+	// request that was never answered is remembered for 120 s, one that was reset for 10 s,
+	// and the next one from the same source port follows it (/proc/net/nf_conntrack).
 	var late []harness.Failure
 	var last time.Duration // after the kill
 	for _, f := range failures {
@@ -103,7 +106,7 @@ func testNodeKilled(t *harness.T, c *cluster) {
 	t.Logf("%d requests failed, the last one ended %s after the kill at %s, the first:\n%s", len(failures),
 		last.Round(100*time.Millisecond), killed.UTC().Format("15:04:05.000"), harness.Failures(failures))
 	if len(late) > 1 {
-		t.Errorf("%d requests failed later than 10s after the kill, as if traffic still went to the dead node:\n%s", len(late), harness.Failures(late))
+		t.Errorf("%d requests failed later than 10s after the kill, led to the dead node by rules or by tracked connections:\n%s", len(late), harness.Failures(late))
 	}
 
 	c.Power(t, "start", dead)
