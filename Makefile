@@ -108,7 +108,7 @@ test-race: node-programs pod-images ## the same with the race detector
 
 .PHONY: test-e2e
 test-e2e: test-deps build ## end-to-end tests against a real cluster of 3 masters and 2 nodes
-	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./e2e ./loops ./options ./vm ./deploy
+	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -count=1 -p 1 -timeout 30m -v ./harness ./e2e ./loops ./options ./vm ./deploy
 
 # How long each target of `make fuzz` looks for new input.
 FUZZTIME ?= 30s

@@ -5,14 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"testing"
 
 	"kijabi.dev/test/harness"
 )
 
 // account makes a service account that may read what discovery reads, and returns a
 // kubeconfig with a token of it that reaches the cluster at an address.
-func (c *clients) account(t *testing.T, namespace, name, server string) string {
+func (c *clients) account(t *harness.T, namespace, name, server string) string {
 	t.Helper()
 	manifest := fmt.Sprintf(`
 apiVersion: v1
@@ -33,12 +32,12 @@ metadata: {name: %[2]s-%[1]s}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: %[2]s-%[1]s}
 subjects: [{kind: ServiceAccount, name: %[1]s, namespace: %[2]s}]
 `, name, namespace)
-	c.apply(t, manifest)
+	c.Apply(t, manifest)
 	t.Cleanup(func() {
-		c.Kijabi(t, "kubectl", "delete", "clusterrole,clusterrolebinding", namespace+"-"+name)
+		c.Kubectl(t, "delete", "clusterrole,clusterrolebinding", namespace+"-"+name)
 	})
-	token := strings.TrimSpace(c.Kijabi(t, "kubectl", "-n", namespace, "create", "token", name))
-	authority := c.Kijabi(t, "kubectl", "config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster.certificate-authority-data}")
+	token := strings.TrimSpace(c.Kubectl(t, "-n", namespace, "create", "token", name))
+	authority := c.Kubectl(t, "config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster.certificate-authority-data}")
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Config
@@ -49,17 +48,8 @@ current-context: it
 `, server, authority, token)
 }
 
-// apply applies manifests given as text.
-func (c *clients) apply(t *testing.T, manifests string) {
-	t.Helper()
-	result := c.Run(t, harness.Invocation{Input: manifests, Argv: []string{filepath.Join(c.Bin, "kijabi"), "kubectl", "apply", "-f", "-"}})
-	if result.Code != 0 {
-		t.Fatalf("%s\nmanifests:\n%s", result, manifests)
-	}
-}
-
 // file writes a file of the test and returns its path.
-func file(t *testing.T, name, content string) string {
+func file(t *harness.T, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +24,12 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"kijabi.dev/test/harness"
 )
 
 // testClientGo has the parts of client-go work that operators are made of.
-func testClientGo(t *testing.T, c *clients) {
+func testClientGo(t *harness.T, c *clients) {
 	namespace := c.namespace(t, "client-go")
 	cfg := c.restConfig(t)
 	cfg.ContentType = "application/vnd.kubernetes.protobuf"
@@ -36,14 +37,14 @@ func testClientGo(t *testing.T, c *clients) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Run("Discovery", func(t *testing.T) { clientDiscovery(t, client, cfg, namespace) })
-	t.Run("Apply", func(t *testing.T) { clientApply(t, client, namespace) })
-	t.Run("LeaderElection", func(t *testing.T) { clientElection(t, client, namespace) })
-	t.Run("Informers", func(t *testing.T) { clientInformers(t, c, cfg, namespace) })
+	t.Run("Discovery", func(t *harness.T) { clientDiscovery(t, client, cfg, namespace) })
+	t.Run("Apply", func(t *harness.T) { clientApply(t, client, namespace) })
+	t.Run("LeaderElection", func(t *harness.T) { clientElection(t, client, namespace) })
+	t.Run("Informers", func(t *harness.T) { clientInformers(t, c, cfg, namespace) })
 }
 
 // clientDiscovery maps names to kinds from a cache, and uses one without its Go type.
-func clientDiscovery(t *testing.T, client *kubernetes.Clientset, cfg *rest.Config, namespace string) {
+func clientDiscovery(t *harness.T, client *kubernetes.Clientset, cfg *rest.Config, namespace string) {
 	cached := memory.NewMemCacheClient(client.Discovery())
 	mapper := restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(cached), cached, nil)
 	for short, want := range map[string]schema.GroupVersionResource{
@@ -100,7 +101,7 @@ func clientDiscovery(t *testing.T, client *kubernetes.Clientset, cfg *rest.Confi
 }
 
 // clientApply has two managers of one object agree and disagree.
-func clientApply(t *testing.T, client *kubernetes.Clientset, namespace string) {
+func clientApply(t *harness.T, client *kubernetes.Clientset, namespace string) {
 	maps := client.CoreV1().ConfigMaps(namespace)
 	data := func(pairs ...string) *corev1apply.ConfigMapApplyConfiguration {
 		values := map[string]string{}
@@ -163,7 +164,7 @@ func candidate(ctx context.Context, client *kubernetes.Clientset, namespace, nam
 
 // clientElection lets a holder die without a word: the other takes over, and not before
 // the lease is over.
-func clientElection(t *testing.T, client *kubernetes.Clientset, namespace string) {
+func clientElection(t *harness.T, client *kubernetes.Clientset, namespace string) {
 	var mu sync.Mutex
 	leading := map[string]bool{}
 	leads := func(name string, begins bool) {
@@ -228,7 +229,7 @@ type wire struct {
 	conns []net.Conn
 }
 
-func newWire(t *testing.T, to string) *wire {
+func newWire(t *harness.T, to string) *wire {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -32,8 +32,9 @@ type clients struct {
 }
 
 // TestClients has one client after the other work on one cluster.
-func TestClients(t *testing.T) {
-	c := &clients{Cluster: harness.New(t, "clients", subnet, "../..")}
+func TestClients(tt *testing.T) {
+	t := harness.Begin(tt)
+	c := &clients{Cluster: harness.NewCluster(t, "clients", subnet)}
 	c.programs = filepath.Join(c.Bin, "test-clients")
 	file := filepath.Join(t.TempDir(), "options.yaml")
 	if err := os.WriteFile(file, []byte(options), 0o600); err != nil {
@@ -43,13 +44,13 @@ func TestClients(t *testing.T) {
 	for _, step := range []struct {
 		name  string
 		quick bool
-		run   func(*testing.T, *clients)
+		run   func(*harness.T, *clients)
 	}{
-		{"Kubectl", true, func(t *testing.T, c *clients) { testKubectl(t, c, c.program(t, "kubectl")) }},
-		{"KubectlPrevious", false, func(t *testing.T, c *clients) { testKubectl(t, c, c.program(t, "kubectl-previous")) }},
-		{"KubectlDebian", false, func(t *testing.T, c *clients) { testKubectl(t, c, c.debianKubectl(t)) }},
-		{"Helm3", false, func(t *testing.T, c *clients) { testHelm(t, c, "helm3") }},
-		{"Helm4", true, func(t *testing.T, c *clients) { testHelm(t, c, "helm4") }},
+		{"Kubectl", true, func(t *harness.T, c *clients) { testKubectl(t, c, c.program(t, "kubectl")) }},
+		{"KubectlPrevious", false, func(t *harness.T, c *clients) { testKubectl(t, c, c.program(t, "kubectl-previous")) }},
+		{"KubectlDebian", false, func(t *harness.T, c *clients) { testKubectl(t, c, c.debianKubectl(t)) }},
+		{"Helm3", false, func(t *harness.T, c *clients) { testHelm(t, c, "helm3") }},
+		{"Helm4", true, func(t *harness.T, c *clients) { testHelm(t, c, "helm4") }},
 		{"HelmMoves", false, testHelmMoves},
 		{"CoreDNS", false, testCoreDNS},
 		{"Prometheus", false, testPrometheus},
@@ -59,14 +60,8 @@ func TestClients(t *testing.T) {
 		if testing.Short() && !step.quick {
 			continue
 		}
-		t.Run(step.name, func(t *testing.T) {
-			c.KeepArtifacts(t, map[string][]string{
-				"status.txt": {"status"},
-				"nodes.yaml": {"kubectl", "--request-timeout=10s", "get", "nodes", "-o", "yaml"},
-				"pods.yaml":  {"kubectl", "--request-timeout=10s", "get", "pods", "-A", "-o", "yaml"},
-				"events.txt": {"kubectl", "--request-timeout=10s", "get", "events", "-A"},
-				"other.txt":  {"kubectl", "--request-timeout=10s", "get", "deployments,replicasets,services,endpointslices", "-A", "-o", "wide"},
-			})
+		t.Run(step.name, func(t *harness.T) {
+			c.KeepArtifacts(t)
 			started := time.Now()
 			step.run(t, c)
 			t.Logf("%s took %s", step.name, time.Since(started).Round(100*time.Millisecond))
@@ -75,7 +70,7 @@ func TestClients(t *testing.T) {
 }
 
 // program is a client that `make test-clients` has built.
-func (c *clients) program(t *testing.T, name string) string {
+func (c *clients) program(t *harness.T, name string) string {
 	t.Helper()
 	path := filepath.Join(c.programs, name)
 	if _, err := os.Stat(path); err != nil {
@@ -85,7 +80,7 @@ func (c *clients) program(t *testing.T, name string) string {
 }
 
 // restConfig reaches the cluster as its first user, without limits of the client's own.
-func (c *clients) restConfig(t *testing.T) *rest.Config {
+func (c *clients) restConfig(t *harness.T) *rest.Config {
 	t.Helper()
 	// The credential plugin that the file names finds the user by this.
 	t.Setenv("HOME", c.Home)
@@ -98,15 +93,15 @@ func (c *clients) restConfig(t *testing.T) *rest.Config {
 }
 
 // namespace makes a namespace and removes it after the test, unless that failed.
-func (c *clients) namespace(t *testing.T, name string, labels ...string) string {
+func (c *clients) namespace(t *harness.T, name string, labels ...string) string {
 	t.Helper()
-	c.Kijabi(t, "kubectl", "create", "namespace", name)
+	c.Kubectl(t, "create", "namespace", name)
 	if len(labels) > 0 {
 		c.Kijabi(t, append([]string{"kubectl", "label", "namespace", name}, labels...)...)
 	}
 	t.Cleanup(func() {
 		if !t.Failed() {
-			c.Kijabi(t, "kubectl", "delete", "namespace", name, "--timeout=50s")
+			c.Kubectl(t, "delete", "namespace", name, "--timeout=50s")
 		}
 	})
 	return name

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"kijabi.dev/test/harness"
@@ -57,10 +56,10 @@ spec: {type: ExternalName, externalName: example.org}
 
 // testCoreDNS runs CoreDNS on a node, where it reaches the API by the address of its
 // service, as one in a pod does.
-func testCoreDNS(t *testing.T, c *clients) {
+func testCoreDNS(t *harness.T, c *clients) {
 	namespace := c.namespace(t, "coredns")
-	c.apply(t, named)
-	c.Kijabi(t, "kubectl", "-n", namespace, "rollout", "status", "deployment/web", "--timeout=60s")
+	c.Apply(t, named)
+	c.Kubectl(t, "-n", namespace, "rollout", "status", "deployment/web", "--timeout=60s")
 	const node = "node-1"
 	shell := []string{filepath.Join(c.Bin, "kijabi"), "machine", "shell", "--name", c.Name, node, "--"}
 	for path, content := range map[string]string{
@@ -77,7 +76,7 @@ func testCoreDNS(t *testing.T, c *clients) {
 	}}
 	get := func(object, path string) []string {
 		t.Helper()
-		return strings.Fields(c.Kijabi(t, "kubectl", "-n", namespace, "get", object, "-o", "jsonpath="+path))
+		return strings.Fields(c.Kubectl(t, "-n", namespace, "get", object, "-o", "jsonpath="+path))
 	}
 	resolves := func(name string, want ...string) func() error {
 		return func() error {
@@ -124,7 +123,7 @@ func testCoreDNS(t *testing.T, c *clients) {
 	address := get("pods", "{.items[0].status.podIP}")[0]
 	harness.Eventually(t, 10*time.Second, "a pod by its address", resolves(strings.ReplaceAll(address, ".", "-")+".coredns.pod.cluster.local.", address))
 
-	c.Kijabi(t, "kubectl", "-n", namespace, "scale", "deployment/web", "--replicas=4")
+	c.Kubectl(t, "-n", namespace, "scale", "deployment/web", "--replicas=4")
 	follows("four pods", 4)
 
 	// Whatever master it talks to: two of the three die in turn, and it goes on.
@@ -141,7 +140,7 @@ func testCoreDNS(t *testing.T, c *clients) {
 		if len(get("pods", "{.items[*].metadata.name}")) == 3 {
 			replicas = 2
 		}
-		c.Kijabi(t, "kubectl", "-n", namespace, "scale", "deployment/web", fmt.Sprintf("--replicas=%d", replicas))
+		c.Kubectl(t, "-n", namespace, "scale", "deployment/web", fmt.Sprintf("--replicas=%d", replicas))
 		killed := time.Now()
 		harness.Eventually(t, 2*time.Minute, "it follows after the death of "+status.Leader, func() error {
 			addresses := get("pods", `{range .items[?(@.status.phase=="Running")]}{.status.podIP} {end}`)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"testing"
 	"time"
 
 	"kijabi.dev/test/harness"
@@ -20,10 +19,14 @@ type helm struct {
 
 const release = "greeter"
 
+<<<<<<< HEAD
 // greetings are of the kind that the chart defines. Helm leaves definitions behind.
 const greetings = "greetings.clients.example.com"
 
 func (h *helm) try(t *testing.T, args ...string) harness.Outcome {
+=======
+func (h *helm) try(t *harness.T, args ...string) harness.Outcome {
+>>>>>>> h-harness
 	t.Helper()
 	return h.c.Run(t, harness.Invocation{
 		Limit: 3 * time.Minute,
@@ -32,7 +35,7 @@ func (h *helm) try(t *testing.T, args ...string) harness.Outcome {
 }
 
 // ok runs helm, which must succeed and print these texts.
-func (h *helm) ok(t *testing.T, args []string, texts ...string) string {
+func (h *helm) ok(t *harness.T, args []string, texts ...string) string {
 	t.Helper()
 	result := h.try(t, args...)
 	if result.Code != 0 {
@@ -43,23 +46,23 @@ func (h *helm) ok(t *testing.T, args []string, texts ...string) string {
 }
 
 // get asks for a part of an object.
-func (h *helm) get(t *testing.T, object, path string) string {
+func (h *helm) get(t *harness.T, object, path string) string {
 	t.Helper()
-	return h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", object, "-o", "jsonpath={"+path+"}", "--ignore-not-found")
+	return h.c.Kubectl(t, "-n", h.namespace, "get", object, "-o", "jsonpath={"+path+"}", "--ignore-not-found")
 }
 
 // hook says that a hook has run for a revision.
-func (h *helm) hook(t *testing.T, name string, revision int) {
+func (h *helm) hook(t *harness.T, name string, revision int) {
 	t.Helper()
 	want := fmt.Sprintf("%s of revision %d", name, revision)
-	harness.Contains(t, "log of the hook", h.c.Kijabi(t, "kubectl", "-n", h.namespace, "logs", release+"-"+name), want)
+	harness.Contains(t, "log of the hook", h.c.Kubectl(t, "-n", h.namespace, "logs", release+"-"+name), want)
 	if phase := h.get(t, "pod/"+release+"-"+name, ".status.phase"); phase != "Succeeded" {
 		t.Errorf("hook %s is %s", name, phase)
 	}
 }
 
 // state compares what the release has made.
-func (h *helm) state(t *testing.T, message string, replicas int) {
+func (h *helm) state(t *harness.T, message string, replicas int) {
 	t.Helper()
 	if got := h.get(t, "configmap/"+release, ".data.message"); got != message {
 		t.Errorf("message %q, want %q", got, message)
@@ -76,7 +79,7 @@ func (h *helm) state(t *testing.T, message string, replicas int) {
 }
 
 // testHelm takes a release through its life.
-func testHelm(t *testing.T, c *clients, program string) {
+func testHelm(t *harness.T, c *clients, program string) {
 	h := &helm{c: c, path: c.program(t, program), namespace: c.namespace(t, program)}
 	chart := filepath.Join(c.Root, "test", "clients", "testdata", "chart")
 	wait, onFailure := "--wait", "--atomic"
@@ -142,12 +145,16 @@ func testHelm(t *testing.T, c *clients, program string) {
 }
 
 // gone says that nothing of the release is left.
-func (h *helm) gone(t *testing.T) {
+func (h *helm) gone(t *harness.T) {
 	t.Helper()
 	harness.Eventually(t, 30*time.Second, "nothing of the release is left", func() error {
+<<<<<<< HEAD
 		left := h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets,"+greetings, "-o", "name",
+=======
+		left := h.c.Kubectl(t, "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets", "-o", "name",
+>>>>>>> h-harness
 			"-l", "app.kubernetes.io/instance="+release)
-		left += h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", "secrets", "-l", "owner=helm", "-o", "name")
+		left += h.c.Kubectl(t, "-n", h.namespace, "get", "secrets", "-l", "owner=helm", "-o", "name")
 		if left != "" {
 			return fmt.Errorf("there is %s", left)
 		}
@@ -160,7 +167,7 @@ func (h *helm) gone(t *testing.T) {
 }
 
 // testHelmMoves hands a release of helm 3 over to helm 4, which applies on the server.
-func testHelmMoves(t *testing.T, c *clients) {
+func testHelmMoves(t *harness.T, c *clients) {
 	namespace := c.namespace(t, "helm-moves")
 	chart := filepath.Join(c.Root, "test", "clients", "testdata", "chart")
 	old := &helm{c: c, path: c.program(t, "helm3"), namespace: namespace}

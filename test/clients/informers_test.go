@@ -7,7 +7,6 @@ import (
 	"maps"
 	"strconv"
 	"sync"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,7 +31,7 @@ import (
 const objectsFollowed = 3000
 
 // waitFor is harness.Eventually, by a shorter name.
-func waitFor(t *testing.T, limit time.Duration, what string, check func() error) {
+func waitFor(t *harness.T, limit time.Duration, what string, check func() error) {
 	t.Helper()
 	harness.Eventually(t, limit, what, check)
 }
@@ -49,7 +48,7 @@ type ledger struct {
 }
 
 // follow keeps a ledger of what an informer tells.
-func follow(t *testing.T, name string, informer cache.SharedIndexInformer) *ledger {
+func follow(t *harness.T, name string, informer cache.SharedIndexInformer) *ledger {
 	t.Helper()
 	l := &ledger{name: name, objects: map[string]uint64{}}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -180,7 +179,7 @@ func (w *changer) count() int {
 
 // clientInformers follows thousands of objects with every kind of informer, at every
 // master, while the leader dies and connections are cut.
-func clientInformers(t *testing.T, c *clients, cfg *rest.Config, namespace string) {
+func clientInformers(t *harness.T, c *clients, cfg *rest.Config, namespace string) {
 	status, err := c.Status(t)
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +271,7 @@ func clientInformers(t *testing.T, c *clients, cfg *rest.Config, namespace strin
 }
 
 // fill makes the objects that are there from the beginning.
-func fill(t *testing.T, client kubernetes.Interface, namespace string) {
+func fill(t *harness.T, client kubernetes.Interface, namespace string) {
 	t.Helper()
 	var wg sync.WaitGroup
 	started := time.Now()
@@ -293,7 +292,7 @@ func fill(t *testing.T, client kubernetes.Interface, namespace string) {
 }
 
 // followAll starts a typed, an untyped and a metadata informer by each configuration.
-func followAll(ctx context.Context, t *testing.T, namespace string, configs map[string]*rest.Config) []*ledger {
+func followAll(ctx context.Context, t *harness.T, namespace string, configs map[string]*rest.Config) []*ledger {
 	t.Helper()
 	selected := func(o *metav1.ListOptions) { o.LabelSelector = "followed" }
 	var ledgers []*ledger
@@ -334,7 +333,7 @@ type history struct {
 }
 
 // retryWatch watches by a RetryWatcher from now on.
-func retryWatch(ctx context.Context, t *testing.T, cfg *rest.Config, namespace string, wg *sync.WaitGroup) *history {
+func retryWatch(ctx context.Context, t *harness.T, cfg *rest.Config, namespace string, wg *sync.WaitGroup) *history {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {

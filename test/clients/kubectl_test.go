@@ -20,7 +20,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"testing"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -38,7 +37,7 @@ type kubectl struct {
 }
 
 // debianKubectl is the program of the distribution, which is years older.
-func (c *clients) debianKubectl(t *testing.T) string {
+func (c *clients) debianKubectl(t *harness.T) string {
 	t.Helper()
 	for _, path := range []string{os.Getenv("KIJABI_DEBIAN_KUBECTL"), filepath.Join(filepath.Dir(c.Bin), ".cache", "debian", "usr", "bin", "kubectl")} {
 		if _, err := os.Stat(path); err == nil {
@@ -53,7 +52,7 @@ func (c *clients) debianKubectl(t *testing.T) string {
 }
 
 // testKubectl goes through the commands of kubectl.
-func testKubectl(t *testing.T, c *clients, path string) {
+func testKubectl(t *harness.T, c *clients, path string) {
 	k := &kubectl{c: c, path: path}
 	k.minor = k.version(t)
 	t.Logf("kubectl 1.%d", k.minor)
@@ -61,7 +60,7 @@ func testKubectl(t *testing.T, c *clients, path string) {
 	k.namespace = c.namespace(t, fmt.Sprintf("kubectl-%d", k.minor), "pod-security.kubernetes.io/enforce=privileged")
 	for _, part := range []struct {
 		name string
-		run  func(*testing.T, *kubectl)
+		run  func(*harness.T, *kubectl)
 	}{
 		{"Apply", kubectlApply},
 		{"Change", kubectlChange},
@@ -77,11 +76,11 @@ func testKubectl(t *testing.T, c *clients, path string) {
 		{"Nodes", kubectlNodes},
 		{"Delete", kubectlDelete},
 	} {
-		t.Run(part.name, func(t *testing.T) { part.run(t, k) })
+		t.Run(part.name, func(t *harness.T) { part.run(t, k) })
 	}
 }
 
-func (k *kubectl) version(t *testing.T) int {
+func (k *kubectl) version(t *harness.T) int {
 	t.Helper()
 	var v struct{ ClientVersion struct{ GitVersion string } }
 	text := k.ok(t, "version", "--client", "-o", "json")
@@ -108,19 +107,19 @@ func (k *kubectl) invocation(args []string) harness.Invocation {
 }
 
 // try runs kubectl and returns how it ended.
-func (k *kubectl) try(t *testing.T, args ...string) harness.Outcome {
+func (k *kubectl) try(t *harness.T, args ...string) harness.Outcome {
 	t.Helper()
 	return k.c.Run(t, k.invocation(args))
 }
 
 // ok runs kubectl, which must succeed, and returns what it prints.
-func (k *kubectl) ok(t *testing.T, args ...string) string {
+func (k *kubectl) ok(t *harness.T, args ...string) string {
 	t.Helper()
 	return k.feed(t, "", args...)
 }
 
 // feed is ok with an input.
-func (k *kubectl) feed(t *testing.T, input string, args ...string) string {
+func (k *kubectl) feed(t *harness.T, input string, args ...string) string {
 	t.Helper()
 	i := k.invocation(args)
 	i.Input = input
@@ -132,13 +131,13 @@ func (k *kubectl) feed(t *testing.T, input string, args ...string) string {
 }
 
 // says runs kubectl, which must succeed and print these texts.
-func (k *kubectl) says(t *testing.T, line string, texts ...string) {
+func (k *kubectl) says(t *harness.T, line string, texts ...string) {
 	t.Helper()
 	harness.Contains(t, "kubectl "+line, k.ok(t, strings.Fields(line)...), texts...)
 }
 
 // fails runs kubectl, which must not succeed and complain with these texts.
-func (k *kubectl) fails(t *testing.T, line string, texts ...string) {
+func (k *kubectl) fails(t *harness.T, line string, texts ...string) {
 	t.Helper()
 	result := k.try(t, strings.Fields(line)...)
 	if result.Code == 0 {
@@ -148,13 +147,13 @@ func (k *kubectl) fails(t *testing.T, line string, texts ...string) {
 }
 
 // start runs kubectl beside the test.
-func (k *kubectl) start(t *testing.T, args ...string) *harness.Process {
+func (k *kubectl) start(t *harness.T, args ...string) *harness.Process {
 	t.Helper()
 	return k.c.Start(t, k.invocation(args))
 }
 
 // prints waits until a process has printed a text that matches, and returns its groups.
-func prints(t *testing.T, p *harness.Process, pattern string) []string {
+func prints(t *harness.T, p *harness.Process, pattern string) []string {
 	t.Helper()
 	expression := regexp.MustCompile(pattern)
 	var found []string
@@ -179,7 +178,7 @@ metadata: {name: keys, labels: {set: one}}
 stringData: {password: open-sesame}
 `
 
-func kubectlApply(t *testing.T, k *kubectl) {
+func kubectlApply(t *harness.T, k *kubectl) {
 	red, blue := fmt.Sprintf(settings, "red"), fmt.Sprintf(settings, "blue")
 	color := func() string { t.Helper(); return k.ok(t, "get", "configmap/settings", "-o", "jsonpath={.data.color}") }
 	dry := k.feed(t, red, "apply", "-f", "-", "--dry-run=server")
@@ -241,7 +240,7 @@ func kubectlApply(t *testing.T, k *kubectl) {
 	k.says(t, "delete -k "+dir, `configmap "made-settings" deleted`)
 }
 
-func kubectlChange(t *testing.T, k *kubectl) {
+func kubectlChange(t *harness.T, k *kubectl) {
 	k.says(t, "create configmap note --from-literal=a=1", "configmap/note created")
 	k.fails(t, "create configmap note", `configmaps "note" already exists`)
 	get := func(path string) string {
@@ -288,7 +287,7 @@ func kubectlChange(t *testing.T, k *kubectl) {
 	k.says(t, "delete configmap/note", "deleted")
 }
 
-func kubectlWorkload(t *testing.T, k *kubectl) {
+func kubectlWorkload(t *harness.T, k *kubectl) {
 	k.ok(t, "create", "deployment", "web", "--image="+toolbox, "--replicas=2", "--", "/toolbox", "tcp-echo", ":8080")
 	k.says(t, "rollout status deployment/web --timeout=60s", "successfully rolled out")
 	k.says(t, "wait --for=condition=Available deployment/web --timeout=30s", "condition met")
@@ -342,7 +341,7 @@ func kubectlWorkload(t *testing.T, k *kubectl) {
 }
 
 // kubectlCreate has the server accept what each generator makes.
-func kubectlCreate(t *testing.T, k *kubectl) {
+func kubectlCreate(t *harness.T, k *kubectl) {
 	lines := []string{
 		"namespace other", "serviceaccount robot", "secret generic plain --from-literal=a=b",
 		"secret docker-registry pull --docker-server=r.example --docker-username=u --docker-password=p",
@@ -370,7 +369,7 @@ func kubectlCreate(t *testing.T, k *kubectl) {
 	}
 }
 
-func kubectlLook(t *testing.T, k *kubectl) {
+func kubectlLook(t *harness.T, k *kubectl) {
 	k.says(t, "get pods -o wide", "NAME", "READY", "NODE", "single", "1/1", "Running")
 	k.says(t, "get pods,deployments,services,configmaps --show-labels", "pod/single", "deployment.apps/web", "service/web", "tier=front")
 	k.says(t, "get all", "pod/single", "replicaset.apps/web")
@@ -453,7 +452,7 @@ spec:
   - {name: work, emptyDir: {}}
 `
 
-func kubectlStreams(t *testing.T, k *kubectl) {
+func kubectlStreams(t *harness.T, k *kubectl) {
 	k.feed(t, shellManifest, "apply", "-f", "-")
 	k.says(t, "wait --for=condition=Ready pod/shell --timeout=60s", "condition met")
 
@@ -507,7 +506,7 @@ func kubectlStreams(t *testing.T, k *kubectl) {
 }
 
 // attach writes to a container that is under way.
-func (k *kubectl) attach(t *testing.T) string {
+func (k *kubectl) attach(t *harness.T) string {
 	t.Helper()
 	i := k.invocation([]string{"attach", "-i", "shell", "-c", "main"})
 	i.Input = "hello\n"
@@ -546,7 +545,7 @@ func echoes(address, line string) error {
 	return err
 }
 
-func kubectlDebug(t *testing.T, k *kubectl) {
+func kubectlDebug(t *harness.T, k *kubectl) {
 	if k.minor < 23 {
 		t.Log("its ephemeral containers are of a form that Kubernetes no longer has")
 		return
@@ -574,7 +573,7 @@ func kubectlDebug(t *testing.T, k *kubectl) {
 	})
 }
 
-func kubectlWatch(t *testing.T, k *kubectl) {
+func kubectlWatch(t *harness.T, k *kubectl) {
 	watch := k.start(t, "get", "configmaps", "--watch", "-l", "watched=yes", "-o", "name")
 	table := k.start(t, "get", "configmaps", "--watch", "-l", "watched=yes")
 	for _, name := range []string{"first", "second"} {
@@ -599,7 +598,7 @@ func kubectlWatch(t *testing.T, k *kubectl) {
 	}
 }
 
-func kubectlProxy(t *testing.T, k *kubectl) {
+func kubectlProxy(t *harness.T, k *kubectl) {
 	proxy := k.start(t, "proxy", "--port=0")
 	base := "http://" + prints(t, proxy, `Starting to serve on (\S+)`)[1]
 	for path, want := range map[string]string{
@@ -620,7 +619,7 @@ func kubectlProxy(t *testing.T, k *kubectl) {
 	}
 }
 
-func kubectlAccess(t *testing.T, k *kubectl) {
+func kubectlAccess(t *harness.T, k *kubectl) {
 	k.says(t, "auth can-i create deployments", "yes")
 	k.says(t, "auth can-i --list", "*.*", "[*]")
 	account := "--as=system:serviceaccount:" + k.namespace + ":robot"
@@ -660,7 +659,7 @@ func kubectlAccess(t *testing.T, k *kubectl) {
 }
 
 // bareConfig is the kubeconfig without the user's credentials.
-func (k *kubectl) bareConfig(t *testing.T) string {
+func (k *kubectl) bareConfig(t *harness.T) string {
 	t.Helper()
 	config, err := clientcmd.LoadFromFile(k.c.Kubeconfig())
 	if err != nil {
@@ -676,7 +675,7 @@ func (k *kubectl) bareConfig(t *testing.T) string {
 	return path
 }
 
-func kubectlConfig(t *testing.T, k *kubectl) {
+func kubectlConfig(t *harness.T, k *kubectl) {
 	path := k.bareConfig(t)
 	run := func(args ...string) string {
 		t.Helper()
@@ -696,7 +695,7 @@ func kubectlConfig(t *testing.T, k *kubectl) {
 	}
 }
 
-func kubectlNodes(t *testing.T, k *kubectl) {
+func kubectlNodes(t *harness.T, k *kubectl) {
 	const node = "node-2"
 	k.says(t, "get nodes -o wide", node, "Ready", "INTERNAL-IP", "containerd://")
 	k.says(t, "label node "+node+" disk=ssd", "labeled")
@@ -719,7 +718,7 @@ func kubectlNodes(t *testing.T, k *kubectl) {
 	k.says(t, "rollout status deployment/web --timeout=60s", "successfully rolled out")
 }
 
-func kubectlDelete(t *testing.T, k *kubectl) {
+func kubectlDelete(t *harness.T, k *kubectl) {
 	make1 := func(name string) {
 		t.Helper()
 		k.ok(t, "create", "deployment", name, "--image="+toolbox, "--", "/toolbox", "tcp-echo", ":8080")
@@ -757,7 +756,7 @@ func kubectlDelete(t *testing.T, k *kubectl) {
 	k.says(t, "delete deployments --all", `"web" deleted`)
 }
 
-func kubectlCertificates(t *testing.T, k *kubectl) {
+func kubectlCertificates(t *harness.T, k *kubectl) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

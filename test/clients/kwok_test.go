@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
-	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -27,7 +26,7 @@ const (
 )
 
 // testKwok has kwok pretend a thousand nodes, and the scheduler fill them.
-func testKwok(t *testing.T, c *clients) {
+func testKwok(t *harness.T, c *clients) {
 	namespace := c.namespace(t, "kwok")
 	stages, err := filepath.Glob(filepath.Join(c.programs, "kwok-stages", "*.yaml"))
 	if err != nil || len(stages) == 0 {
@@ -148,7 +147,7 @@ func testKwok(t *testing.T, c *clients) {
 }
 
 // timer logs how long steps took.
-func timer(t *testing.T) func(format string, args ...any) {
+func timer(t *harness.T) func(format string, args ...any) {
 	t.Helper()
 	last := time.Now()
 	return func(format string, args ...any) {
@@ -159,7 +158,7 @@ func timer(t *testing.T) func(format string, args ...any) {
 }
 
 // each does something for many numbers, some at once.
-func each(t *testing.T, count int, do func(i int) error) {
+func each(t *harness.T, count int, do func(i int) error) {
 	t.Helper()
 	var wg sync.WaitGroup
 	const workers = 8

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"testing"
 	"time"
 
 	"kijabi.dev/test/harness"
@@ -64,7 +63,7 @@ func targets(address, role, label string) (map[string]bool, error) {
 }
 
 // testPrometheus has Prometheus discover what there is, and follow its changes.
-func testPrometheus(t *testing.T, c *clients) {
+func testPrometheus(t *harness.T, c *clients) {
 	namespace := c.namespace(t, "prometheus")
 	access := file(t, "kubeconfig", c.account(t, namespace, "prometheus", "https://10.99.0.11:6443"))
 	roles := []string{"node", "pod", "service", "endpointslice", "ingress"}
@@ -81,14 +80,14 @@ func testPrometheus(t *testing.T, c *clients) {
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.apply(t, discovered)
-	c.Kijabi(t, "kubectl", "-n", namespace, "rollout", "status", "deployment/seen", "--timeout=60s")
+	c.Apply(t, discovered)
+	c.Kubectl(t, "-n", namespace, "rollout", "status", "deployment/seen", "--timeout=60s")
 	c.Start(t, harness.Invocation{Argv: []string{c.program(t, "prometheus"), "--config.file", config, "--storage.tsdb.path", t.TempDir(),
 		"--web.listen-address", address, "--log.level", "warn"}})
 
 	pods := func(count int) func() error {
 		return func() error {
-			want := strings.Fields(c.Kijabi(t, "kubectl", "-n", namespace, "get", "pods", "-l", "app=seen", "-o",
+			want := strings.Fields(c.Kubectl(t, "-n", namespace, "get", "pods", "-l", "app=seen", "-o",
 				"jsonpath={range .items[*]}{.metadata.name} {end}"))
 			if len(want) != count {
 				return fmt.Errorf("there are %d pods: %v", len(want), want)
@@ -103,13 +102,13 @@ func testPrometheus(t *testing.T, c *clients) {
 			finds(address, "service", "service_name", "seen", "seen"),
 			finds(address, "ingress", "ingress_host", "", "front.example.org"))
 	})
-	c.Kijabi(t, "kubectl", "-n", namespace, "scale", "deployment/seen", "--replicas=3")
+	c.Kubectl(t, "-n", namespace, "scale", "deployment/seen", "--replicas=3")
 	harness.Eventually(t, 30*time.Second, "a third pod is discovered", pods(3))
-	c.Kijabi(t, "kubectl", "-n", namespace, "scale", "deployment/seen", "--replicas=1")
+	c.Kubectl(t, "-n", namespace, "scale", "deployment/seen", "--replicas=1")
 	harness.Eventually(t, 30*time.Second, "two pods are gone", pods(1))
-	c.Kijabi(t, "kubectl", "-n", namespace, "delete", "ingress/front", "service/seen")
-	c.Kijabi(t, "kubectl", "label", "node", "node-1", "prometheus=here")
-	t.Cleanup(func() { c.Kijabi(t, "kubectl", "label", "node", "node-1", "prometheus-") })
+	c.Kubectl(t, "-n", namespace, "delete", "ingress/front", "service/seen")
+	c.Kubectl(t, "label", "node", "node-1", "prometheus=here")
+	t.Cleanup(func() { c.Kubectl(t, "label", "node", "node-1", "prometheus-") })
 	harness.Eventually(t, 30*time.Second, "other changes are followed", func() error {
 		return errors.Join(finds(address, "ingress", "ingress_host", ""), finds(address, "service", "service_name", "seen"),
 			finds(address, "endpointslice", "pod_name", "seen-"), finds(address, "node", "node_label_prometheus", "", "here"))

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/test/harness"
 )
 
 const (
@@ -22,27 +23,26 @@ const (
 )
 
 // TestCompose takes one demo from its start through the drills to its end.
-func TestCompose(t *testing.T) {
+func TestCompose(tt *testing.T) {
+	t := harness.Begin(tt)
 	d := newDemo(t)
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(d.describe())
-		}
-		if _, err := d.try(3*time.Minute, "", filepath.Join(d.bin, "kijabi"), "compose", "down"); err != nil {
-			t.Error(err)
+		if result := d.Try(t, "compose", "down"); result.Code != 0 {
+			t.Error(result)
 		}
 	})
+	d.describe(t)
 	began := time.Now()
-	printed := d.kijabi(t, "compose", "up")
+	printed := d.Kijabi(t, "compose", "up")
 	t.Logf("all Ready %s after compose up", time.Since(began).Round(time.Second))
-	if want := "KUBECONFIG=" + filepath.Join(d.home, ".kijabi", "kubeconfig"); !strings.Contains(printed, want) {
+	if want := "KUBECONFIG=" + d.Kubeconfig(); !strings.Contains(printed, want) {
 		t.Errorf("no %s in what compose up prints:\n%s", want, printed)
 	}
 	d.connect(t)
 	d.awaitHealthy(t, time.Minute)
-	d.kubectl(t, "apply", "-f", "examples/guestbook")
-	eventually(t, time.Minute, "the guestbook answers on this host", func() error {
-		page, err := fetch(t.Context(), guestbook)
+	d.Kubectl(t, "apply", "-f", "examples/guestbook")
+	harness.Eventually(t, time.Minute, "the guestbook answers on this host", func() error {
+		page, err := harness.Fetch(t.Context(), guestbook)
 		if err == nil && !strings.Contains(page, "The Kijabi guestbook") {
 			err = fmt.Errorf("its page is %s", page)
 		}
@@ -51,7 +51,7 @@ func TestCompose(t *testing.T) {
 	t.Logf("the guestbook answers %s after compose up", time.Since(began).Round(time.Second))
 	for _, step := range []struct {
 		name string
-		run  func(t *testing.T, d *demo)
+		run  func(t *harness.T, d *demo)
 	}{
 		{"UpAgain", testUpAgain},
 		{"LeaderCrash", testLeaderCrash},
@@ -61,16 +61,16 @@ func TestCompose(t *testing.T) {
 		{"HealthChecks", testHealthChecks},
 		{"Down", testDown},
 	} {
-		if !t.Run(step.name, func(t *testing.T) { step.run(t, d) }) {
+		if !t.Run(step.name, func(t *harness.T) { step.run(t, d) }) {
 			return // the next ones would only tell the same
 		}
 	}
 }
 
 // testUpAgain starts what runs already: nothing of it may notice.
-func testUpAgain(t *testing.T, d *demo) {
+func testUpAgain(t *harness.T, d *demo) {
 	before := d.started(t)
-	d.kijabi(t, "compose", "up")
+	d.Kijabi(t, "compose", "up")
 	after := d.started(t)
 	for name, when := range before {
 		if !strings.HasSuffix(name, "-setup") && after[name] != when {
@@ -83,14 +83,14 @@ func testUpAgain(t *testing.T, d *demo) {
 }
 
 // testLeaderCrash crashes the apiserver of the master that leads, under load.
-func testLeaderCrash(t *testing.T, d *demo) {
+func testLeaderCrash(t *harness.T, d *demo) {
 	leader := d.awaitHealthy(t, time.Minute)
 	before := d.started(t)[leader+"-apiserver"]
-	l := d.load(t, guestbook)
-	eventually(t, 20*time.Second, "writes go on", func() error { return atLeast(l.writes(), 20) })
+	p, w := harness.Probe(t, guestbook), d.write(t)
+	w.Await(t, 20)
 	d.docker(t, "kill", "--signal", "QUIT", leader+"-apiserver")
-	eventually(t, 20*time.Second, "another master leads", func() error {
-		s, err := d.status()
+	harness.Eventually(t, 20*time.Second, "another master leads", func() error {
+		s, err := d.Status(t)
 		if err == nil && (s.Leader == "" || s.Leader == leader) {
 			err = fmt.Errorf("leader %q", s.Leader)
 		}
@@ -100,16 +100,13 @@ func testLeaderCrash(t *testing.T, d *demo) {
 	if after := d.started(t)[leader+"-apiserver"]; after == before {
 		t.Errorf("%s-apiserver was not started again: %s", leader, after)
 	}
-	enough := l.writes() + 20
-	eventually(t, 20*time.Second, "writes go on", func() error { return atLeast(l.writes(), enough) })
-	l.check(t, d)
-}
-
-func atLeast(have, want int) error {
-	if have < want {
-		return fmt.Errorf("%d of %d", have, want)
-	}
-	return nil
+	w.Await(t, 20)
+	p.Await(t, 20)
+	p.MustNotHaveFailed(t)
+	w.MustBeThere(t, 20, func() ([]*corev1.ConfigMap, error) {
+		page, err := client.List[*corev1.ConfigMap](t.Context(), d.api, client.ListOptions{Namespace: "default"})
+		return page.Items, err
+	})
 }
 
 const secretPod = `
@@ -137,7 +134,7 @@ spec:
 
 // testKubeletRestart restarts a kubelet: pods do not notice, and what the new one mounts
 // reaches containers.
-func testKubeletRestart(t *testing.T, d *demo) {
+func testKubeletRestart(t *harness.T, d *demo) {
 	d.secretPod(t, "first")
 	before := d.processes(t, "node-1")
 	if len(before) < 4 {
@@ -150,27 +147,27 @@ func testKubeletRestart(t *testing.T, d *demo) {
 			strings.Join(before, "\n"), strings.Join(after, "\n"))
 	}
 	d.secretPod(t, "second")
-	if out := d.kubectl(t, "exec", "first", "--", "/toolbox", "ls", "/memory"); out != "" {
+	if out := strings.TrimSpace(d.Kubectl(t, "exec", "first", "--", "/toolbox", "ls", "/memory")); out != "" {
 		t.Errorf("the first pod's directory in memory holds %s", out)
 	}
 }
 
 // secretPod starts a pod whose volumes the kubelet mounts in memory, and reads them.
-func (d *demo) secretPod(t *testing.T, name string) {
+func (d *demo) secretPod(t *harness.T, name string) {
 	t.Helper()
-	d.apply(t, fmt.Sprintf(secretPod, name))
-	d.kubectl(t, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
-	if word := d.kubectl(t, "exec", name, "--", "/toolbox", "cat", "/secret/word"); word != name {
+	d.Apply(t, fmt.Sprintf(secretPod, name))
+	d.Kubectl(t, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
+	if word := strings.TrimSpace(d.Kubectl(t, "exec", name, "--", "/toolbox", "cat", "/secret/word")); word != name {
 		t.Errorf("the secret in pod %s is %q", name, word)
 	}
 }
 
 // testContainerdCrash ends the container of a runtime, and with it all pods of the
 // machine, which come back.
-func testContainerdCrash(t *testing.T, d *demo) {
+func testContainerdCrash(t *harness.T, d *demo) {
 	before := d.started(t)
 	d.docker(t, "kill", "--signal", "QUIT", "node-1-containerd")
-	eventually(t, time.Minute, "containerd and kubelet are started again", func() error {
+	harness.Eventually(t, time.Minute, "containerd and kubelet are started again", func() error {
 		after := d.started(t)
 		for _, name := range []string{"node-1-containerd", "node-1-kubelet"} {
 			if before[name] == after[name] {
@@ -180,7 +177,7 @@ func testContainerdCrash(t *testing.T, d *demo) {
 		return nil
 	})
 	d.awaitHealthy(t, time.Minute)
-	eventually(t, time.Minute, "the pods of node-1 run again", func() error {
+	harness.Eventually(t, time.Minute, "the pods of node-1 run again", func() error {
 		page, err := client.List[*corev1.Pod](t.Context(), d.api, client.ListOptions{Namespace: "default"})
 		if err != nil {
 			return err
@@ -195,47 +192,45 @@ func testContainerdCrash(t *testing.T, d *demo) {
 		}
 		return nil
 	})
-	if word := d.kubectl(t, "exec", "first", "--", "/toolbox", "cat", "/secret/word"); word == "" {
+	if word := strings.TrimSpace(d.Kubectl(t, "exec", "first", "--", "/toolbox", "cat", "/secret/word")); word == "" {
 		t.Error("the pod's secret is empty")
 	}
-	eventually(t, 30*time.Second, "the guestbook answers", func() error {
-		_, err := fetch(t.Context(), guestbook)
+	harness.Eventually(t, 30*time.Second, "the guestbook answers", func() error {
+		_, err := harness.Fetch(t.Context(), guestbook)
 		return err
 	})
 }
 
 func ready(pod *corev1.Pod) bool {
-	return len(pod.Status.ContainerStatuses) > 0 && slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
+	return len(pod.Status.ContainerStatuses) > 0 && harness.PodReady(pod) == corev1.ConditionTrue
 }
 
 // testNodeLoss kills all containers of a machine: its pods are replaced, and it comes
 // back.
-func testNodeLoss(t *testing.T, d *demo) {
+func testNodeLoss(t *harness.T, d *demo) {
 	// By default a pod may be away for five minutes before it is replaced.
-	d.kubectl(t, "patch", "deployment", "guestbook", "--patch", `{"spec":{"template":{"spec":{"tolerations":[
+	d.Kubectl(t, "patch", "deployment", "guestbook", "--patch", `{"spec":{"template":{"spec":{"tolerations":[
 		{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":5},
 		{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":5}]}}}}`)
-	d.kubectl(t, "rollout", "status", "deployment/guestbook", "--timeout=90s")
-	eventually(t, 30*time.Second, "one pod on each node", func() error { return d.readyOn(map[string]int{"node-1": 1, "node-2": 1}) })
+	d.Kubectl(t, "rollout", "status", "deployment/guestbook", "--timeout=90s")
+	harness.Eventually(t, 30*time.Second, "one pod on each node", func() error { return d.readyOn(map[string]int{"node-1": 1, "node-2": 1}) })
 	d.docker(t, append([]string{"kill"}, d.running(t, "node-2")...)...)
 	killed := time.Now()
-	eventually(t, time.Minute, "the pods of the dead node are replaced", func() error { return d.readyOn(map[string]int{"node-1": 2}) })
+	harness.Eventually(t, time.Minute, "the pods of the dead node are replaced", func() error { return d.readyOn(map[string]int{"node-1": 2}) })
 	t.Logf("the pods of the dead node were replaced after %s", time.Since(killed).Round(time.Second))
-	if _, err := fetch(t.Context(), guestbook); err != nil {
+	if _, err := harness.Fetch(t.Context(), guestbook); err != nil {
 		t.Errorf("the guestbook: %v", err)
 	}
-	d.kijabi(t, "compose", "up")
+	d.Kijabi(t, "compose", "up")
 	d.awaitHealthy(t, time.Minute)
-	eventually(t, time.Minute, "the guestbook answers on the node that came back", func() error {
-		_, err := fetch(t.Context(), "http://"+machines()["node-2"]+":30080/")
+	harness.Eventually(t, time.Minute, "the guestbook answers on the node that came back", func() error {
+		_, err := harness.Fetch(t.Context(), "http://"+machines()["node-2"]+":30080/")
 		return err
 	})
 }
 
 // running lists those containers of a machine that run.
-func (d *demo) running(t *testing.T, machine string) []string {
+func (d *demo) running(t *harness.T, machine string) []string {
 	t.Helper()
 	return strings.Fields(d.docker(t, "ps", "--quiet", "--filter", project, "--filter", "label=dev.kijabi.machine="+machine))
 }
@@ -262,8 +257,8 @@ func (d *demo) readyOn(want map[string]int) error {
 }
 
 // testHealthChecks waits until the engine has found every program healthy.
-func testHealthChecks(t *testing.T, d *demo) {
-	eventually(t, 2*time.Minute, "every program is healthy for the engine", func() error {
+func testHealthChecks(t *harness.T, d *demo) {
+	harness.Eventually(t, 2*time.Minute, "every program is healthy for the engine", func() error {
 		for line := range strings.Lines(d.docker(t, "ps", "--filter", project, "--format", "{{.Names}} {{.Status}}")) {
 			name, state, _ := strings.Cut(strings.TrimSpace(line), " ")
 			if _, holder := machines()[name]; !holder && !strings.Contains(state, "(healthy)") {
@@ -275,12 +270,12 @@ func testHealthChecks(t *testing.T, d *demo) {
 }
 
 // testDown removes the demo: nothing of it may be left.
-func testDown(t *testing.T, d *demo) {
-	d.kijabi(t, "compose", "down")
+func testDown(t *harness.T, d *demo) {
+	d.Kijabi(t, "compose", "down")
 	if left := d.leftovers(t); left != "" {
 		t.Errorf("left after compose down:\n%s", left)
 	}
-	if _, err := os.Stat(filepath.Join(d.home, ".kijabi")); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(d.Home, ".kijabi")); !os.IsNotExist(err) {
 		t.Errorf("the user's access is left: %v", err)
 	}
 }

@@ -1,24 +1,19 @@
 package compose
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
-	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
 
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
-	"kijabi.dev/platform/pki"
-	"kijabi.dev/platform/rpc"
+	"kijabi.dev/test/harness"
 )
 
 const project = "label=com.docker.compose.project=kijabi"
@@ -31,80 +26,31 @@ func machines() map[string]string {
 	}
 }
 
-// demo is the one of this test.
+// demo is the one of this test, and its user.
 type demo struct {
-	root, bin, home string
-	api             *client.Client
+	*harness.User
+
+	api *client.Client
 }
 
-func newDemo(t *testing.T) *demo {
+func newDemo(t *harness.T) *demo {
 	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &demo{root: root, bin: os.Getenv("KIJABI_BIN"), home: t.TempDir()}
-	if d.bin == "" {
-		d.bin = filepath.Join(root, "bin")
-	}
+	d := &demo{User: harness.NewUser(t)}
+	d.Limit = 5 * time.Minute
 	if left := d.leftovers(t); left != "" {
 		t.Fatalf("the demo runs, or something of it is left: remove it by `make compose-down` first:\n%s", left)
 	}
 	return d
 }
 
-// try runs a program in the environment of the test's user.
-func (d *demo) try(limit time.Duration, input string, argv ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	command.Dir, command.Stdin, command.WaitDelay = d.root, strings.NewReader(input), time.Second
-	command.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool {
-		name, _, _ := strings.Cut(entry, "=")
-		return slices.Contains([]string{"HOME", "KUBECONFIG", "KIJABI_ACCESS", "SUDO_UID", "SUDO_GID", "COMPOSE_PROFILES", "KIJABI_NET"}, name)
-	})
-	command.Env = append(command.Env, "HOME="+d.home)
-	var stdout, stderr bytes.Buffer
-	command.Stdout, command.Stderr = &stdout, &stderr
-	if err := command.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", strings.Join(argv, " "), err, stdout.String(), stderr.String())
-	}
-	return stdout.String(), nil
-}
-
-func (d *demo) must(t *testing.T, limit time.Duration, argv ...string) string {
+// docker runs the engine's client, which must succeed, and returns what it prints.
+func (d *demo) docker(t *harness.T, args ...string) string {
 	t.Helper()
-	out, err := d.try(limit, "", argv...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(out)
-}
-
-func (d *demo) kijabi(t *testing.T, args ...string) string {
-	t.Helper()
-	return d.must(t, 5*time.Minute, append([]string{filepath.Join(d.bin, "kijabi")}, args...)...)
-}
-
-func (d *demo) kubectl(t *testing.T, args ...string) string {
-	t.Helper()
-	return d.kijabi(t, append([]string{"kubectl"}, args...)...)
-}
-
-func (d *demo) apply(t *testing.T, manifests string) {
-	t.Helper()
-	if _, err := d.try(time.Minute, manifests, filepath.Join(d.bin, "kijabi"), "kubectl", "apply", "-f", "-"); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (d *demo) docker(t *testing.T, args ...string) string {
-	t.Helper()
-	return d.must(t, 2*time.Minute, append([]string{"docker"}, args...)...)
+	return strings.TrimSpace(d.Must(t, harness.Invocation{Limit: 2 * time.Minute, Argv: append([]string{"docker"}, args...)}).Stdout)
 }
 
 // leftovers lists what the engine and the kernel have of the demo.
-func (d *demo) leftovers(t *testing.T) string {
+func (d *demo) leftovers(t *harness.T) string {
 	t.Helper()
 	var found []string
 	for _, list := range [][]string{
@@ -128,23 +74,26 @@ func (d *demo) leftovers(t *testing.T) string {
 	return strings.Join(found, "\n")
 }
 
-// describe is what a person would look at first.
-func (d *demo) describe() string {
-	var text strings.Builder
-	kijabi := filepath.Join(d.bin, "kijabi")
-	for _, argv := range [][]string{
-		{kijabi, "status"},
-		{kijabi, "kubectl", "get", "pods", "--all-namespaces", "--output", "wide"},
-		{"docker", "ps", "--all", "--filter", project, "--format", "{{.Names}} {{.Status}}"},
-	} {
-		out, err := d.try(time.Minute, "", argv...)
-		fmt.Fprintf(&text, "%s: %v\n%s\n", strings.Join(argv, " "), err, out)
-	}
-	return text.String()
+// describe shows what a person would look at first when a step has failed.
+func (d *demo) describe(t *harness.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		kijabi := filepath.Join(d.Bin, "kijabi")
+		for _, argv := range [][]string{
+			{kijabi, "status"},
+			{kijabi, "kubectl", "get", "pods", "--all-namespaces", "--output", "wide"},
+			{"docker", "ps", "--all", "--filter", project, "--format", "{{.Names}} {{.Status}}"},
+		} {
+			t.Log(d.Run(t, harness.Invocation{Limit: time.Minute, Argv: argv}))
+		}
+	})
 }
 
 // started tells when each container of the demo was started last.
-func (d *demo) started(t *testing.T) map[string]string {
+func (d *demo) started(t *harness.T) map[string]string {
 	t.Helper()
 	all := strings.Fields(d.docker(t, "ps", "--all", "--quiet", "--filter", project))
 	when := map[string]string{}
@@ -157,7 +106,7 @@ func (d *demo) started(t *testing.T) map[string]string {
 
 // processes lists the pods' processes in the container of a machine's containerd, as
 // "pid args".
-func (d *demo) processes(t *testing.T, machine string) []string {
+func (d *demo) processes(t *harness.T, machine string) []string {
 	t.Helper()
 	var found []string
 	for line := range strings.Lines(d.docker(t, "top", machine+"-containerd", "-o", "pid,args")) {
@@ -172,120 +121,32 @@ func (d *demo) processes(t *testing.T, machine string) []string {
 	return found
 }
 
-// status is what `kijabi status -o json` prints, as far as the test looks at it.
-type status struct {
-	Leader  string   `json:"leader"`
-	Voters  []string `json:"voters"`
-	Masters []struct {
-		Name  string `json:"name"`
-		Role  string `json:"role"`
-		Alive bool   `json:"alive"`
-	} `json:"masters"`
-	Nodes []struct {
-		Name   string `json:"name"`
-		Ready  bool   `json:"ready"`
-		Reason string `json:"reason"`
-	} `json:"nodes"`
-	Components []struct {
-		Machine   string `json:"machine"`
-		Component string `json:"component"`
-		Healthy   bool   `json:"healthy"`
-		Reason    string `json:"reason"`
-	} `json:"components"`
-}
-
-func (d *demo) status() (status, error) {
-	var s status
-	out, err := d.try(time.Minute, "", filepath.Join(d.bin, "kijabi"), "status", "-o", "json")
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal([]byte(out), &s)
-}
-
 // awaitHealthy waits until masters, nodes and programs are well and returns the leader.
-func (d *demo) awaitHealthy(t *testing.T, limit time.Duration) string {
+func (d *demo) awaitHealthy(t *harness.T, limit time.Duration) string {
 	t.Helper()
-	var leader string
-	eventually(t, limit, "3 masters, 5 nodes and all programs are well", func() error {
-		s, err := d.status()
-		if err != nil {
-			return err
-		}
-		leader = s.Leader
-		var sick []string
-		for _, master := range s.Masters {
-			if !master.Alive || master.Role != "voter" {
-				sick = append(sick, fmt.Sprintf("%s: %+v", master.Name, master))
-			}
-		}
-		for _, node := range s.Nodes {
-			if !node.Ready {
-				sick = append(sick, node.Name+": "+node.Reason)
-			}
-		}
-		for _, c := range s.Components {
-			if !c.Healthy {
-				sick = append(sick, c.Machine+"-"+c.Component+": "+c.Reason)
-			}
-		}
-		if len(sick) > 0 || s.Leader == "" || len(s.Voters) != 3 || len(s.Nodes) != len(machines()) {
-			return fmt.Errorf("leader %q, voters %v, %d nodes; %s", s.Leader, s.Voters, len(s.Nodes), strings.Join(sick, "; "))
-		}
-		return nil
-	})
-	return leader
+	return d.AwaitHealthy(t, limit, 3, len(machines())).Leader
 }
 
 // connect makes the client that the test looks at objects with.
-func (d *demo) connect(t *testing.T) {
+func (d *demo) connect(t *harness.T) {
 	t.Helper()
-	dir := filepath.Join(d.home, ".kijabi", "compose")
-	identity, err := pki.OpenIdentity(configv1.Identity{
-		CertFile: filepath.Join(dir, "user.crt"), KeyFile: filepath.Join(dir, "user.key"), CAFile: filepath.Join(dir, "ca.crt"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var addresses []string
 	for name, address := range machines() {
 		if strings.HasPrefix(name, "master-") {
 			addresses = append(addresses, fmt.Sprintf("%s:%d", address, configv1.PortGRPC))
 		}
 	}
-	conn, err := rpc.DialAny(rpc.FailoverConfig{Addresses: addresses, Identity: identity, Log: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- conn.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("connection to the masters: %v", err)
-		}
-		_ = conn.Close()
-	})
-	d.api = client.New(conn)
+	d.api = d.Connect(t, "compose", addresses)
 }
 
-// eventually waits for a condition: check returns nil once it holds.
-func eventually(t *testing.T, limit time.Duration, what string, check func() error) {
+// write makes ConfigMaps through any master, all the time.
+func (d *demo) write(t *harness.T) *harness.Writer {
 	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	retry := time.NewTicker(100 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		case <-retry.C:
-		}
-	}
+	return harness.Write(t, 20*time.Millisecond, func(ctx context.Context, configMap *corev1.ConfigMap) error {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		configMap.Namespace = "default"
+		_, err := d.api.Create(ctx, configMap)
+		return err
+	})
 }

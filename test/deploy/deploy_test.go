@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,11 +19,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"kijabi.dev/test/harness"
 )
 
 // TestDeploy makes five empty machines a cluster, changes it by the file, and breaks
 // things meanwhile.
-func TestDeploy(t *testing.T) {
+func TestDeploy(tt *testing.T) {
+	t := harness.Begin(tt)
 	l := newLaptop(t)
 	l.makeBundle(t, runtime.GOARCH)
 	l.machines(t)
@@ -29,7 +34,7 @@ func TestDeploy(t *testing.T) {
 	l.writeHosts(t, all...)
 	for _, step := range []struct {
 		name string
-		run  func(*testing.T)
+		run  func(*harness.T)
 	}{
 		{"NothingWithoutConsent", l.testConsent},
 		{"Deploy", l.testDeploy},
@@ -38,14 +43,14 @@ func TestDeploy(t *testing.T) {
 		{"Interrupt", l.testInterrupt},
 		{"OneIsDown", l.testOneIsDown},
 	} {
-		if !t.Run(step.name, step.run) {
+		if !t.Run(step.name, func(t *harness.T) { l.KeepArtifacts(t); step.run(t) }) {
 			break // the next needs it
 		}
 	}
 }
 
 // writeHosts writes the file with these machines.
-func (l *laptop) writeHosts(t *testing.T, names ...string) {
+func (l *laptop) writeHosts(t *harness.T, names ...string) {
 	t.Helper()
 	text := "apiVersion: kijabi.dev/v1\nkind: Hosts\ncluster: " + fleet + "\nbundle: kijabi-" + version + "-linux-" + runtime.GOARCH +
 		".tar.gz\ndefaults: {keyFile: key}\nhosts:\n"
@@ -67,44 +72,34 @@ func (l *laptop) writeHosts(t *testing.T, names ...string) {
 	}
 }
 
-func (l *laptop) deploy(t *testing.T, flags ...string) outcome {
+func (l *laptop) deploy(t *harness.T, flags ...string) harness.Outcome {
 	t.Helper()
-	return l.try(t, append([]string{"deploy", l.path("hosts.yaml")}, flags...)...)
+	return l.Try(t, append([]string{"deploy", l.path("hosts.yaml")}, flags...)...)
 }
 
-// names checks that a text holds the parts.
-func names(t *testing.T, what, text string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(text, part) {
-			t.Errorf("%s does not name %q: %s", what, part, text)
-		}
-	}
-}
-
-func (l *laptop) testConsent(t *testing.T) {
+func (l *laptop) testConsent(t *harness.T) {
 	result := l.deploy(t, "--yes")
-	if result.code != 1 || strings.Count(result.stderr, "Error: ") != 1 {
+	if result.Code != 1 || strings.Count(result.Stderr, "Error: ") != 1 {
 		t.Errorf("machines whose keys are not known: %s", result)
 	}
-	names(t, "the error", result.stderr, "master-1: its host key is not known", "node-2: its host key is not known", "SHA256:", "--accept-new")
+	harness.Contains(t, "the error", result.Stderr, "master-1: its host key is not known", "node-2: its host key is not known", "SHA256:", "--accept-new")
 
 	result = l.deploy(t, "--accept-new")
-	if result.code != 1 {
+	if result.Code != 1 {
 		t.Errorf("without a terminal and without --yes: %s", result)
 	}
-	names(t, "the error", result.stderr, "nothing was done", "--yes")
-	names(t, "the plan", result.stdout, "install programs "+version, "found the cluster", "join as master", "join as node")
+	harness.Contains(t, "the error", result.Stderr, "nothing was done", "--yes")
+	harness.Contains(t, "the plan", result.Stdout, "install programs "+version, "found the cluster", "join as master", "join as node")
 	for name := range addresses() {
 		l.clean(t, name)
 	}
 }
 
 // nodes returns the cluster's nodes, asked with the access that deploy wrote.
-func (l *laptop) nodes(t *testing.T) (map[string]corev1.Node, error) {
+func (l *laptop) nodes(t *harness.T) (map[string]corev1.Node, error) {
 	t.Helper()
 	var list corev1.NodeList
-	if err := json.Unmarshal([]byte(l.kijabi(t, "kubectl", "get", "nodes", "-o", "json")), &list); err != nil {
+	if err := json.Unmarshal([]byte(l.Kubectl(t, "get", "nodes", "-o", "json")), &list); err != nil {
 		return nil, err
 	}
 	all := map[string]corev1.Node{}
@@ -115,7 +110,7 @@ func (l *laptop) nodes(t *testing.T) (map[string]corev1.Node, error) {
 }
 
 // ready checks that the cluster has exactly these nodes, and that they are Ready.
-func (l *laptop) ready(t *testing.T, wanted ...string) error {
+func (l *laptop) ready(t *harness.T, wanted ...string) error {
 	t.Helper()
 	nodes, err := l.nodes(t)
 	if err != nil {
@@ -124,9 +119,7 @@ func (l *laptop) ready(t *testing.T, wanted ...string) error {
 	var sick []string
 	for _, name := range wanted {
 		node, ok := nodes[name]
-		ready := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-		})
+		ready := harness.NodeReady(&node) == corev1.ConditionTrue
 		if !ok || !ready {
 			sick = append(sick, fmt.Sprintf("%s: known %t, Ready %t", name, ok, ready))
 		}
@@ -140,26 +133,19 @@ func (l *laptop) ready(t *testing.T, wanted ...string) error {
 	return nil
 }
 
-func (l *laptop) testDeploy(t *testing.T) {
+func (l *laptop) testDeploy(t *harness.T) {
 	result := l.deploy(t, "--yes")
-	if result.code != 0 {
+	if result.Code != 0 {
 		t.Fatal(result)
 	}
-	t.Logf("3 masters and 2 nodes after %s", result.took.Round(100*time.Millisecond))
-	names(t, "the end", result.stdout, l.path(".kijabi/kubeconfig"), "kijabi kubectl get nodes")
+	t.Logf("3 masters and 2 nodes after %s", result.Took.Round(100*time.Millisecond))
+	harness.Contains(t, "the end", result.Stdout, l.path(".kijabi/kubeconfig"), "kijabi kubectl get nodes")
 	if err := l.ready(t, slices.Collect(maps.Keys(addresses()))...); err != nil {
 		t.Error(err)
 	}
-	var status struct {
-		Leader  string
-		Voters  []string
-		Masters []struct{ Alive bool }
-	}
-	if err := json.Unmarshal([]byte(l.kijabi(t, "status", "--cluster", fleet, "-o", "json")), &status); err != nil {
-		t.Fatal(err)
-	}
-	if status.Leader == "" || len(status.Voters) != 3 || len(status.Masters) != 3 {
-		t.Errorf("status %+v", status)
+	status, err := l.Status(t)
+	if err != nil || status.Leader == "" || len(status.Voters) != 3 || len(status.Masters) != 3 {
+		t.Errorf("status %+v, %v", status, err)
 	}
 	nodes, err := l.nodes(t)
 	if err != nil {
@@ -179,27 +165,27 @@ func (l *laptop) testDeploy(t *testing.T) {
 	}
 }
 
-func (l *laptop) testNothingToDo(t *testing.T) {
+func (l *laptop) testNothingToDo(t *harness.T) {
 	before := l.running(t)
 	result := l.deploy(t) // there is nothing to agree to
-	if result.code != 0 || strings.Count(result.stdout, "nothing to do") != 5 {
+	if result.Code != 0 || strings.Count(result.Stdout, "nothing to do") != 5 {
 		t.Errorf("a second run: %s", result)
 	}
-	t.Logf("nothing to do after %s", result.took.Round(10*time.Millisecond))
+	t.Logf("nothing to do after %s", result.Took.Round(10*time.Millisecond))
 	if after := l.running(t); !maps.Equal(before, after) {
 		t.Errorf("programs were restarted: %v, before %v", after, before)
 	}
 }
 
-func (l *laptop) testPrune(t *testing.T) {
+func (l *laptop) testPrune(t *harness.T) {
 	rest := []string{"master-1", "master-2", "master-3", "node-1"}
 	l.writeHosts(t, rest...)
 	result := l.deploy(t)
-	if result.code != 0 {
+	if result.Code != 0 {
 		t.Fatal(result)
 	}
-	names(t, "the plan", result.stdout, "node-2", "not in the file: --prune takes it out")
-	if result = l.deploy(t, "--yes", "--prune"); result.code != 0 {
+	harness.Contains(t, "the plan", result.Stdout, "node-2", "not in the file: --prune takes it out")
+	if result = l.deploy(t, "--yes", "--prune"); result.Code != 0 {
 		t.Fatal(result)
 	}
 	if err := l.ready(t, rest...); err != nil {
@@ -209,10 +195,12 @@ func (l *laptop) testPrune(t *testing.T) {
 }
 
 // testInterrupt interrupts the command while a node joins.
-func (l *laptop) testInterrupt(t *testing.T) {
+func (l *laptop) testInterrupt(t *harness.T) {
 	l.writeHosts(t, slices.Sorted(maps.Keys(addresses()))...)
 	reader, writer := io.Pipe()
-	command, stdout := l.start(t.Context(), writer, "deploy", l.path("hosts.yaml"), "--yes")
+	command := l.Command(t.Context(), harness.Invocation{Argv: []string{filepath.Join(l.Bin, "kijabi"), "deploy", l.path("hosts.yaml"), "--yes"}})
+	var stdout bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, writer
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -232,21 +220,21 @@ func (l *laptop) testInterrupt(t *testing.T) {
 	<-finished
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		t.Fatalf("%v\nstdout: %s\nstderr: %s", err, stdout, strings.Join(said, "\n"))
+		t.Fatalf("%v\nstdout: %s\nstderr: %s", err, stdout.String(), strings.Join(said, "\n"))
 	}
-	names(t, "the error", said[len(said)-1], "Error: 1 of 5 machines", "node-2", "interrupted")
+	harness.Contains(t, "the error", said[len(said)-1], "Error: 1 of 5 machines", "node-2", "interrupted")
 	l.inside(t, "node-2", "rm -r /opt/kijabi /opt/kijabi-*") // the programs may stay for the next run
 	l.clean(t, "node-2")
 }
 
 // testOneIsDown adds a machine while another is down.
-func (l *laptop) testOneIsDown(t *testing.T) {
-	l.kijabi(t, "machine", "kill", "--name", fleet, "node-1")
+func (l *laptop) testOneIsDown(t *harness.T) {
+	l.Power(t, "kill", "node-1")
 	result := l.deploy(t, "--yes")
-	if result.code != 1 || strings.Count(result.stderr, "Error: ") != 1 {
+	if result.Code != 1 || strings.Count(result.Stderr, "Error: ") != 1 {
 		t.Errorf("with a machine that is down: %s", result)
 	}
-	names(t, "the error", result.stderr, "Error: 1 of 5 machines", "node-1: SSH at 10.102.0.21:22", "is the machine up", "run this again")
+	harness.Contains(t, "the error", result.Stderr, "Error: 1 of 5 machines", "node-1: SSH at 10.102.0.21:22", "is the machine up", "run this again")
 	nodes, err := l.nodes(t)
 	if err != nil {
 		t.Fatal(err)
@@ -255,10 +243,10 @@ func (l *laptop) testOneIsDown(t *testing.T) {
 		t.Errorf("node-2 did not join meanwhile: %s", result)
 	}
 
-	l.kijabi(t, "machine", "start", "--name", fleet, "node-1")
+	l.Power(t, "start", "node-1")
 	l.startSSH(t, "node-1")
-	eventually(t, time.Minute, "all nodes are Ready", func() error { return l.ready(t, slices.Collect(maps.Keys(addresses()))...) })
-	if result = l.deploy(t); result.code != 0 || strings.Count(result.stdout, "nothing to do") != 5 {
+	harness.Eventually(t, time.Minute, "all nodes are Ready", func() error { return l.ready(t, slices.Collect(maps.Keys(addresses()))...) })
+	if result = l.deploy(t); result.Code != 0 || strings.Count(result.Stdout, "nothing to do") != 5 {
 		t.Errorf("when all are up again: %s", result)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -14,14 +13,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"kijabi.dev/test/harness"
 )
 
 const (
@@ -30,100 +29,28 @@ const (
 	version = "0.0.1-test"
 )
 
-// laptop is where the commands run: a home directory with a key and the bundle.
-type laptop struct {
-	bin  string
-	home string
-}
+// laptop is where the commands run: a home directory with a key and the bundle. The
+// cluster is the fleet that they make one of.
+type laptop struct{ *harness.Cluster }
 
-func newLaptop(t *testing.T) *laptop {
+func newLaptop(t *harness.T) *laptop {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test makes machines out of namespaces and needs root: run `make test-e2e`, or `sudo -E go test`")
-	}
-	l := &laptop{bin: os.Getenv("KIJABI_BIN"), home: t.TempDir()}
-	if l.bin == "" {
-		var err error
-		if l.bin, err = filepath.Abs("../../bin"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := os.Stat(filepath.Join(l.bin, "kijabi")); err != nil {
-		t.Fatalf("programs: %v: run `make build` first, or set KIJABI_BIN", err)
-	}
+	l := &laptop{harness.NewCluster(t, fleet, subnet)}
+	l.Limit = 5 * time.Minute
 	return l
 }
 
-func (l *laptop) path(name string) string { return filepath.Join(l.home, name) }
-
-// outcome is how a command ended.
-type outcome struct {
-	command, stdout, stderr string
-	code                    int
-	took                    time.Duration
-}
-
-func (o outcome) String() string {
-	return fmt.Sprintf("%s: exit code %d after %s\nstdout: %s\nstderr: %s", o.command, o.code, o.took.Round(time.Millisecond), o.stdout, o.stderr)
-}
-
-// start starts kijabi as the laptop's user.
-func (l *laptop) start(ctx context.Context, stderr io.Writer, args ...string) (*exec.Cmd, *bytes.Buffer) {
-	command := exec.CommandContext(ctx, filepath.Join(l.bin, "kijabi"), args...)
-	for _, entry := range os.Environ() {
-		name, _, _ := strings.Cut(entry, "=")
-		if !slices.Contains([]string{"HOME", "KUBECONFIG", "KIJABI_STATE", "KIJABI_ACCESS", "SUDO_UID", "SUDO_GID", "SSH_AUTH_SOCK"}, name) {
-			command.Env = append(command.Env, entry)
-		}
-	}
-	command.Env = append(command.Env, "HOME="+l.home)
-	var stdout bytes.Buffer
-	command.Stdout, command.Stderr = &stdout, stderr
-	command.WaitDelay = time.Second
-	return command, &stdout
-}
-
-// try runs kijabi and returns how it ended.
-func (l *laptop) try(t *testing.T, args ...string) outcome {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	var stderr bytes.Buffer
-	command, stdout := l.start(ctx, &stderr, args...)
-	began := time.Now()
-	err := command.Run()
-	result := outcome{command: "kijabi " + strings.Join(args, " "), stdout: stdout.String(), stderr: stderr.String(), took: time.Since(began)}
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		t.Fatalf("not done: %s", result)
-	case errors.As(err, &exit):
-		result.code = exit.ExitCode()
-	case err != nil:
-		t.Fatalf("%s: %v", result.command, err)
-	}
-	return result
-}
-
-// kijabi runs kijabi and returns what it prints; it must succeed.
-func (l *laptop) kijabi(t *testing.T, args ...string) string {
-	t.Helper()
-	result := l.try(t, args...)
-	if result.code != 0 {
-		t.Fatal(result)
-	}
-	return result.stdout
-}
+func (l *laptop) path(name string) string { return filepath.Join(l.Home, name) }
 
 // inside runs a shell script in a machine.
-func (l *laptop) inside(t *testing.T, machine, script string, args ...string) string {
+func (l *laptop) inside(t *harness.T, machine, script string, args ...string) string {
 	t.Helper()
-	return l.kijabi(t, append([]string{"machine", "shell", "--name", fleet, machine, "--", "sh", "-c", script, "script"}, args...)...)
+	return l.Kijabi(t, append([]string{"machine", "shell", "--name", fleet, machine, "--", "sh", "-c", script, "script"}, args...)...)
 }
 
 // makeKey makes a key of the form that ssh and sshd read, and returns the public one as
 // a line of authorized_keys.
-func makeKey(t *testing.T, path string) string {
+func makeKey(t *harness.T, path string) string {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -144,7 +71,7 @@ func makeKey(t *testing.T, path string) string {
 }
 
 // makeBundle packs the programs as `make bundle` does, but hardly compressed.
-func (l *laptop) makeBundle(t *testing.T, arch string) {
+func (l *laptop) makeBundle(t *harness.T, arch string) {
 	t.Helper()
 	file, err := os.Create(l.path("kijabi-" + version + "-linux-" + arch + ".tar.gz"))
 	if err != nil {
@@ -168,11 +95,11 @@ func (l *laptop) makeBundle(t *testing.T, arch string) {
 		}
 		return err
 	}
-	err = filepath.WalkDir(l.bin, func(path string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(l.Bin, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		switch dir, name := filepath.Split(strings.TrimPrefix(path, l.bin)); {
+		switch dir, name := filepath.Split(strings.TrimPrefix(path, l.Bin)); {
 		case entry.IsDir() && !slices.Contains([]string{"/", "/cni", "/images"}, "/"+strings.Trim(dir+name, "/")):
 			return fs.SkipDir // other things are built into bin/, too
 		case entry.IsDir(), dir == "/images/" && name != "pause.tar":
@@ -187,7 +114,7 @@ func (l *laptop) makeBundle(t *testing.T, arch string) {
 		if err != nil {
 			return err
 		}
-		name, err := filepath.Rel(l.bin, path)
+		name, err := filepath.Rel(l.Bin, path)
 		if err != nil {
 			return err
 		}
@@ -198,25 +125,5 @@ func (l *laptop) makeBundle(t *testing.T, arch string) {
 	}
 	if err := errors.Join(err, archive.Close(), zipped.Close(), file.Close()); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// eventually waits for a condition: check returns nil once it holds.
-func eventually(t *testing.T, limit time.Duration, what string, check func() error) {
-	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	retry := time.NewTicker(100 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		case <-retry.C:
-		}
 	}
 }

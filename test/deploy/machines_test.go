@@ -1,11 +1,11 @@
 package deploy
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
-	"testing"
+
+	"kijabi.dev/test/harness"
 )
 
 // addresses of the fleet's machines.
@@ -16,29 +16,10 @@ func addresses() map[string]string {
 	}
 }
 
-// machineView is one entry of `kijabi machine list -o json`.
-type machineView struct {
-	Name  string `json:"name"`
-	Units []struct {
-		Name string `json:"name"`
-		PID  int    `json:"pid"`
-	} `json:"units"`
-}
-
 // machines starts the fleet, each machine with an SSH server that lets the laptop in.
-func (l *laptop) machines(t *testing.T) {
+func (l *laptop) machines(t *harness.T) {
 	t.Helper()
-	l.kijabi(t, "down", "--name", fleet) // what an earlier run may have left
-	t.Cleanup(func() {
-		if os.Getenv("KIJABI_E2E_KEEP") != "" {
-			t.Logf("KIJABI_E2E_KEEP is set: fleet %s stays; HOME=%s", fleet, l.home)
-			return
-		}
-		if result := l.try(t, "down", "--name", fleet); result.code != 0 {
-			t.Error(result)
-		}
-	})
-	l.kijabi(t, "up", "--bare", "--name", fleet, "--subnet", subnet, "--masters", "3", "--nodes", "2")
+	l.Up(t, 3, 2, "--bare")
 	allowed := makeKey(t, l.path("key"))
 	for name := range addresses() {
 		l.prepareSSH(t, name, allowed)
@@ -46,15 +27,13 @@ func (l *laptop) machines(t *testing.T) {
 	}
 }
 
-// machineDir is a directory that a machine sees under the same path as the host.
-func machineDir(name string) string {
-	return filepath.Join("/var/lib/kijabi-up", fleet, "machines", name, "ssh")
-}
+// sshDir is a directory that a machine sees under the same path as the host.
+func (l *laptop) sshDir(name string) string { return filepath.Join(l.MachineDir(name), "ssh") }
 
 // prepareSSH writes what the machine's SSH server needs, and the users it knows.
-func (l *laptop) prepareSSH(t *testing.T, name, allowed string) {
+func (l *laptop) prepareSSH(t *harness.T, name, allowed string) {
 	t.Helper()
-	dir := machineDir(name)
+	dir := l.sshDir(name)
 	if err := os.MkdirAll(filepath.Join(dir, "opt"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -88,24 +67,21 @@ func (l *laptop) prepareSSH(t *testing.T, name, allowed string) {
 }
 
 // startSSH starts the server after the machine has started.
-func (l *laptop) startSSH(t *testing.T, name string) {
+func (l *laptop) startSSH(t *harness.T, name string) {
 	t.Helper()
 	l.inside(t, name, `set -e
 mount --bind "$1/opt" /opt
 mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/shadow" /etc/shadow
 mkdir -p /run/sshd
-LD_LIBRARY_PATH=$1 "$1/sshd" -f "$1/config"`, machineDir(name))
+LD_LIBRARY_PATH=$1 "$1/sshd" -f "$1/config"`, l.sshDir(name))
 }
 
 // sshd finds the program and libraries that it may lack: $KIJABI_SSHD, the system's, or
 // the one that deploy/deps.sh unpacks.
-func sshd(t *testing.T) []string {
+func sshd(t *harness.T) []string {
 	t.Helper()
-	cache, err := filepath.Abs("../../.cache/debian")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cache := filepath.Join(harness.Root(t), ".cache", "debian")
 	for _, path := range []string{os.Getenv("KIJABI_SSHD"), "/usr/sbin/sshd", filepath.Join(cache, "usr/sbin/sshd")} {
 		if _, err := os.Stat(path); path != "" && err == nil {
 			libraries, _ := filepath.Glob(filepath.Join(cache, "usr/lib/*-linux-*/lib*.so.*"))
@@ -117,23 +93,19 @@ func sshd(t *testing.T) []string {
 }
 
 // running returns the process of each program, as "machine/program".
-func (l *laptop) running(t *testing.T) map[string]int {
+func (l *laptop) running(t *harness.T) map[string]int {
 	t.Helper()
-	var views []machineView
-	if err := json.Unmarshal([]byte(l.kijabi(t, "machine", "list", "--name", fleet, "-o", "json")), &views); err != nil {
-		t.Fatal(err)
-	}
 	all := map[string]int{}
-	for _, view := range views {
-		for _, unit := range view.Units {
-			all[view.Name+"/"+unit.Name] = unit.PID
+	for _, machine := range l.Machines(t) {
+		for _, unit := range machine.Units {
+			all[machine.Name+"/"+unit.Name] = unit.PID
 		}
 	}
 	return all
 }
 
 // clean looks for what is left of an installation in a machine.
-func (l *laptop) clean(t *testing.T, name string) {
+func (l *laptop) clean(t *harness.T, name string) {
 	t.Helper()
 	left := l.inside(t, name, `find /etc/kijabi /opt -mindepth 1 | head; find /var/lib/kijabi -name member.json -o -name '*.key' | head
 grep -h kijabi /proc/net/dev; grep /var/lib/kijabi/ /proc/self/mountinfo; true`)

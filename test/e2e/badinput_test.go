@@ -7,20 +7,21 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kijabi.dev/test/harness"
 )
 
 // refused checks that a command failed with one line that names the parts.
-func refused(t *testing.T, result outcome, parts ...string) {
+func refused(t *harness.T, result harness.Outcome, parts ...string) {
 	t.Helper()
-	if result.code == 0 {
+	if result.Code == 0 {
 		t.Errorf("it is not refused: %s", result)
 		return
 	}
-	lines := strings.Split(strings.TrimSpace(result.stderr), "\n")
+	lines := strings.Split(strings.TrimSpace(result.Stderr), "\n")
 	errors := 0
 	for _, line := range lines {
 		if strings.HasPrefix(strings.ToLower(line), "error") || strings.HasPrefix(line, "The ") {
@@ -31,19 +32,19 @@ func refused(t *testing.T, result outcome, parts ...string) {
 		t.Errorf("%d lines of errors, want one: %s", errors, result)
 	}
 	for _, part := range parts {
-		if !strings.Contains(result.stderr, part) {
+		if !strings.Contains(result.Stderr, part) {
 			t.Errorf("the error does not name %q: %s", part, result)
 		}
 	}
 }
 
-func testBadInput(t *testing.T, c *cluster) {
-	t.Run("Manifests", func(t *testing.T) { testBadManifests(t, c) })
-	t.Run("Commands", func(t *testing.T) { testBadCommands(t, c) })
-	t.Run("Joins", func(t *testing.T) { testBadJoins(t, c) })
+func testBadInput(t *harness.T, c *cluster) {
+	t.Run("Manifests", func(t *harness.T) { testBadManifests(t, c) })
+	t.Run("Commands", func(t *harness.T) { testBadCommands(t, c) })
+	t.Run("Joins", func(t *harness.T) { testBadJoins(t, c) })
 }
 
-func testBadManifests(t *testing.T, c *cluster) {
+func testBadManifests(t *harness.T, c *cluster) {
 	ns := c.namespace(t, "bad")
 	for _, test := range []struct {
 		name, verb, manifest string
@@ -86,39 +87,39 @@ spec:
 		{"name that is none", "create", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_A_Name, namespace: bad}\n", []string{"Not_A_Name", "metadata.name"}},
 		{"namespace that does not exist", "create", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: nowhere}\n", []string{`namespaces "nowhere" not found`}},
 	} {
-		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
-			result := c.run(t, invocation{Input: test.manifest, Argv: []string{filepath.Join(c.bin, "kijabi"), "kubectl", test.verb, "-f", "-"}})
+		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *harness.T) {
+			result := c.Run(t, harness.Invocation{Input: test.manifest, Argv: []string{filepath.Join(c.Bin, "kijabi"), "kubectl", test.verb, "-f", "-"}})
 			refused(t, result, test.parts...)
 		})
 	}
-	if left := c.kubectl(t, "-n", ns, "get", "deployments,services,configmaps", "-o", "name"); strings.TrimSpace(left) != "configmap/kube-root-ca.crt" {
+	if left := c.Kubectl(t, "-n", ns, "get", "deployments,services,configmaps", "-o", "name"); strings.TrimSpace(left) != "configmap/kube-root-ca.crt" {
 		t.Errorf("half done: %s", left)
 	}
 
 	manifest := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: bad%s}\ndata: {color: %s}\n"
-	c.apply(t, fmt.Sprintf(manifest, "", "red"))
-	stale := c.kubectl(t, "-n", ns, "get", "configmap", "settings", "-o", "jsonpath={.metadata.resourceVersion}")
-	c.apply(t, fmt.Sprintf(manifest, "", "blue"))
-	result := c.run(t, invocation{
+	c.Apply(t, fmt.Sprintf(manifest, "", "red"))
+	stale := c.Kubectl(t, "-n", ns, "get", "configmap", "settings", "-o", "jsonpath={.metadata.resourceVersion}")
+	c.Apply(t, fmt.Sprintf(manifest, "", "blue"))
+	result := c.Run(t, harness.Invocation{
 		Input: fmt.Sprintf(manifest, `, resourceVersion: "`+stale+`"`, "green"),
-		Argv:  []string{filepath.Join(c.bin, "kijabi"), "kubectl", "replace", "-f", "-"},
+		Argv:  []string{filepath.Join(c.Bin, "kijabi"), "kubectl", "replace", "-f", "-"},
 	})
 	refused(t, result, "Conflict", `configmaps "settings"`, "the object has been modified")
-	if color := c.kubectl(t, "-n", ns, "get", "configmap", "settings", "-o", "jsonpath={.data.color}"); color != "blue" {
+	if color := c.Kubectl(t, "-n", ns, "get", "configmap", "settings", "-o", "jsonpath={.data.color}"); color != "blue" {
 		t.Errorf("color %s after a refused change", color)
 	}
 }
 
-func testBadCommands(t *testing.T, c *cluster) {
+func testBadCommands(t *harness.T, c *cluster) {
 	const other, free = "e2e-other", "10.98.0.0/24"
 	incomplete := t.TempDir()
-	entries, err := os.ReadDir(c.bin)
+	entries, err := os.ReadDir(c.Bin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, entry := range entries {
 		if entry.Name() != "runc" {
-			if err := os.Symlink(filepath.Join(c.bin, entry.Name()), filepath.Join(incomplete, entry.Name())); err != nil {
+			if err := os.Symlink(filepath.Join(c.Bin, entry.Name()), filepath.Join(incomplete, entry.Name())); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -138,19 +139,19 @@ func testBadCommands(t *testing.T, c *cluster) {
 		"NoCommand":      {[]string{"upp"}, []string{"upp"}},
 		"NoFlag":         {[]string{"up", "--knodes", "3"}, []string{"--knodes"}},
 	} {
-		t.Run(name, func(t *testing.T) { refused(t, c.try(t, test.args...), test.parts...) })
+		t.Run(name, func(t *harness.T) { refused(t, c.Try(t, test.args...), test.parts...) })
 	}
-	t.Run("NoAccess", func(t *testing.T) {
+	t.Run("NoAccess", func(t *harness.T) {
 		home := t.TempDir()
 		for _, args := range [][]string{{"status"}, {"kubectl", "get", "pods"}} {
-			result := c.run(t, invocation{Env: []string{"HOME=" + home}, Argv: append([]string{filepath.Join(c.bin, "kijabi")}, args...)})
+			result := c.Run(t, harness.Invocation{Env: []string{"HOME=" + home}, Argv: append([]string{filepath.Join(c.Bin, "kijabi")}, args...)})
 			refused(t, result, "no cluster", "kijabi up")
 		}
 	})
-	t.Run("NeitherRootNorSudo", func(t *testing.T) {
+	t.Run("NeitherRootNorSudo", func(t *harness.T) {
 		script := `for f in $(command -v sudo) /usr/bin/sudo /bin/sudo; do [ ! -e "$f" ] || mount --bind /dev/null "$f"; done
 exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" up --name ` + other + ` --subnet ` + free
-		refused(t, c.run(t, invocation{Argv: []string{"unshare", "-m", "sh", "-c", script, filepath.Join(c.bin, "kijabi")}}),
+		refused(t, c.Run(t, harness.Invocation{Argv: []string{"unshare", "-m", "sh", "-c", script, filepath.Join(c.Bin, "kijabi")}}),
 			"needs root", "sudo", "run it as root or install sudo")
 	})
 	for thing := range lookAtHost(t) {
@@ -158,33 +159,33 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" up --name ` + other
 			t.Errorf("half done: %s", thing)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(stateRoot, other)); err == nil {
-		t.Errorf("half done: %s", filepath.Join(stateRoot, other))
+	if _, err := os.Stat(filepath.Join(harness.StateRoot, other)); err == nil {
+		t.Errorf("half done: %s", filepath.Join(harness.StateRoot, other))
 	}
-	if m := c.machines(t)["node-1"]; !m.Up {
+	if m := c.Machines(t)["node-1"]; !m.Up {
 		t.Error("node-1 was killed together with a machine that does not exist")
 	}
 }
 
 // testBadJoins takes a node out and lets it join with everything that can be wrong.
-func testBadJoins(t *testing.T, c *cluster) {
+func testBadJoins(t *harness.T, c *cluster) {
 	const name, address, master = "node-2", "10.97.0.22", "10.97.0.11"
-	program := filepath.Join(c.bin, "kijabi")
-	inside := func(args ...string) outcome {
+	program := filepath.Join(c.Bin, "kijabi")
+	inside := func(args ...string) harness.Outcome {
 		t.Helper()
-		return c.try(t, append([]string{"machine", "shell", "--name", clusterName, name, "--", program}, args...)...)
+		return c.Try(t, append([]string{"machine", "shell", "--name", clusterName, name, "--", program}, args...)...)
 	}
-	join := func(token, at string) outcome {
+	join := func(token, at string) harness.Outcome {
 		t.Helper()
-		return inside("node", "join", at, "--token", token, "--name", name, "--advertise-address", address, "--bin", c.bin, "--timeout", "20s")
+		return inside("node", "join", at, "--token", token, "--name", name, "--advertise-address", address, "--bin", c.Bin, "--timeout", "20s")
 	}
 	token := func(args ...string) string {
 		t.Helper()
-		return strings.TrimSpace(c.kijabi(t, append([]string{"token", "create", "--cluster", clusterName}, args...)...))
+		return strings.TrimSpace(c.Kijabi(t, append([]string{"token", "create", "--cluster", clusterName}, args...)...))
 	}
 	good := token("--role", "node")
 	refused(t, join(good, master), name, "kijabi reset")
-	if result := inside("reset", "--local"); result.code != 0 {
+	if result := inside("reset", "--local"); result.Code != 0 {
 		t.Fatal(result)
 	}
 	parts := strings.Split(good, ".")
@@ -199,8 +200,8 @@ func testBadJoins(t *testing.T, c *cluster) {
 		return strings.Join(other, ".")
 	}
 	expired := token("--role", "node", "--ttl", "1s")
-	eventually(t, 20*time.Second, "the token expires", func() error {
-		if text := c.kijabi(t, "token", "list", "--cluster", clusterName); strings.Contains(text, strings.Split(expired, ".")[2]) {
+	harness.Eventually(t, 20*time.Second, "the token expires", func() error {
+		if text := c.Kijabi(t, "token", "list", "--cluster", clusterName); strings.Contains(text, strings.Split(expired, ".")[2]) {
 			return fmt.Errorf("it is listed: %s", text)
 		}
 		return nil
@@ -217,12 +218,12 @@ func testBadJoins(t *testing.T, c *cluster) {
 		"OtherRole":   {token("--role", "master"), master, []string{"for masters", "--role node"}},
 		"NoMaster":    {good, "10.97.0.99", []string{"10.97.0.99"}},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(what, func(t *harness.T) {
 			refused(t, join(test.token, test.at), test.parts...)
 			c.nothingInstalled(t, name)
 		})
 	}
-	t.Run("BusyPort", func(t *testing.T) {
+	t.Run("BusyPort", func(t *harness.T) {
 		listener := c.listenIn(t, name, address+":10250")
 		refused(t, join(good, master), "10250", "busy", "ss -ltnp")
 		if err := listener.Close(); err != nil {
@@ -230,17 +231,17 @@ func testBadJoins(t *testing.T, c *cluster) {
 		}
 		c.nothingInstalled(t, name)
 	})
-	if result := join(good, master); result.code != 0 {
+	if result := join(good, master); result.Code != 0 {
 		t.Fatal(result)
 	}
-	c.awaitHealthy(t, time.Minute)
+	c.AwaitHealthy(t, time.Minute)
 }
 
 // nothingInstalled looks for what an installation leaves in a machine.
-func (c *cluster) nothingInstalled(t *testing.T, machine string) {
+func (c *cluster) nothingInstalled(t *harness.T, machine string) {
 	t.Helper()
 	for _, pattern := range []string{"etc/*", "lib/pki", "lib/identity/*", "lib/units/*"} {
-		paths, err := filepath.Glob(filepath.Join(stateRoot, clusterName, "machines", machine, pattern))
+		paths, err := filepath.Glob(filepath.Join(c.MachineDir(machine), pattern))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,15 +249,15 @@ func (c *cluster) nothingInstalled(t *testing.T, machine string) {
 			t.Errorf("half done: %s", path)
 		}
 	}
-	if units := c.machines(t)[machine].Units; len(units) > 0 {
+	if units := c.Machines(t)[machine].Units; len(units) > 0 {
 		t.Errorf("half done: units %v", units)
 	}
 }
 
 // listenIn listens on an address of a machine, as a program there would.
-func (c *cluster) listenIn(t *testing.T, machine, address string) net.Listener {
+func (c *cluster) listenIn(t *harness.T, machine, address string) net.Listener {
 	t.Helper()
-	space, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.machines(t)[machine].PID))
+	space, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.Machines(t)[machine].PID))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,30 +1,22 @@
 package e2e
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"kijabi.dev/test/harness"
 )
 
 // TestCluster does, in this order and on one cluster, what the project promises.
-func TestCluster(t *testing.T) {
-	c := newCluster(t)
+func TestCluster(tt *testing.T) {
+	t := harness.Begin(tt)
+	c := &cluster{Cluster: harness.NewCluster(t, clusterName, subnet)}
 	before := lookAtHost(t)
-	if _, err := os.Stat(filepath.Join(stateRoot, clusterName)); err == nil {
-		t.Log("removing a cluster that an earlier run has left")
-		c.down(t)
-	}
-	t.Cleanup(func() {
-		if os.Getenv("KIJABI_E2E_KEEP") == "" {
-			c.down(t)
-		}
-	})
 	c.up(t)
-	c.connect(t)
+	c.api = c.Connect(t, clusterName, c.Masters(t, clusterName))
 	for _, step := range []struct {
 		name string
-		run  func(*testing.T, *cluster)
+		run  func(*harness.T, *cluster)
 	}{
 		{"Up", testUp},
 		{"Guestbook", testGuestbook},
@@ -37,12 +29,12 @@ func TestCluster(t *testing.T) {
 		{"NodeKilled", testNodeKilled},
 		{"BadInput", testBadInput},
 	} {
-		t.Run(step.name, func(t *testing.T) {
-			c.keepArtifacts(t)
+		t.Run(step.name, func(t *harness.T) {
+			c.KeepArtifacts(t)
 			started := time.Now()
 			step.run(t, c)
 			t.Logf("%s took %s", step.name, time.Since(started).Round(100*time.Millisecond))
 		})
 	}
-	t.Run("Down", func(t *testing.T) { testDown(t, c, before) })
+	t.Run("Down", func(t *harness.T) { testDown(t, c, before) })
 }

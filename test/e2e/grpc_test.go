@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -16,36 +15,37 @@ import (
 
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
+	"kijabi.dev/test/harness"
 )
 
 // testGRPC uses examples/grpc as a user does, and reflection.
-func testGRPC(t *testing.T, c *cluster) {
+func testGRPC(t *harness.T, c *cluster) {
 	c.guestbook(t)
 	program := filepath.Join(t.TempDir(), "grpc")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./grpc")
-	build.Dir = filepath.Join(c.root, "examples")
+	build.Dir = filepath.Join(c.Root, "examples")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build examples/grpc: %v: %s", err, out)
 	}
 	example := func(args ...string) string {
 		t.Helper()
-		result := c.run(t, invocation{Env: []string{"KIJABI_ACCESS=" + c.accessDir()}, Argv: append([]string{program}, args...)})
-		if result.code != 0 {
+		result := c.Run(t, harness.Invocation{Env: []string{"KIJABI_ACCESS=" + c.AccessDir(clusterName)}, Argv: append([]string{program}, args...)})
+		if result.Code != 0 {
 			t.Fatal(result)
 		}
-		return result.stdout
+		return result.Stdout
 	}
-	wants(t, "pods", example("pods"), "guestbook-", "Running", "10.244.")
-	wants(t, "create", example("create", "over-grpc", "--replicas", "2"), "deployment default/over-grpc created")
+	harness.Contains(t, "pods", example("pods"), "guestbook-", "Running", "10.244.")
+	harness.Contains(t, "create", example("create", "over-grpc", "--replicas", "2"), "deployment default/over-grpc created")
 	c.awaitDeployment(t, 30*time.Second, "default", "over-grpc", 2)
-	wants(t, "pods", example("pods", "--namespace", "default"), "over-grpc-")
-	again := c.run(t, invocation{Env: []string{"KIJABI_ACCESS=" + c.accessDir()}, Argv: []string{program, "create", "over-grpc"}})
-	if again.code != 1 || !strings.Contains(again.stderr, "exists already") {
+	harness.Contains(t, "pods", example("pods", "--namespace", "default"), "over-grpc-")
+	again := c.Run(t, harness.Invocation{Env: []string{"KIJABI_ACCESS=" + c.AccessDir(clusterName)}, Argv: []string{program, "create", "over-grpc"}})
+	if again.Code != 1 || !strings.Contains(again.Stderr, "exists already") {
 		t.Errorf("create again: %s", again)
 	}
-	wants(t, "delete", example("delete", "over-grpc"), "deployment default/over-grpc deleted")
+	harness.Contains(t, "delete", example("delete", "over-grpc"), "deployment default/over-grpc deleted")
 
-	services, err := c.reflect(t, c.userIdentity().CertFile)
+	services, err := c.reflect(t, c.Identity(clusterName).CertFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,9 +60,9 @@ func testGRPC(t *testing.T, c *cluster) {
 }
 
 // reflect lists the services of an apiserver, with a certificate or without.
-func (c *cluster) reflect(t *testing.T, certificate string) ([]string, error) {
+func (c *cluster) reflect(t *harness.T, certificate string) ([]string, error) {
 	t.Helper()
-	files := c.userIdentity()
+	files := c.Identity(clusterName)
 	if certificate == "" {
 		ca, err := pki.NewCA("stranger", time.Hour)
 		if err != nil {
@@ -84,7 +84,7 @@ func (c *cluster) reflect(t *testing.T, certificate string) ([]string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := rpc.Dial(c.masterAddresses(t)[0], identity)
+	conn, err := rpc.Dial(c.Masters(t, clusterName)[0], identity)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,21 +4,22 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"kijabi.dev/test/harness"
 )
 
 // guestbook applies examples/guestbook and waits until it is Ready.
-func (c *cluster) guestbook(t *testing.T) {
+func (c *cluster) guestbook(t *harness.T) {
 	t.Helper()
-	c.kubectl(t, "apply", "-f", "examples/guestbook")
-	c.kubectl(t, "rollout", "status", "deployment/guestbook-store", "--timeout=60s")
-	c.kubectl(t, "rollout", "status", "deployment/guestbook", "--timeout=60s")
-	eventually(t, 10*time.Second, "guestbook answers on every machine", func() error {
+	c.Kubectl(t, "apply", "-f", "examples/guestbook")
+	c.Kubectl(t, "rollout", "status", "deployment/guestbook-store", "--timeout=60s")
+	c.Kubectl(t, "rollout", "status", "deployment/guestbook", "--timeout=60s")
+	harness.Eventually(t, 10*time.Second, "guestbook answers on every machine", func() error {
 		for _, url := range c.guestbookURLs(t) {
-			if err := request(context.Background(), url); err != nil {
+			if err := harness.Request(context.Background(), url); err != nil {
 				return err
 			}
 		}
@@ -27,7 +28,7 @@ func (c *cluster) guestbook(t *testing.T) {
 }
 
 // guestbookURLs are the NodePorts of all machines but some.
-func (c *cluster) guestbookURLs(t *testing.T, but ...string) []string {
+func (c *cluster) guestbookURLs(t *harness.T, but ...string) []string {
 	t.Helper()
 	var urls []string
 	for i, name := range []string{"master-1", "master-2", "master-3", "node-1", "node-2"} {
@@ -41,9 +42,9 @@ func (c *cluster) guestbookURLs(t *testing.T, but ...string) []string {
 }
 
 // toolbox is a pod that stays and has the small programs of examples/toolbox.
-func (c *cluster) toolbox(t *testing.T, namespace, name, node string) {
+func (c *cluster) toolbox(t *harness.T, namespace, name, node string) {
 	t.Helper()
-	c.apply(t, fmt.Sprintf(`
+	c.Apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
 metadata: {name: %s, namespace: %s}
@@ -57,10 +58,10 @@ spec:
 	c.awaitPod(t, 30*time.Second, namespace, name, "is Ready", isReady)
 }
 
-func testGuestbook(t *testing.T, c *cluster) {
+func testGuestbook(t *harness.T, c *cluster) {
 	c.guestbook(t)
 	for _, url := range c.guestbookURLs(t) {
-		page, err := fetch(t.Context(), url)
+		page, err := harness.Fetch(t.Context(), url)
 		if err != nil || !strings.Contains(page, "The Kijabi guestbook") {
 			t.Errorf("%s: %v, %s", url, err, page)
 		}
@@ -73,14 +74,14 @@ func testGuestbook(t *testing.T, c *cluster) {
 		t.Errorf("both pods of guestbook are on the same node: %v", nodes)
 	}
 
-	t.Run("ByName", func(t *testing.T) { testByName(t, c) })
-	t.Run("Restart", func(t *testing.T) { testRestart(t, c) })
-	t.Run("Undo", func(t *testing.T) { testUndo(t, c) })
-	t.Run("Unready", func(t *testing.T) { testUnready(t, c) })
+	t.Run("ByName", func(t *harness.T) { testByName(t, c) })
+	t.Run("Restart", func(t *harness.T) { testRestart(t, c) })
+	t.Run("Undo", func(t *harness.T) { testUndo(t, c) })
+	t.Run("Unready", func(t *harness.T) { testUnready(t, c) })
 }
 
 // testByName asks by DNS names from the node that the store is not on.
-func testByName(t *testing.T, c *cluster) {
+func testByName(t *harness.T, c *cluster) {
 	store := c.pods(t, "default", "app.kubernetes.io/name=guestbook-store")
 	if len(store) != 1 {
 		t.Fatalf("%d pods of the store, want 1", len(store))
@@ -95,29 +96,29 @@ func testByName(t *testing.T, c *cluster) {
 		if !strings.HasPrefix(name, "guestbook-store") {
 			want = "The Kijabi guestbook"
 		}
-		c.kubectl(t, "exec", "toolbox", "--", "/toolbox", "get", "--fresh", "--quiet", "--count", "10", "--expect", want, "http://"+name)
+		c.Kubectl(t, "exec", "toolbox", "--", "/toolbox", "get", "--fresh", "--quiet", "--count", "10", "--expect", want, "http://"+name)
 	}
-	address := strings.TrimSpace(c.kubectl(t, "get", "service", "guestbook", "-o", "jsonpath={.spec.clusterIP}"))
-	answer := c.kubectl(t, "exec", "toolbox", "--", "/toolbox", "nslookup", "guestbook.default.svc.cluster.local")
+	address := strings.TrimSpace(c.Kubectl(t, "get", "service", "guestbook", "-o", "jsonpath={.spec.clusterIP}"))
+	answer := c.Kubectl(t, "exec", "toolbox", "--", "/toolbox", "nslookup", "guestbook.default.svc.cluster.local")
 	if !strings.Contains(answer, address) {
 		t.Errorf("the name resolves to %q, want %s", answer, address)
 	}
 	// Every pod answers directly, too, whatever node it is on.
 	for _, pod := range c.pods(t, "default", "app.kubernetes.io/name=guestbook") {
-		c.kubectl(t, "exec", "toolbox", "--", "/toolbox", "get", "--quiet", "http://"+pod.Status.PodIP+":8080/healthz")
+		c.Kubectl(t, "exec", "toolbox", "--", "/toolbox", "get", "--quiet", "http://"+pod.Status.PodIP+":8080/healthz")
 	}
 }
 
 // testRestart replaces all pods while requests go on.
-func testRestart(t *testing.T, c *cluster) {
+func testRestart(t *harness.T, c *cluster) {
 	before := map[string]bool{}
 	for _, pod := range c.pods(t, "default", "app.kubernetes.io/name=guestbook") {
 		before[pod.Name] = true
 	}
-	p := probe(t, c.guestbookURLs(t)...)
-	c.kubectl(t, "rollout", "restart", "deployment/guestbook")
-	c.kubectl(t, "rollout", "status", "deployment/guestbook", "--timeout=60s")
-	eventually(t, 40*time.Second, "the old pods are gone", func() error {
+	p := harness.Probe(t, c.guestbookURLs(t)...)
+	c.Kubectl(t, "rollout", "restart", "deployment/guestbook")
+	c.Kubectl(t, "rollout", "status", "deployment/guestbook", "--timeout=60s")
+	harness.Eventually(t, 40*time.Second, "the old pods are gone", func() error {
 		all, err := list[*corev1.Pod](c, "default", "app.kubernetes.io/name=guestbook")
 		if err != nil {
 			return err
@@ -129,5 +130,5 @@ func testRestart(t *testing.T, c *cluster) {
 		}
 		return nil
 	})
-	p.mustNotHaveFailed(t)
+	p.MustNotHaveFailed(t)
 }

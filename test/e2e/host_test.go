@@ -10,8 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
+
+	"kijabi.dev/test/harness"
 )
 
 // process is a process of a machine, as the host sees it.
@@ -23,7 +24,7 @@ type process struct {
 }
 
 // processesOf lists the processes of every machine: those in its cgroup.
-func processesOf(t *testing.T) map[string][]process {
+func processesOf(t *harness.T) map[string][]process {
 	t.Helper()
 	found := map[string][]process{}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -41,7 +42,7 @@ func processesOf(t *testing.T) map[string][]process {
 		}
 		machine := path[:strings.IndexAny(path, "/\n")]
 		p := process{pid: filepath.Base(dir)}
-		if p.started, ok = startOf(p.pid); !ok {
+		if p.started, ok = harness.ProcessStart(p.pid); !ok {
 			continue
 		}
 		if program, err := os.Readlink(filepath.Join(dir, "exe")); err == nil {
@@ -55,26 +56,12 @@ func processesOf(t *testing.T) map[string][]process {
 	return found
 }
 
-// startOf is when a process was started, in ticks since boot.
-func startOf(pid string) (string, bool) {
-	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
-	if err != nil {
-		return "", false
-	}
-	// The program's name, in parentheses, may hold blanks.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" {
-		return "", false
-	}
-	return fields[19], true
-}
-
 // host is what `up` may leave behind on the host: each entry names one thing.
 type host map[string]bool
 
 // lookAtHost lists everything that a cluster on this host leaves traces in. Other
 // clusters on the same host are left out as far as they can be told apart.
-func lookAtHost(t *testing.T) host {
+func lookAtHost(t *harness.T) host {
 	t.Helper()
 	seen := host{}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -113,7 +100,7 @@ func lookAtHost(t *testing.T) host {
 		seen["nft "+table] = true
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup/kijabi-" + clusterName, "/sys/fs/cgroup/*/kijabi-" + clusterName,
-		filepath.Join(stateRoot, clusterName), "/etc/kijabi/*", "/var/log/kijabi/*", "/var/lib/kijabi/*", "/run/kijabi/*", "/run/netns/*", "/tmp/kijabi-up-failed-" + clusterName} {
+		filepath.Join(harness.StateRoot, clusterName), "/etc/kijabi/*", "/var/log/kijabi/*", "/var/lib/kijabi/*", "/run/kijabi/*", "/run/netns/*", "/tmp/kijabi-up-failed-" + clusterName} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -132,11 +119,11 @@ func ofOtherCluster(mount string) bool {
 			return true
 		}
 	}
-	return strings.HasPrefix(mount, stateRoot+"/") && !strings.HasPrefix(mount, filepath.Join(stateRoot, clusterName)+"/")
+	return strings.HasPrefix(mount, harness.StateRoot+"/") && !strings.HasPrefix(mount, filepath.Join(harness.StateRoot, clusterName)+"/")
 }
 
 // hostTables lists the host's own nft tables.
-func hostTables(t *testing.T) []string {
+func hostTables(t *harness.T) []string {
 	t.Helper()
 	out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "nft", "list", "tables").Output()
 	if err != nil {
@@ -146,7 +133,7 @@ func hostTables(t *testing.T) []string {
 }
 
 // namespacesOf lists the namespaces that only the cluster's processes are in.
-func namespacesOf(t *testing.T, running map[string][]process) map[string]bool {
+func namespacesOf(t *harness.T, running map[string][]process) map[string]bool {
 	t.Helper()
 	ours := map[string]bool{}
 	for _, processes := range running {
@@ -165,24 +152,9 @@ func namespacesOf(t *testing.T, running map[string][]process) map[string]bool {
 	return ours
 }
 
-// down removes the cluster. A command that still holds its lock is waited for.
-func (c *cluster) down(t *testing.T) {
-	t.Helper()
-	var result outcome
-	err := await(time.Minute, func() error {
-		if result = c.try(t, "down", "--name", clusterName); result.code != 0 {
-			return fmt.Errorf("%s", result)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-func testDown(t *testing.T, c *cluster, before host) {
+func testDown(t *harness.T, c *cluster, before host) {
 	if os.Getenv("KIJABI_E2E_KEEP") != "" {
-		t.Logf("KIJABI_E2E_KEEP is set: cluster %s stays; HOME=%s", clusterName, c.home)
+		t.Logf("KIJABI_E2E_KEEP is set: cluster %s stays; HOME=%s", clusterName, c.Home)
 		return
 	}
 	running := processesOf(t)
@@ -190,15 +162,15 @@ func testDown(t *testing.T, c *cluster, before host) {
 		t.Errorf("processes in %d machines before down, want 5", len(running))
 	}
 	spaces := namespacesOf(t, running)
-	if result := c.try(t, "down", "--name", clusterName); result.code != 0 {
+	if result := c.Try(t, "down", "--name", clusterName); result.Code != 0 {
 		t.Fatal(result)
 	}
 	// Whoever inherited a process that has ended takes a moment to notice.
-	eventually(t, 10*time.Second, "no process and no namespace is left", func() error {
+	harness.Eventually(t, 10*time.Second, "no process and no namespace is left", func() error {
 		var errs []error
 		for machine, processes := range running {
 			for _, p := range processes {
-				if started, ok := startOf(p.pid); ok && started == p.started {
+				if started, ok := harness.ProcessStart(p.pid); ok && started == p.started {
 					errs = append(errs, fmt.Errorf("process %s of machine %s: %s", p.pid, machine, p.args))
 				}
 			}
@@ -236,10 +208,10 @@ func testDown(t *testing.T, c *cluster, before host) {
 	for _, thing := range left {
 		t.Errorf("left on the host: %s", thing)
 	}
-	if entries, err := os.ReadDir(filepath.Join(c.home, ".kijabi")); err == nil {
-		t.Errorf("left in %s: %v", c.home, entries)
+	if entries, err := os.ReadDir(filepath.Join(c.Home, ".kijabi")); err == nil {
+		t.Errorf("left in %s: %v", c.Home, entries)
 	}
-	if result := c.try(t, "down", "--name", clusterName); result.code != 0 {
+	if result := c.Try(t, "down", "--name", clusterName); result.Code != 0 {
 		t.Errorf("down of a cluster that is gone: %s", result)
 	}
 }

@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"kijabi.dev/test/harness"
 )
 
 const echoManifest = `
@@ -39,76 +41,77 @@ spec:
 `
 
 // testNodeKilled pulls the plug of a node that runs half of an application.
-func testNodeKilled(t *testing.T, c *cluster) {
+func testNodeKilled(t *harness.T, c *cluster) {
 	const ns, dead, alive = "echo", "node-2", "node-1"
 	c.namespace(t, ns)
-	c.apply(t, echoManifest)
+	c.Apply(t, echoManifest)
 	c.awaitDeployment(t, 30*time.Second, ns, "echo", 4)
 	on := map[string]int{}
 	for _, pod := range c.pods(t, ns, "app=echo") {
 		on[pod.Spec.NodeName]++
 	}
 	if on[dead] == 0 || on[alive] == 0 {
-		t.Fatalf("the pods are not spread: %v", on)
+		t.Fatalf("the pods are not spread over %s and %s: %v", alive, dead, on)
 	}
 	var targets []string
 	for _, address := range []string{"10.97.0.11", "10.97.0.12", "10.97.0.13", "10.97.0.21"} {
 		targets = append(targets, "tcp://"+address+":30081")
 	}
 	for _, target := range targets {
-		eventually(t, 10*time.Second, target+" answers", func() error { return request(t.Context(), target) })
+		harness.Eventually(t, 10*time.Second, target+" answers", func() error { return harness.Request(t.Context(), target) })
 	}
-	p := probe(t, targets...)
-	awaitRequests(t, p, 20)
+	p := harness.Probe(t, targets...)
+	p.Await(t, 20)
 
 	killed := time.Now()
-	c.power(t, "kill", dead)
-	eventually(t, 20*time.Second, "the node is not Ready", func() error {
+	c.Power(t, "kill", dead)
+	harness.Eventually(t, 20*time.Second, "the node is not Ready", func() error {
 		node, err := get[*corev1.Node](c, "", dead)
 		if err != nil {
 			return err
 		}
-		for _, condition := range node.Status.Conditions {
-			if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionUnknown {
-				return nil
-			}
+		if harness.NodeReady(node) != corev1.ConditionUnknown {
+			return fmt.Errorf("conditions %v", node.Status.Conditions)
 		}
-		return fmt.Errorf("conditions %v", node.Status.Conditions)
+		return nil
 	})
 	t.Logf("the node was not Ready %s after the kill", time.Since(killed).Round(100*time.Millisecond))
-	eventually(t, 40*time.Second, "4 Ready pods on the other node", func() error {
-		ready := 0
-		pods := c.pods(t, ns, "app=echo")
-		for _, pod := range pods {
-			if pod.Spec.NodeName == alive && isReady(pod) {
-				ready++
-			}
+	harness.Eventually(t, 40*time.Second, "4 Ready pods on the other node", func() error {
+		pods, err := c.listPods(ns, "app=echo")
+		if err != nil {
+			return err
 		}
-		if ready != 4 {
-			return fmt.Errorf("%d of %d", ready, len(pods))
+		others := slices.DeleteFunc(slices.Clone(pods), func(pod *corev1.Pod) bool { return pod.Spec.NodeName == alive && isReady(pod) })
+		if ready := len(pods) - len(others); ready != 4 {
+			return fmt.Errorf("%d of %d, the others: %s", ready, len(pods), describeAll(others))
 		}
 		return nil
 	})
 	t.Logf("its pods were replaced %s after the kill", time.Since(killed).Round(100*time.Millisecond))
-	awaitRequests(t, p, 100)
-	failures := p.stop()
-	last := p.lastFailure()
-	t.Logf("%d requests failed, the last one ended %s after the kill", len(failures), last.Sub(killed).Round(100*time.Millisecond))
+	p.Await(t, 100)
+	failures := p.Stop()
 	// An endpoint on the dead node would get half of the requests: of the hundreds sent since,
 	// more than one would fail, where a machine that stalls for a moment loses one at most.
-	var late []string
+	// The proxies' rules may be right and the kernel's connection tracking still lead there: a
+	// request that was never answered is remembered for 120 s, one that was reset for 10 s,
+	// and the next one from the same source port follows it (/proc/net/nf_conntrack).
+	var late []harness.Failure
+	var last time.Duration // after the kill
 	for _, f := range failures {
-		if f.at.Add(f.took).Sub(killed) > 10*time.Second {
-			late = append(late, f.String())
+		after := f.End().Sub(killed)
+		if last = max(last, after); after > 10*time.Second {
+			late = append(late, f)
 		}
 	}
+	t.Logf("%d requests failed, the last one ended %s after the kill at %s, the first:\n%s", len(failures),
+		last.Round(100*time.Millisecond), killed.UTC().Format("15:04:05.000"), harness.Failures(failures))
 	if len(late) > 1 {
-		t.Errorf("traffic still went to the dead node %s after the kill:\n%s", last.Sub(killed), strings.Join(late, "\n"))
+		t.Errorf("%d requests failed later than 10s after the kill, led to the dead node by rules or by tracked connections:\n%s", len(late), harness.Failures(late))
 	}
 
-	c.power(t, "start", dead)
-	c.awaitHealthy(t, time.Minute)
-	eventually(t, 30*time.Second, "nothing of the replaced pods is left on the node", func() error {
+	c.Power(t, "start", dead)
+	c.AwaitHealthy(t, time.Minute)
+	harness.Eventually(t, 30*time.Second, "nothing of the replaced pods is left on the node, 4 pods in all", func() error {
 		for _, process := range processesOf(t)[dead] {
 			if strings.Contains(process.args, "tcp-echo :7777") {
 				return fmt.Errorf("process %s: %s", process.pid, process.args)
@@ -119,21 +122,21 @@ func testNodeKilled(t *testing.T, c *cluster) {
 			return err
 		}
 		if len(all) != 4 {
-			return fmt.Errorf("%d pods", len(all))
+			return fmt.Errorf("%d pods: %s", len(all), describeAll(all))
 		}
 		return nil
 	})
 	// The node takes pods again.
-	c.kubectl(t, "-n", ns, "scale", "deployment/echo", "--replicas=6")
+	c.Kubectl(t, "-n", ns, "scale", "deployment/echo", "--replicas=6")
 	c.awaitDeployment(t, 30*time.Second, ns, "echo", 6)
 	on = map[string]int{}
 	for _, pod := range c.pods(t, ns, "app=echo") {
 		on[pod.Spec.NodeName]++
 	}
 	if on[dead] == 0 {
-		t.Errorf("the node that returned gets no pods: %v", on)
+		t.Errorf("the node %s that returned gets no pods: %v", dead, on)
 	}
 	for _, url := range append(targets, "tcp://10.97.0.22:30081") {
-		eventually(t, 10*time.Second, url+" answers", func() error { return request(t.Context(), url) })
+		harness.Eventually(t, 10*time.Second, url+" answers", func() error { return harness.Request(t.Context(), url) })
 	}
 }

@@ -8,12 +8,13 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
+
+	"kijabi.dev/test/harness"
 )
 
 // containersOf are the processes of containers on nodes, by machine, pid and program.
-func containersOf(t *testing.T, programs ...string) map[string]bool {
+func containersOf(t *harness.T, programs ...string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	for machine, processes := range processesOf(t) {
@@ -27,10 +28,10 @@ func containersOf(t *testing.T, programs ...string) map[string]bool {
 }
 
 // testAllMastersKilled takes the whole control plane away.
-func testAllMastersKilled(t *testing.T, c *cluster) {
+func testAllMastersKilled(t *harness.T, c *cluster) {
 	c.guestbook(t)
-	c.kubectl(t, "delete", "pod", "caller", "--ignore-not-found")
-	c.apply(t, `
+	c.Kubectl(t, "delete", "pod", "caller", "--ignore-not-found")
+	c.Apply(t, `
 apiVersion: v1
 kind: Pod
 metadata: {name: caller, namespace: default}
@@ -47,24 +48,24 @@ spec:
 	c.awaitPod(t, 30*time.Second, "default", "caller", "is Ready", isReady)
 	nodes := []string{"node-1", "node-2"}
 	var before map[string]bool
-	eventually(t, 40*time.Second, "pods of earlier steps have ended", func() error {
+	harness.Eventually(t, 40*time.Second, "pods of earlier steps have ended", func() error {
 		if before = containersOf(t, "guestbook-web", "guestbook-store"); len(before) != 3 {
 			return fmt.Errorf("containers of guestbook: %v, want 3", before)
 		}
 		return nil
 	})
-	p := probe(t, c.guestbookURLs(t, "master-1", "master-2", "master-3")...)
+	p := harness.Probe(t, c.guestbookURLs(t, "master-1", "master-2", "master-3")...)
 
-	c.power(t, "kill", "master-1", "master-2", "master-3")
-	if _, err := c.status(t); err == nil {
+	c.Power(t, "kill", "master-1", "master-2", "master-3")
+	if _, err := c.Status(t); err == nil {
 		t.Error("status does not tell that no master leads")
 	}
 	for _, unit := range []string{"kubelet", "kube-proxy", "network-agent", "dns"} {
 		for _, node := range nodes {
-			was := c.machines(t)[node]
-			c.kijabi(t, "machine", "restart", "--name", clusterName, node, unit)
-			eventually(t, 20*time.Second, unit+" runs again on "+node, func() error {
-				is := c.machines(t)[node]
+			was := c.Machines(t)[node]
+			c.Kijabi(t, "machine", "restart", "--name", clusterName, node, unit)
+			harness.Eventually(t, 20*time.Second, unit+" runs again on "+node, func() error {
+				is := c.Machines(t)[node]
 				for i, u := range is.Units {
 					if u.Name == unit && u.State == "running" && u.PID != was.Units[i].PID {
 						return nil
@@ -74,8 +75,8 @@ spec:
 			})
 		}
 	}
-	eventually(t, 20*time.Second, "all programs of the nodes are healthy without a master", func() error {
-		s, _ := c.status(t)
+	harness.Eventually(t, 20*time.Second, "all programs of the nodes are healthy without a master", func() error {
+		s, _ := c.Status(t)
 		var errs []error
 		for _, component := range s.Components {
 			if slices.Contains(nodes, component.Machine) && !component.Healthy {
@@ -96,36 +97,36 @@ spec:
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "a container that died is started again without a master", func() error {
+	harness.Eventually(t, 30*time.Second, "a container that died is started again without a master", func() error {
 		if now := findProcess(t, "tcp-echo :9999"); now.pid == "" || now.pid == victim.pid {
 			return fmt.Errorf("process %q", now.pid)
 		}
 		return nil
 	})
-	awaitRequests(t, p, 100)
+	p.Await(t, 100)
 	if after := containersOf(t, "guestbook-web", "guestbook-store"); !maps.Equal(before, after) {
 		t.Errorf("containers of guestbook: %v, before %v", after, before)
 	}
 
 	started := time.Now()
-	c.power(t, "start", "master-1", "master-2", "master-3")
-	c.awaitHealthy(t, 90*time.Second)
+	c.Power(t, "start", "master-1", "master-2", "master-3")
+	c.AwaitHealthy(t, 90*time.Second)
 	t.Logf("Ready %s after the masters were started", time.Since(started).Round(100*time.Millisecond))
-	p.mustNotHaveFailed(t)
+	p.MustNotHaveFailed(t)
 	if after := containersOf(t, "guestbook-web", "guestbook-store"); !maps.Equal(before, after) {
 		t.Errorf("containers of guestbook after the masters' return: %v, before %v", after, before)
 	}
-	if log := c.kubectl(t, "logs", "caller", "-c", "byname"); strings.Contains(log, "failed") {
-		t.Errorf("requests by name failed meanwhile:\n%s", tail(log, 10))
+	if log := c.Kubectl(t, "logs", "caller", "-c", "byname"); strings.Contains(log, "failed") {
+		t.Errorf("requests by name failed meanwhile:\n%s", harness.Tail(log, 10))
 	}
-	c.kubectl(t, "delete", "pod", "caller")
-	c.kubectl(t, "scale", "deployment/guestbook", "--replicas=3")
+	c.Kubectl(t, "delete", "pod", "caller")
+	c.Kubectl(t, "scale", "deployment/guestbook", "--replicas=3")
 	c.awaitDeployment(t, 30*time.Second, "default", "guestbook", 3)
-	c.kubectl(t, "scale", "deployment/guestbook", "--replicas=2")
+	c.Kubectl(t, "scale", "deployment/guestbook", "--replicas=2")
 	c.awaitDeployment(t, 30*time.Second, "default", "guestbook", 2)
 }
 
-func findProcess(t *testing.T, args string) process {
+func findProcess(t *harness.T, args string) process {
 	t.Helper()
 	for _, processes := range processesOf(t) {
 		for _, p := range processes {
@@ -135,22 +136,4 @@ func findProcess(t *testing.T, args string) process {
 		}
 	}
 	return process{}
-}
-
-// awaitRequests waits until the prober has sent more requests to each address.
-func awaitRequests(t *testing.T, p *prober, more int) {
-	t.Helper()
-	p.mu.Lock()
-	before := maps.Clone(p.sent)
-	p.mu.Unlock()
-	eventually(t, time.Minute, fmt.Sprintf("%d more requests to each address", more), func() error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for url, sent := range p.sent {
-			if sent < before[url]+more {
-				return fmt.Errorf("%d to %s", sent-before[url], url)
-			}
-		}
-		return nil
-	})
 }

@@ -1,11 +1,10 @@
 package e2e
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
-	"time"
+
+	"kijabi.dev/test/harness"
 )
 
 var (
@@ -14,29 +13,23 @@ var (
 )
 
 // up starts the cluster; without it there is nothing to test.
-func (c *cluster) up(t *testing.T) {
+func (c *cluster) up(t *harness.T) {
 	t.Helper()
-	result := c.run(t, invocation{Limit: 5 * time.Minute, Argv: []string{
-		filepath.Join(c.bin, "kijabi"), "up", "--name", clusterName, "--subnet", subnet, "--masters", "3", "--nodes", "2",
-	}})
-	if result.code != 0 {
-		t.Fatal(result)
-	}
-	t.Logf("Ready after %s", result.took.Round(100*time.Millisecond))
-	if !strings.Contains(result.stdout, c.kubeconfig()) || !strings.Contains(result.stdout, "kijabi kubectl get nodes") {
-		t.Errorf("up does not print the kubeconfig and next steps: %s", result.stdout)
+	result := c.Up(t, 3, 2)
+	if !strings.Contains(result.Stdout, c.Kubeconfig()) || !strings.Contains(result.Stdout, "kijabi kubectl get nodes") {
+		t.Errorf("up does not print the kubeconfig and next steps: %s", result.Stdout)
 	}
 }
 
-func testUp(t *testing.T, c *cluster) {
-	s, err := c.status(t)
+func testUp(t *harness.T, c *cluster) {
+	s, err := c.Status(t)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.healthy(3, 5); err != nil {
+	if err := s.Healthy(3, 5); err != nil {
 		t.Errorf("up has ended, but: %v", err)
 	}
-	machines := c.machines(t)
+	machines := c.Machines(t)
 	running := processesOf(t)
 	for name, m := range machines {
 		want := slices.Clone(nodePrograms)
@@ -58,7 +51,7 @@ func testUp(t *testing.T, c *cluster) {
 			}
 		}
 	}
-	nodes := c.kubectl(t, "get", "nodes")
+	nodes := c.Kubectl(t, "get", "nodes")
 	for line := range strings.Lines(nodes) {
 		fields := strings.Fields(line)
 		if len(fields) != 5 {

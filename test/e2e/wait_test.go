@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +12,7 @@ import (
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/test/harness"
 )
 
 // get reads an object; it may not exist.
@@ -30,27 +30,29 @@ func list[T object.Object](c *cluster, namespace, selector string) ([]T, error) 
 	return page.Items, err
 }
 
-// pods lists the pods that are not being deleted.
-func (c *cluster) pods(t *testing.T, namespace, selector string) []*corev1.Pod {
-	t.Helper()
+// listPods lists the pods that are not being deleted.
+func (c *cluster) listPods(namespace, selector string) ([]*corev1.Pod, error) {
 	all, err := list[*corev1.Pod](c, namespace, selector)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return slices.DeleteFunc(all, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	return slices.DeleteFunc(all, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil }), err
 }
 
-func isReady(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
+// pods is listPods, which must succeed.
+func (c *cluster) pods(t *harness.T, namespace, selector string) []*corev1.Pod {
+	t.Helper()
+	pods, err := c.listPods(namespace, selector)
+	if err != nil {
+		t.Fatalf("list pods of %s: %v", namespace, err)
+	}
+	return pods
 }
+
+func isReady(pod *corev1.Pod) bool { return harness.PodReady(pod) == corev1.ConditionTrue }
 
 // awaitPod waits until a pod is as check wants it.
-func (c *cluster) awaitPod(t *testing.T, limit time.Duration, namespace, name, what string, check func(*corev1.Pod) bool) *corev1.Pod {
+func (c *cluster) awaitPod(t *harness.T, limit time.Duration, namespace, name, what string, check func(*corev1.Pod) bool) *corev1.Pod {
 	t.Helper()
 	var pod *corev1.Pod
-	eventually(t, limit, fmt.Sprintf("pod %s/%s %s", namespace, name, what), func() error {
+	harness.Eventually(t, limit, fmt.Sprintf("pod %s/%s %s", namespace, name, what), func() error {
 		var err error
 		if pod, err = get[*corev1.Pod](c, namespace, name); err != nil {
 			return err
@@ -85,10 +87,18 @@ func describe(pod *corev1.Pod) string {
 	return strings.Join(text, "; ")
 }
 
+func describeAll(pods []*corev1.Pod) string {
+	var texts []string
+	for _, pod := range pods {
+		texts = append(texts, pod.Name+": "+describe(pod))
+	}
+	return strings.Join(texts, " | ")
+}
+
 // awaitDeployment waits until a Deployment is rolled out with this many Ready pods.
-func (c *cluster) awaitDeployment(t *testing.T, limit time.Duration, namespace, name string, replicas int32) {
+func (c *cluster) awaitDeployment(t *harness.T, limit time.Duration, namespace, name string, replicas int32) {
 	t.Helper()
-	eventually(t, limit, fmt.Sprintf("deployment %s/%s has %d Ready pods", namespace, name, replicas), func() error {
+	harness.Eventually(t, limit, fmt.Sprintf("deployment %s/%s has %d Ready pods", namespace, name, replicas), func() error {
 		d, err := get[*appsv1.Deployment](c, namespace, name)
 		if err != nil {
 			return err
@@ -104,9 +114,9 @@ func (c *cluster) awaitDeployment(t *testing.T, limit time.Duration, namespace, 
 }
 
 // awaitEvent waits for an event about an object.
-func (c *cluster) awaitEvent(t *testing.T, namespace, object, reason, message string) {
+func (c *cluster) awaitEvent(t *harness.T, namespace, object, reason, message string) {
 	t.Helper()
-	eventually(t, 20*time.Second, fmt.Sprintf("event %s %q about %s", reason, message, object), func() error {
+	harness.Eventually(t, 20*time.Second, fmt.Sprintf("event %s %q about %s", reason, message, object), func() error {
 		events, err := list[*corev1.Event](c, namespace, "")
 		if err != nil {
 			return err
@@ -126,12 +136,12 @@ func (c *cluster) awaitEvent(t *testing.T, namespace, object, reason, message st
 }
 
 // namespace makes a namespace for one step and removes it afterwards.
-func (c *cluster) namespace(t *testing.T, name string) string {
+func (c *cluster) namespace(t *harness.T, name string) string {
 	t.Helper()
-	c.kubectl(t, "create", "namespace", name)
+	c.Kubectl(t, "create", "namespace", name)
 	t.Cleanup(func() {
 		if !t.Failed() { // it is looked at otherwise
-			c.kubectl(t, "delete", "namespace", name, "--wait=false")
+			c.Kubectl(t, "delete", "namespace", name, "--wait=false")
 		}
 	})
 	return name

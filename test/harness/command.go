@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 )
 
 // Invocation is a command to run. Without Dir it runs in the repository, without Limit
-// for a minute at most.
+// for as long as its user may at most. Env is added to the user's environment.
 type Invocation struct {
 	Dir   string
 	Input string
@@ -49,15 +50,13 @@ func Tail(text string, lines int) string {
 	return strings.Join(all, "\n")
 }
 
-// Run runs a command to its end, in the environment of the test's user.
-func (c *Cluster) Run(t *testing.T, i Invocation) Outcome {
+// Run runs a command to its end, in the user's environment.
+func (u *User) Run(t testing.TB, i Invocation) Outcome {
 	t.Helper()
-	if i.Limit == 0 {
-		i.Limit = time.Minute
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), i.Limit)
+	limit := cmp.Or(i.Limit, u.Limit, time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	command := c.command(ctx, i)
+	command := u.Command(ctx, i)
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	started := time.Now()
@@ -69,7 +68,7 @@ func (c *Cluster) Run(t *testing.T, i Invocation) Outcome {
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		t.Fatalf("not done after %s: %s", i.Limit, result)
+		t.Fatalf("not done after %s: %s", limit, result)
 	case errors.As(err, &exit):
 		result.Code = exit.ExitCode()
 	case err != nil:
@@ -78,26 +77,36 @@ func (c *Cluster) Run(t *testing.T, i Invocation) Outcome {
 	return result
 }
 
-func (c *Cluster) command(ctx context.Context, i Invocation) *exec.Cmd {
-	command := exec.CommandContext(ctx, i.Argv[0], i.Argv[1:]...)
-	command.Dir, command.Env, command.WaitDelay = i.Dir, append(c.environment(), i.Env...), time.Second
-	if command.Dir == "" {
-		command.Dir = c.Root
+// Must is Run for a command that must succeed.
+func (u *User) Must(t testing.TB, i Invocation) Outcome {
+	t.Helper()
+	result := u.Run(t, i)
+	if result.Code != 0 {
+		t.Fatal(result)
 	}
+	return result
+}
+
+// Command is an invocation for a test that runs it by itself. Its Limit is not used.
+func (u *User) Command(ctx context.Context, i Invocation) *exec.Cmd {
+	command := exec.CommandContext(ctx, i.Argv[0], i.Argv[1:]...)
+	command.Dir, command.Env, command.WaitDelay = cmp.Or(i.Dir, u.Root), append(u.environment(), i.Env...), time.Second
 	command.Stdin = strings.NewReader(i.Input)
 	return command
 }
 
-// environment is the caller's without what leads to another home, cluster or user.
-func (c *Cluster) environment() []string {
+// environment is the caller's without what leads to another home, cluster, user or demo.
+func (u *User) environment() []string {
 	var kept []string
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
-		if !slices.Contains([]string{"HOME", "KUBECONFIG", "KIJABI_STATE", "KIJABI_ACCESS", "SUDO_UID", "SUDO_GID"}, name) {
+		if !slices.Contains([]string{
+			"HOME", "KUBECONFIG", "KIJABI_STATE", "KIJABI_ACCESS", "KIJABI_NET", "COMPOSE_PROFILES", "SUDO_UID", "SUDO_GID", "SSH_AUTH_SOCK",
+		}, name) {
 			kept = append(kept, entry)
 		}
 	}
-	return append(kept, "HOME="+c.Home)
+	return append(kept, "HOME="+u.Home)
 }
 
 // Process is a program that runs beside the test.
@@ -120,9 +129,9 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 // Start starts a program, which is stopped when the test ends. Its Limit is not used.
-func (c *Cluster) Start(t *testing.T, i Invocation) *Process {
+func (u *User) Start(t testing.TB, i Invocation) *Process {
 	t.Helper()
-	p := &Process{command: c.command(context.Background(), i), ended: make(chan struct{})}
+	p := &Process{command: u.Command(context.Background(), i), ended: make(chan struct{})}
 	p.command.Stdout, p.command.Stderr = &p.output, &p.output
 	if err := p.command.Start(); err != nil {
 		t.Fatal(err)
@@ -152,7 +161,7 @@ func (p *Process) Ended() <-chan struct{} { return p.ended }
 
 // Stop asks the program to end, and makes it if it does not within 10 seconds. It may be
 // called again.
-func (p *Process) Stop(t *testing.T) {
+func (p *Process) Stop(t testing.TB) {
 	t.Helper()
 	_ = p.command.Process.Signal(syscall.SIGTERM) // it may have ended
 	select {
@@ -167,34 +176,4 @@ func (p *Process) Stop(t *testing.T) {
 func (p *Process) Kill() {
 	_ = p.command.Process.Kill() // it may have ended
 	<-p.ended
-}
-
-// Eventually waits for a condition: check returns nil once it holds.
-func Eventually(t *testing.T, limit time.Duration, what string, check func() error) {
-	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	retry := time.NewTicker(50 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		case <-retry.C:
-		}
-	}
-}
-
-// Contains fails when a text lacks one of the parts.
-func Contains(t *testing.T, what, text string, parts ...string) {
-	t.Helper()
-	for _, part := range parts {
-		if !strings.Contains(text, part) {
-			t.Errorf("%s lacks %q:\n%s", what, part, Tail(text, 40))
-		}
-	}
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"kijabi.dev/test/harness"
 )
 
 // version is one that no release has.
@@ -30,12 +32,8 @@ func all() []string { return append(components(), "kijabi", "kijabi-node", "mach
 // makeImages makes all images in a fresh directory.
 func makeImages(t *testing.T) string {
 	t.Helper()
-	bin := os.Getenv("KIJABI_BIN")
-	if bin == "" {
-		bin = "../../bin"
-	}
 	out := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "sh", "../../deploy/images/images.sh", bin, out)
+	cmd := exec.CommandContext(t.Context(), "sh", "../../deploy/images/images.sh", harness.Programs(t), out)
 	cmd.Env = append(os.Environ(), "VERSION="+version, "REVISION=0123abcd")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("images.sh: %v: %s", err, output)

@@ -19,6 +19,7 @@ import (
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
 	cloudv1pb "kijabi.dev/proto/gen/kijabi/cloud/v1"
+	"kijabi.dev/test/harness"
 )
 
 // cloud is a provider that answers as a test says.
@@ -44,7 +45,8 @@ func (c *cloud) times(node string) int {
 }
 
 // TestCloud runs the cloud-controller-manager against a provider whose answers are errors, too.
-func TestCloud(t *testing.T) {
+func TestCloud(tt *testing.T) {
+	t := harness.Begin(tt)
 	const failures = 5
 	provider := &cloud{asked: map[string]int{}, answer: func(node string, attempt int) (*cloudv1pb.GetInstanceResponse, error) {
 		switch {
@@ -107,15 +109,15 @@ func TestCloud(t *testing.T) {
 			return nil
 		}
 	}
-	eventually(t, patience, "a machine is described", initialized("plain"))
-	eventually(t, patience, "one that is switched off takes no pods", initialized("off", "node.cloudprovider.kubernetes.io/shutdown"))
-	eventually(t, patience, "the node of a machine that is gone goes", gone[*corev1.Node](s, "", "gone"))
-	eventually(t, patience, "UNAVAILABLE is tried again", initialized("slow"))
+	harness.Eventually(t, patience, "a machine is described", initialized("plain"))
+	harness.Eventually(t, patience, "one that is switched off takes no pods", initialized("off", "node.cloudprovider.kubernetes.io/shutdown"))
+	harness.Eventually(t, patience, "the node of a machine that is gone goes", gone[*corev1.Node](s, "", "gone"))
+	harness.Eventually(t, patience, "UNAVAILABLE is tried again", initialized("slow"))
 	if n := provider.times("slow"); n < failures+1 {
 		t.Errorf("answered after %d calls", n)
 	}
 	// An error that is no NOT_FOUND never removes a node.
-	eventually(t, patience, "a refusal is tried again, ever more rarely", func() error {
+	harness.Eventually(t, patience, "a refusal is tried again, ever more rarely", func() error {
 		if n := provider.times("refused"); n < 4 {
 			return fmt.Errorf("asked %d times", n)
 		}
@@ -128,5 +130,5 @@ func TestCloud(t *testing.T) {
 	change(t, s, "", "plain", "", func(n *corev1.Node) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "node.cloudprovider.kubernetes.io/uninitialized", Effect: corev1.TaintEffectNoSchedule, TimeAdded: &metav1.Time{Time: time.Now()}})
 	})
-	eventually(t, patience, "the loop follows the node", initialized("plain"))
+	harness.Eventually(t, patience, "the loop follows the node", initialized("plain"))
 }

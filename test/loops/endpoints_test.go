@@ -3,17 +3,17 @@ package loops
 import (
 	"fmt"
 	"maps"
-	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/test/harness"
 )
 
 // endpoints are a service's addresses and whether they are ready.
-func endpoints(t *testing.T, s *stack, ns, service string) map[string]bool {
+func endpoints(t *harness.T, s *stack, ns, service string) map[string]bool {
 	t.Helper()
 	have := map[string]bool{}
 	for _, slice := range list[*discoveryv1.EndpointSlice](t, s, ns) {
@@ -28,7 +28,7 @@ func endpoints(t *testing.T, s *stack, ns, service string) map[string]bool {
 }
 
 // published says whether a service's endpoints are what its pods say, and how many are ready.
-func published(t *testing.T, s *stack, ns, app string, ready int) func() error {
+func published(t *harness.T, s *stack, ns, app string, ready int) func() error {
 	t.Helper()
 	return func() error {
 		want := map[string]bool{}
@@ -49,7 +49,7 @@ func published(t *testing.T, s *stack, ns, app string, ready int) func() error {
 	}
 }
 
-func testEndpoints(t *testing.T, s *stack) {
+func testEndpoints(t *harness.T, s *stack) {
 	ns := namespace(t, s, "endpoints")
 	create(t, s, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"},
@@ -57,7 +57,7 @@ func testEndpoints(t *testing.T, s *stack) {
 	})
 	create(t, s, deployment(ns, "web", 4))
 	create(t, s, deployment(ns, "other", 2))
-	eventually(t, patience, "all pods are endpoints", published(t, s, ns, "web", 4))
+	harness.Eventually(t, patience, "all pods are endpoints", published(t, s, ns, "web", 4))
 
 	var pod *corev1.Pod
 	for _, candidate := range list[*corev1.Pod](t, s, ns) {
@@ -66,20 +66,20 @@ func testEndpoints(t *testing.T, s *stack) {
 		}
 	}
 	change(t, s, ns, pod.Name, "", func(p *corev1.Pod) { p.Annotations = map[string]string{unreadyAnnotation: "yes"} })
-	eventually(t, patience, "a pod that is not Ready is no ready endpoint", published(t, s, ns, "web", 3))
+	harness.Eventually(t, patience, "a pod that is not Ready is no ready endpoint", published(t, s, ns, "web", 3))
 	change(t, s, ns, pod.Name, "", func(p *corev1.Pod) { p.Annotations = nil })
-	eventually(t, patience, "it is again", published(t, s, ns, "web", 4))
+	harness.Eventually(t, patience, "it is again", published(t, s, ns, "web", 4))
 	s.remove(t, pod, client.DeleteOptions{})
-	eventually(t, patience, "a deleted pod's address goes", func() error {
+	harness.Eventually(t, patience, "a deleted pod's address goes", func() error {
 		if _, there := endpoints(t, s, ns, "web")[pod.Status.PodIP]; there {
 			return fmt.Errorf("%s is there", pod.Status.PodIP)
 		}
 		return nil
 	})
-	eventually(t, patience, "its replacement comes", published(t, s, ns, "web", 4))
+	harness.Eventually(t, patience, "its replacement comes", published(t, s, ns, "web", 4))
 
 	s.remove(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}}, client.DeleteOptions{})
-	eventually(t, patience, "slices go with their service", func() error {
+	harness.Eventually(t, patience, "slices go with their service", func() error {
 		if n := len(list[*discoveryv1.EndpointSlice](t, s, ns)); n > 0 {
 			return fmt.Errorf("%d slices", n)
 		}

@@ -2,7 +2,6 @@ package loops
 
 import (
 	"fmt"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,12 +11,13 @@ import (
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/test/harness"
 )
 
 // patience is how long a loop may take on a loaded machine.
 const patience = 30 * time.Second
 
-func namespace(t *testing.T, s *stack, name string) string {
+func namespace(t *harness.T, s *stack, name string) string {
 	t.Helper()
 	create(t, s, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	return name
@@ -68,11 +68,11 @@ func owners(s *stack, ns, name string, want ...types.UID) func() error {
 	}
 }
 
-func testGarbage(t *testing.T, s *stack) {
+func testGarbage(t *harness.T, s *stack) {
 	ns := namespace(t, s, "garbage")
 	by := func(p metav1.DeletionPropagation) client.DeleteOptions { return client.DeleteOptions{Propagation: p} }
 
-	t.Run("Background", func(t *testing.T) {
+	t.Run("Background", func(t *harness.T) {
 		owner := create(t, s, configMap(ns, "background"))
 		create(t, s, configMap(ns, "background-1", ownedBy(owner)))
 		middle := create(t, s, configMap(ns, "background-2", ownedBy(owner)))
@@ -80,13 +80,13 @@ func testGarbage(t *testing.T, s *stack) {
 		create(t, s, configMap(ns, "unrelated"))
 		s.remove(t, owner, by(metav1.DeletePropagationBackground))
 		for _, name := range []string{"background-1", "background-2", "background-3"} {
-			eventually(t, patience, name+" is collected", gone[*corev1.ConfigMap](s, ns, name))
+			harness.Eventually(t, patience, name+" is collected", gone[*corev1.ConfigMap](s, ns, name))
 		}
 		if _, err := get[*corev1.ConfigMap](s, ns, "unrelated"); err != nil {
 			t.Errorf("an object without owners: %v", err)
 		}
 	})
-	t.Run("Foreground", func(t *testing.T) {
+	t.Run("Foreground", func(t *harness.T) {
 		owner := create(t, s, configMap(ns, "foreground"))
 		held := configMap(ns, "foreground-held", ownedBy(owner))
 		held.Finalizers = []string{"example.com/keep"}
@@ -96,9 +96,9 @@ func testGarbage(t *testing.T, s *stack) {
 		loose.BlockOwnerDeletion = nil
 		create(t, s, configMap(ns, "foreground-loose", loose))
 		s.remove(t, owner, by(metav1.DeletePropagationForeground))
-		eventually(t, patience, "a dependent goes first", gone[*corev1.ConfigMap](s, ns, "foreground-free"))
-		eventually(t, patience, "one that does not block goes, too", gone[*corev1.ConfigMap](s, ns, "foreground-loose"))
-		eventually(t, patience, "the one with a finalizer is being deleted", func() error {
+		harness.Eventually(t, patience, "a dependent goes first", gone[*corev1.ConfigMap](s, ns, "foreground-free"))
+		harness.Eventually(t, patience, "one that does not block goes, too", gone[*corev1.ConfigMap](s, ns, "foreground-loose"))
+		harness.Eventually(t, patience, "the one with a finalizer is being deleted", func() error {
 			obj, err := get[*corev1.ConfigMap](s, ns, "foreground-held")
 			if err == nil && obj.DeletionTimestamp == nil {
 				err = fmt.Errorf("it is not deleted")
@@ -109,28 +109,28 @@ func testGarbage(t *testing.T, s *stack) {
 			t.Fatalf("the owner did not wait for its dependent: %v", err)
 		}
 		change(t, s, ns, "foreground-held", "", func(m *corev1.ConfigMap) { m.Finalizers = nil })
-		eventually(t, patience, "the owner goes last", gone[*corev1.ConfigMap](s, ns, "foreground"))
+		harness.Eventually(t, patience, "the owner goes last", gone[*corev1.ConfigMap](s, ns, "foreground"))
 	})
-	t.Run("ForegroundOfSeveralOwners", func(t *testing.T) {
+	t.Run("ForegroundOfSeveralOwners", func(t *harness.T) {
 		first, second := create(t, s, configMap(ns, "several-1")), create(t, s, configMap(ns, "several-2"))
 		create(t, s, configMap(ns, "several", ownedBy(first), ownedBy(second)))
 		s.remove(t, first, by(metav1.DeletePropagationForeground))
-		eventually(t, patience, "the first owner does not wait for a dependent that stays", gone[*corev1.ConfigMap](s, ns, "several-1"))
-		eventually(t, patience, "the dependent forgets it", owners(s, ns, "several", second.UID))
+		harness.Eventually(t, patience, "the first owner does not wait for a dependent that stays", gone[*corev1.ConfigMap](s, ns, "several-1"))
+		harness.Eventually(t, patience, "the dependent forgets it", owners(s, ns, "several", second.UID))
 		s.remove(t, second, by(metav1.DeletePropagationForeground))
-		eventually(t, patience, "dependent of the last owner", gone[*corev1.ConfigMap](s, ns, "several"))
-		eventually(t, patience, "the last owner", gone[*corev1.ConfigMap](s, ns, "several-2"))
+		harness.Eventually(t, patience, "dependent of the last owner", gone[*corev1.ConfigMap](s, ns, "several"))
+		harness.Eventually(t, patience, "the last owner", gone[*corev1.ConfigMap](s, ns, "several-2"))
 	})
-	t.Run("ForegroundOfBothOwnersAtOnce", func(t *testing.T) {
+	t.Run("ForegroundOfBothOwnersAtOnce", func(t *harness.T) {
 		first, second := create(t, s, configMap(ns, "both-1")), create(t, s, configMap(ns, "both-2"))
 		create(t, s, configMap(ns, "both", ownedBy(first), ownedBy(second)))
 		s.remove(t, first, by(metav1.DeletePropagationForeground))
 		s.remove(t, second, by(metav1.DeletePropagationForeground))
 		for _, name := range []string{"both", "both-1", "both-2"} {
-			eventually(t, patience, name+" goes", gone[*corev1.ConfigMap](s, ns, name))
+			harness.Eventually(t, patience, name+" goes", gone[*corev1.ConfigMap](s, ns, name))
 		}
 	})
-	t.Run("Orphan", func(t *testing.T) {
+	t.Run("Orphan", func(t *harness.T) {
 		// Dependents made just before the deletion are the ones a cache may not show yet.
 		for round := range 5 {
 			name := fmt.Sprintf("orphan-%d", round)
@@ -138,7 +138,7 @@ func testGarbage(t *testing.T, s *stack) {
 			create(t, s, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, OwnerReferences: []metav1.OwnerReference{ownedBy(owner)}}})
 			create(t, s, configMap(ns, name+"-free", ownedBy(owner)))
 			s.remove(t, owner, by(metav1.DeletePropagationOrphan))
-			eventually(t, patience, "the owner goes", gone[*corev1.ConfigMap](s, ns, name))
+			harness.Eventually(t, patience, "the owner goes", gone[*corev1.ConfigMap](s, ns, name))
 			if err := owners(s, ns, name+"-free")(); err != nil {
 				t.Errorf("dependent of the same kind: %v", err)
 			}
@@ -147,21 +147,21 @@ func testGarbage(t *testing.T, s *stack) {
 			}
 		}
 	})
-	t.Run("DanglingReference", func(t *testing.T) {
+	t.Run("DanglingReference", func(t *harness.T) {
 		never := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "never", UID: "8d0f5a52-0000-4000-8000-000000000000"}
 		create(t, s, configMap(ns, "dangling", never))
-		eventually(t, patience, "an object whose owner never was", gone[*corev1.ConfigMap](s, ns, "dangling"))
+		harness.Eventually(t, patience, "an object whose owner never was", gone[*corev1.ConfigMap](s, ns, "dangling"))
 		// The name alone is no owner: a namesake has another uid.
 		namesake := create(t, s, configMap(ns, "namesake"))
 		ref := ownedBy(namesake)
 		ref.UID = never.UID
 		create(t, s, configMap(ns, "stranger", ref))
-		eventually(t, patience, "an object owned by a namesake's predecessor", gone[*corev1.ConfigMap](s, ns, "stranger"))
+		harness.Eventually(t, patience, "an object owned by a namesake's predecessor", gone[*corev1.ConfigMap](s, ns, "stranger"))
 		// An owner of a kind nobody knows here may exist elsewhere.
 		unknown := metav1.OwnerReference{APIVersion: "example.com/v1", Kind: "Thing", Name: "thing", UID: never.UID}
 		create(t, s, configMap(ns, "foreign", unknown))
 		create(t, s, configMap(ns, "mixed", never, ownedBy(namesake)))
-		eventually(t, patience, "dangling reference beside a living owner is dropped", owners(s, ns, "mixed", namesake.UID))
+		harness.Eventually(t, patience, "dangling reference beside a living owner is dropped", owners(s, ns, "mixed", namesake.UID))
 		if err := owners(s, ns, "foreign", never.UID)(); err != nil {
 			t.Errorf("an object with an owner of an unknown kind: %v", err)
 		}

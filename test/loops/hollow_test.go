@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,6 +20,7 @@ import (
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
+	"kijabi.dev/test/harness"
 )
 
 // unreadyAnnotation on a pod makes its hollow kubelet say that it is not Ready.
@@ -42,7 +42,7 @@ type kubelets struct {
 	errs  []error
 }
 
-func newKubelets(t *testing.T, s *stack) *kubelets {
+func newKubelets(t *harness.T, s *stack) *kubelets {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	k := &kubelets{s: s, ctx: ctx, beats: map[string]context.CancelFunc{}, ips: map[types.UID]string{}}
@@ -100,15 +100,15 @@ func (s *stack) register(ctx context.Context, node *corev1.Node) error {
 
 // well waits until a node that sends heartbeats is Ready and without taints. As a
 // real kubelet does, it posts its status anew when somebody changed it.
-func (k *kubelets) well(t *testing.T, node string) {
+func (k *kubelets) well(t *harness.T, node string) {
 	t.Helper()
-	eventually(t, patience, "node "+node+" is healthy", func() error {
+	harness.Eventually(t, patience, "node "+node+" is healthy", func() error {
 		err := healthy(k.s, node)()
 		if err == nil {
 			return nil
 		}
 		have, getErr := get[*corev1.Node](k.s, "", node)
-		if getErr != nil || condition(have) == corev1.ConditionTrue {
+		if getErr != nil || harness.NodeReady(have) == corev1.ConditionTrue {
 			return errors.Join(err, getErr)
 		}
 		have.Status = hollowStatus("64")
@@ -120,7 +120,7 @@ func (k *kubelets) well(t *testing.T, node string) {
 }
 
 // beat sends heartbeats of a node until silence; it returns after the first was answered.
-func (k *kubelets) beat(t *testing.T, node string) {
+func (k *kubelets) beat(t *harness.T, node string) {
 	t.Helper()
 	conn, err := rpc.Dial(k.s.at(configv1.PortGRPC), k.s.identity(t, pki.ComponentKubelet, node))
 	if err != nil {
@@ -184,7 +184,7 @@ func (k *kubelets) silence(nodes ...string) {
 }
 
 // revive brings silent nodes back: they become healthy and look after their pods.
-func (k *kubelets) revive(t *testing.T, nodes ...string) {
+func (k *kubelets) revive(t *harness.T, nodes ...string) {
 	t.Helper()
 	for _, node := range nodes {
 		k.beat(t, node)
@@ -237,7 +237,7 @@ func (k *kubelets) look(pod *corev1.Pod) {
 	if pod.Annotations[unreadyAnnotation] != "" || pod.Spec.Containers[0].Image == brokenImage {
 		status = corev1.ConditionFalse
 	}
-	if condition := podReady(pod); condition != nil && condition.Status == status {
+	if harness.PodReady(pod) == status {
 		return
 	}
 	posted := pod.DeepCopy()
@@ -248,19 +248,7 @@ func (k *kubelets) look(pod *corev1.Pod) {
 	k.fail(err)
 }
 
-func podReady(pod *corev1.Pod) *corev1.PodCondition {
-	for i := range pod.Status.Conditions {
-		if pod.Status.Conditions[i].Type == corev1.PodReady {
-			return &pod.Status.Conditions[i]
-		}
-	}
-	return nil
-}
-
-func isReady(pod *corev1.Pod) bool {
-	c := podReady(pod)
-	return c != nil && c.Status == corev1.ConditionTrue
-}
+func isReady(pod *corev1.Pod) bool { return harness.PodReady(pod) == corev1.ConditionTrue }
 
 // history follows every change of a namespace's pods, in order.
 type history struct {
@@ -272,7 +260,7 @@ type history struct {
 }
 
 // follow watches a namespace; check is called after every change with all pods that are there.
-func follow(t *testing.T, s *stack, ns string, check func(before, after *corev1.Pod, all map[types.UID]*corev1.Pod) string) *history {
+func follow(t *harness.T, s *stack, ns string, check func(before, after *corev1.Pod, all map[types.UID]*corev1.Pod) string) *history {
 	t.Helper()
 	h := &history{created: map[types.UID]string{}, pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -340,7 +328,7 @@ func (h *history) total() int {
 }
 
 // until waits for a condition on the pods that are there.
-func (h *history) until(t *testing.T, what string, condition func(all map[types.UID]*corev1.Pod) bool) {
+func (h *history) until(t *harness.T, what string, condition func(all map[types.UID]*corev1.Pod) bool) {
 	t.Helper()
 	deadline := time.NewTimer(2 * patience)
 	defer deadline.Stop()
@@ -359,7 +347,7 @@ func (h *history) until(t *testing.T, what string, condition func(all map[types.
 	}
 }
 
-func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+func contextOf(t *harness.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	return context.WithTimeout(t.Context(), request)
 }

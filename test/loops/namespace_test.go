@@ -4,16 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/test/harness"
 )
 
-func testNamespaceDeletion(t *testing.T, s *stack) {
+func testNamespaceDeletion(t *harness.T, s *stack) {
 	ns := namespace(t, s, "doomed")
 	held := configMap(ns, "held")
 	held.Finalizers = []string{"example.com/keep"}
@@ -27,7 +27,7 @@ func testNamespaceDeletion(t *testing.T, s *stack) {
 		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
 	})
 	create(t, s, deployment(ns, "web", 3))
-	eventually(t, patience, "the deployment has pods", func() error {
+	harness.Eventually(t, patience, "the deployment has pods", func() error {
 		if n := len(list[*corev1.Pod](t, s, ns)); n != 3 {
 			return fmt.Errorf("%d pods", n)
 		}
@@ -35,7 +35,7 @@ func testNamespaceDeletion(t *testing.T, s *stack) {
 	})
 	s.remove(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, client.DeleteOptions{})
 
-	eventually(t, patience, "conditions say what keeps the namespace", func() error {
+	harness.Eventually(t, patience, "conditions say what keeps the namespace", func() error {
 		obj, err := get[*corev1.Namespace](s, "", ns)
 		if err != nil {
 			t.Fatal(err) // it must not go
@@ -60,7 +60,7 @@ func testNamespaceDeletion(t *testing.T, s *stack) {
 		t.Errorf("creating in a namespace that is going: %v", err)
 	}
 	change(t, s, ns, "held", "", func(m *corev1.ConfigMap) { m.Finalizers = nil })
-	eventually(t, patience, "the namespace goes", gone[*corev1.Namespace](s, "", ns))
+	harness.Eventually(t, patience, "the namespace goes", gone[*corev1.Namespace](s, "", ns))
 	if left := list[*corev1.ConfigMap](t, s, ns); len(left) > 0 {
 		t.Errorf("%d ConfigMaps outlive their namespace", len(left))
 	}
@@ -69,7 +69,7 @@ func testNamespaceDeletion(t *testing.T, s *stack) {
 	}
 }
 
-func testServiceAccounts(t *testing.T, s *stack) {
+func testServiceAccounts(t *harness.T, s *stack) {
 	ns := namespace(t, s, "accounts")
 	complete := func() error {
 		_, err := get[*corev1.ServiceAccount](s, ns, "default")
@@ -79,16 +79,16 @@ func testServiceAccounts(t *testing.T, s *stack) {
 		}
 		return errors.Join(err, rootErr)
 	}
-	eventually(t, patience, "a new namespace has account and root CA", complete)
+	harness.Eventually(t, patience, "a new namespace has account and root CA", complete)
 	account, err := get[*corev1.ServiceAccount](s, ns, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.remove(t, account, client.DeleteOptions{})
 	s.remove(t, configMap(ns, "kube-root-ca.crt"), client.DeleteOptions{})
-	eventually(t, patience, "both are restored", complete)
+	harness.Eventually(t, patience, "both are restored", complete)
 	change(t, s, ns, "kube-root-ca.crt", "", func(m *corev1.ConfigMap) { m.Data = map[string]string{"ca.crt": "forged", "more": "x"} })
-	eventually(t, patience, "a changed root CA is put right", complete)
+	harness.Eventually(t, patience, "a changed root CA is put right", complete)
 	if restored, err := get[*corev1.ServiceAccount](s, ns, "default"); err != nil || restored.UID == account.UID {
 		t.Errorf("restored account %v, %v", restored, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,6 +15,7 @@ import (
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
+	"kijabi.dev/test/harness"
 )
 
 const nodeCount = 50
@@ -23,7 +23,7 @@ const nodeCount = 50
 func nodeName(i int) string { return fmt.Sprintf("n%02d", i) }
 
 // testPodRanges registers many nodes at once; later tests use them.
-func testPodRanges(t *testing.T, s *stack, k *kubelets) {
+func testPodRanges(t *harness.T, s *stack, k *kubelets) {
 	group, ctx := errgroup.WithContext(t.Context())
 	for i := range nodeCount {
 		group.Go(func() error { return s.register(ctx, hollowNode(nodeName(i), "64")) })
@@ -51,7 +51,7 @@ func testPodRanges(t *testing.T, s *stack, k *kubelets) {
 		}
 		return nil
 	}
-	eventually(t, patience, "every node has a range of its own", unique)
+	harness.Eventually(t, patience, "every node has a range of its own", unique)
 
 	// The ranges of nodes that leave are given again, to one node each.
 	k.silence(nodeName(0), nodeName(1))
@@ -64,16 +64,7 @@ func testPodRanges(t *testing.T, s *stack, k *kubelets) {
 		}
 		k.beat(t, nodeName(i))
 	}
-	eventually(t, patience, "nodes that come anew have ranges, too", unique)
-}
-
-func condition(node *corev1.Node) corev1.ConditionStatus {
-	for _, c := range node.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status
-		}
-	}
-	return ""
+	harness.Eventually(t, patience, "nodes that come anew have ranges, too", unique)
 }
 
 func taints(node *corev1.Node) []string {
@@ -92,14 +83,14 @@ func healthy(s *stack, name string) func() error {
 		if err != nil {
 			return err
 		}
-		if condition(node) != corev1.ConditionTrue || len(node.Spec.Taints) > 0 {
-			return fmt.Errorf("Ready is %s, taints %v", condition(node), taints(node))
+		if harness.NodeReady(node) != corev1.ConditionTrue || len(node.Spec.Taints) > 0 {
+			return fmt.Errorf("Ready is %s, taints %v", harness.NodeReady(node), taints(node))
 		}
 		return nil
 	}
 }
 
-func testSilentNodes(t *testing.T, s *stack, k *kubelets) {
+func testSilentNodes(t *harness.T, s *stack, k *kubelets) {
 	for i := range nodeCount {
 		k.well(t, nodeName(i))
 	}
@@ -113,13 +104,13 @@ func testSilentNodes(t *testing.T, s *stack, k *kubelets) {
 	d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds}}
 	create(t, s, d)
 	// A pod that stays for the default 300 s shares the silent node.
-	eventually(t, patience, "rollout", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "rollout", rolledOut(s, ns, "web"))
 	pods := list[*corev1.Pod](t, s, ns)
 	victim := pods[0].Spec.NodeName
 	patient := create(t, s, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "patient", Labels: map[string]string{"app": "web"}}, Spec: podSpec("10m")})
 	if err := bind(t, s, patient, victim); err != nil {
 		// The scheduler was faster: its choice falls silent, too.
-		eventually(t, patience, "the scheduler's choice", func() error {
+		harness.Eventually(t, patience, "the scheduler's choice", func() error {
 			pod, err := get[*corev1.Pod](s, ns, "patient")
 			if err == nil && pod.Spec.NodeName == "" {
 				err = fmt.Errorf("not bound")
@@ -135,7 +126,7 @@ func testSilentNodes(t *testing.T, s *stack, k *kubelets) {
 	if patient.Spec.NodeName != victim {
 		silent = append(silent, patient.Spec.NodeName)
 	}
-	eventually(t, patience, "all are endpoints", published(t, s, ns, "web", 7))
+	harness.Eventually(t, patience, "all are endpoints", published(t, s, ns, "web", 7))
 
 	doomed := map[string]bool{}
 	for _, pod := range list[*corev1.Pod](t, s, ns) {
@@ -146,15 +137,15 @@ func testSilentNodes(t *testing.T, s *stack, k *kubelets) {
 	started := time.Now()
 	k.silence(silent...)
 	for _, name := range silent {
-		eventually(t, patience, "node "+name+" is taken out of traffic", func() error {
+		harness.Eventually(t, patience, "node "+name+" is taken out of traffic", func() error {
 			node, err := get[*corev1.Node](s, "", name)
 			if err != nil {
 				return err
 			}
-			if condition(node) != corev1.ConditionUnknown || !slices.Equal(taints(node), []string{
+			if harness.NodeReady(node) != corev1.ConditionUnknown || !slices.Equal(taints(node), []string{
 				"node.kubernetes.io/unreachable:NoExecute", "node.kubernetes.io/unreachable:NoSchedule",
 			}) {
-				return fmt.Errorf("Ready is %s, taints %v", condition(node), taints(node))
+				return fmt.Errorf("Ready is %s, taints %v", harness.NodeReady(node), taints(node))
 			}
 			return nil
 		})
@@ -165,14 +156,14 @@ func testSilentNodes(t *testing.T, s *stack, k *kubelets) {
 	} else {
 		t.Logf("silent nodes were noticed after %s", took)
 	}
-	eventually(t, patience, "its pods are no ready endpoints", func() error {
+	harness.Eventually(t, patience, "its pods are no ready endpoints", func() error {
 		pod, err := get[*corev1.Pod](s, ns, "patient")
 		if err == nil && (isReady(pod) || endpoints(t, s, ns, "web")[pod.Status.PodIP]) {
-			err = fmt.Errorf("it serves: %v", podReady(pod))
+			err = fmt.Errorf("it serves: Ready is %s", harness.PodReady(pod))
 		}
 		return err
 	})
-	eventually(t, patience, "pods whose toleration is over are evicted and replaced", func() error {
+	harness.Eventually(t, patience, "pods whose toleration is over are evicted and replaced", func() error {
 		for name := range doomed {
 			pod, err := get[*corev1.Pod](s, ns, name)
 			if err != nil {
@@ -193,11 +184,11 @@ func testSilentNodes(t *testing.T, s *stack, k *kubelets) {
 	}
 
 	k.revive(t, silent...)
-	eventually(t, patience, "the patient pod serves again, the doomed are gone", published(t, s, ns, "web", 7))
+	harness.Eventually(t, patience, "the patient pod serves again, the doomed are gone", published(t, s, ns, "web", 7))
 	s.remove(t, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}}, client.DeleteOptions{})
 }
 
-func bind(t *testing.T, s *stack, pod *corev1.Pod, node string) error {
+func bind(t *harness.T, s *stack, pod *corev1.Pod, node string) error {
 	t.Helper()
 	ctx, cancel := contextOf(t)
 	defer cancel()
@@ -206,7 +197,7 @@ func bind(t *testing.T, s *stack, pod *corev1.Pod, node string) error {
 
 // testStorm silences most nodes: then the masters' own network is the likelier
 // culprit, and none is taken out of traffic.
-func testStorm(t *testing.T, s *stack, k *kubelets) {
+func testStorm(t *harness.T, s *stack, k *kubelets) {
 	var silent []string
 	for i := range nodeCount * 7 / 10 {
 		silent = append(silent, nodeName(i))
@@ -241,10 +232,10 @@ func testStorm(t *testing.T, s *stack, k *kubelets) {
 		k.beat(t, name)
 	}
 	for _, name := range last {
-		eventually(t, patience, "node "+name+" is taken out after the storm", func() error {
+		harness.Eventually(t, patience, "node "+name+" is taken out after the storm", func() error {
 			node, err := get[*corev1.Node](s, "", name)
-			if err == nil && condition(node) != corev1.ConditionUnknown {
-				err = fmt.Errorf("Ready is %s", condition(node))
+			if err == nil && harness.NodeReady(node) != corev1.ConditionUnknown {
+				err = fmt.Errorf("Ready is %s", harness.NodeReady(node))
 			}
 			return err
 		})

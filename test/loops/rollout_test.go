@@ -3,7 +3,6 @@ package loops
 import (
 	"fmt"
 	"math/rand/v2"
-	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/test/harness"
 )
 
 func podSpec(cpu string) corev1.PodSpec {
@@ -50,9 +50,9 @@ func rolledOut(s *stack, ns, name string) func() error {
 
 // testExactlyOnce kills the controller-manager while it makes pods: there are never
 // more than were asked for, not even for a moment.
-func testExactlyOnce(t *testing.T, s *stack) {
+func testExactlyOnce(t *harness.T, s *stack) {
 	for seed := range uint64(4) {
-		t.Run(fmt.Sprintf("Seed%d", seed), func(t *testing.T) {
+		t.Run(fmt.Sprintf("Seed%d", seed), func(t *harness.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
 			ns := namespace(t, s, fmt.Sprintf("once-%d", seed))
 			h := follow(t, s, ns, nil)
@@ -72,7 +72,7 @@ func testExactlyOnce(t *testing.T, s *stack) {
 			s.start(t, "controller-manager")
 			h.until(t, "all further pods", func(all map[types.UID]*corev1.Pod) bool { return len(all) >= int(more) })
 			// The set has seen them all and has nothing left to do.
-			eventually(t, patience, "the set counts its pods", func() error {
+			harness.Eventually(t, patience, "the set counts its pods", func() error {
 				d, err := get[*appsv1.Deployment](s, ns, "web")
 				if err == nil && (d.Status.ObservedGeneration < d.Generation || d.Status.Replicas != more) {
 					err = fmt.Errorf("status %+v", d.Status)
@@ -95,7 +95,7 @@ func testExactlyOnce(t *testing.T, s *stack) {
 }
 
 // testRollout updates, gets stuck, goes back.
-func testRollout(t *testing.T, s *stack) {
+func testRollout(t *harness.T, s *stack) {
 	const replicas, most, least = 10, 13, 8 // maxSurge 25% up, maxUnavailable 25% down
 	ns := namespace(t, s, "rollout")
 	settled := false // guarded by the history's lock
@@ -116,7 +116,7 @@ func testRollout(t *testing.T, s *stack) {
 		return ""
 	})
 	create(t, s, deployment(ns, "web", replicas))
-	eventually(t, patience, "first rollout", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "first rollout", rolledOut(s, ns, "web"))
 	h.mu.Lock()
 	settled = true
 	h.mu.Unlock()
@@ -131,12 +131,12 @@ func testRollout(t *testing.T, s *stack) {
 		return wanted
 	}
 	image("image:2")
-	eventually(t, patience, "update", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "update", rolledOut(s, ns, "web"))
 	if have := images(); have["image:2"] != replicas || have["image:1"] != 0 {
 		t.Errorf("after the update: %v", have)
 	}
 	image(brokenImage)
-	eventually(t, patience, "the broken update stops where it must", func() error {
+	harness.Eventually(t, patience, "the broken update stops where it must", func() error {
 		have := images()
 		if have[brokenImage] != most-least || have["image:2"] != least {
 			return fmt.Errorf("%v", have)
@@ -144,7 +144,7 @@ func testRollout(t *testing.T, s *stack) {
 		return nil
 	})
 	image("image:2")
-	eventually(t, patience, "rollback", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "rollback", rolledOut(s, ns, "web"))
 	if have := images(); have["image:2"] != replicas || have[brokenImage] != 0 || len(have) != 3 {
 		t.Errorf("after the rollback: %v", have)
 	}
@@ -161,24 +161,24 @@ func testRollout(t *testing.T, s *stack) {
 	settled = false // the deletion is the test's
 	h.mu.Unlock()
 	s.remove(t, pods[0], client.DeleteOptions{})
-	eventually(t, patience, "the deleted pod is gone", func() error {
+	harness.Eventually(t, patience, "the deleted pod is gone", func() error {
 		pod, err := get[*corev1.Pod](s, ns, pods[0].Name)
 		if err == nil && pod.UID == pods[0].UID {
 			return fmt.Errorf("it is there")
 		}
 		return nil
 	})
-	eventually(t, patience, "and replaced", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "and replaced", rolledOut(s, ns, "web"))
 	started := time.Now()
 	s.remove(t, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}}, client.DeleteOptions{Propagation: metav1.DeletePropagationForeground})
-	eventually(t, patience, "deployment", gone[*appsv1.Deployment](s, ns, "web"))
+	harness.Eventually(t, patience, "deployment", gone[*appsv1.Deployment](s, ns, "web"))
 	if left := len(list[*appsv1.ReplicaSet](t, s, ns)) + len(list[*corev1.Pod](t, s, ns)); left > 0 {
 		t.Errorf("%d sets and pods outlive a deployment deleted in the foreground (%s)", left, time.Since(started))
 	}
 }
 
 // testRecreate holds back an old pod's end: no new one may run beside it.
-func testRecreate(t *testing.T, s *stack) {
+func testRecreate(t *harness.T, s *stack) {
 	ns := namespace(t, s, "recreate")
 	follow(t, s, ns, func(_, _ *corev1.Pod, all map[types.UID]*corev1.Pod) string {
 		images := map[string]int{}
@@ -194,11 +194,11 @@ func testRecreate(t *testing.T, s *stack) {
 	d.Spec.Strategy.Type = appsv1.RecreateDeploymentStrategyType
 	d.Spec.Template.Finalizers = []string{"example.com/keep"}
 	create(t, s, d)
-	eventually(t, patience, "first rollout", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "first rollout", rolledOut(s, ns, "web"))
 	old := list[*corev1.Pod](t, s, ns)
 	change(t, s, ns, "web", "", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "image:2" })
 	for _, pod := range old {
-		eventually(t, patience, "an old pod is being deleted", func() error {
+		harness.Eventually(t, patience, "an old pod is being deleted", func() error {
 			have, err := get[*corev1.Pod](s, ns, pod.Name)
 			if err == nil && have.DeletionTimestamp == nil {
 				err = fmt.Errorf("%s is not", pod.Name)
@@ -206,7 +206,7 @@ func testRecreate(t *testing.T, s *stack) {
 			return err
 		})
 	}
-	eventually(t, patience, "the deployment knows that they still run", func() error {
+	harness.Eventually(t, patience, "the deployment knows that they still run", func() error {
 		for _, set := range list[*appsv1.ReplicaSet](t, s, ns) {
 			if set.Status.Replicas == 0 && set.Status.TerminatingReplicas != nil && *set.Status.TerminatingReplicas == 3 {
 				return nil
@@ -217,7 +217,7 @@ func testRecreate(t *testing.T, s *stack) {
 	for _, pod := range old {
 		change(t, s, ns, pod.Name, "", func(p *corev1.Pod) { p.Finalizers = nil })
 	}
-	eventually(t, patience, "new pods start once the old ones are gone", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "new pods start once the old ones are gone", rolledOut(s, ns, "web"))
 	for _, pod := range list[*corev1.Pod](t, s, ns) {
 		change(t, s, ns, pod.Name, "", func(p *corev1.Pod) { p.Finalizers = nil })
 	}

@@ -15,13 +15,15 @@ import (
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
 	schedulerv1pb "kijabi.dev/proto/gen/kijabi/scheduler/v1"
+	"kijabi.dev/test/harness"
 )
 
 // TestScheduler runs the scheduler without any other loop.
-func TestScheduler(t *testing.T) {
+func TestScheduler(tt *testing.T) {
+	t := harness.Begin(tt)
 	s := newStack(t, "scheduler")
-	t.Run("Explained", func(t *testing.T) { testExplained(t, s) })
-	t.Run("BoundOnce", func(t *testing.T) { testBoundOnce(t, s) })
+	t.Run("Explained", func(t *harness.T) { testExplained(t, s) })
+	t.Run("BoundOnce", func(t *harness.T) { testBoundOnce(t, s) })
 }
 
 func pod(ns, name, cpu string) *corev1.Pod {
@@ -29,7 +31,7 @@ func pod(ns, name, cpu string) *corev1.Pod {
 }
 
 // unschedulable says whether a pod's condition and one of its events tell why it waits.
-func unschedulable(t *testing.T, s *stack, pod *corev1.Pod, why string) func() error {
+func unschedulable(t *harness.T, s *stack, pod *corev1.Pod, why string) func() error {
 	t.Helper()
 	return func() error {
 		have, err := get[*corev1.Pod](s, pod.Namespace, pod.Name)
@@ -64,7 +66,7 @@ func bound(s *stack, ns, name, node string) func() error {
 	}
 }
 
-func testExplained(t *testing.T, s *stack) {
+func testExplained(t *harness.T, s *stack) {
 	ns := namespace(t, s, "explained")
 	conn, err := rpc.DialName(s.at(configv1.PortScheduler), pki.ServerName(pki.ComponentScheduler, machine), s.identity(t, pki.ComponentAdmin, "admin"))
 	if err != nil {
@@ -82,7 +84,7 @@ func testExplained(t *testing.T, s *stack) {
 	}
 
 	big := create(t, s, pod(ns, "big", "2"))
-	eventually(t, patience, "without nodes the pod waits", unschedulable(t, s, big, "no nodes available to schedule pods"))
+	harness.Eventually(t, patience, "without nodes the pod waits", unschedulable(t, s, big, "no nodes available to schedule pods"))
 	if res := explain(); res.GetNode() != "" || res.GetSummary() != "no nodes available to schedule pods" || res.GetAttempts() < 1 {
 		t.Errorf("explained without nodes: %v", res)
 	}
@@ -95,7 +97,7 @@ func testExplained(t *testing.T, s *stack) {
 	if err := s.register(t.Context(), tainted); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, "the reasons are those of each node", unschedulable(t, s, big,
+	harness.Eventually(t, patience, "the reasons are those of each node", unschedulable(t, s, big,
 		"0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {reserved: yes}."))
 	reasons := map[string]string{}
 	for _, verdict := range explain().GetVerdicts() {
@@ -111,7 +113,7 @@ func testExplained(t *testing.T, s *stack) {
 	if err := s.register(t.Context(), hollowNode("large", "4")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, "a node that fits is taken", bound(s, ns, "big", "large"))
+	harness.Eventually(t, patience, "a node that fits is taken", bound(s, ns, "big", "large"))
 	if res := explain(); res.GetNode() != "large" || len(res.GetVerdicts()) != 3 {
 		t.Errorf("explained: %v", res)
 	}
@@ -132,7 +134,7 @@ func testExplained(t *testing.T, s *stack) {
 }
 
 // testBoundOnce fills 100 nodes to the brim while the scheduler is killed.
-func testBoundOnce(t *testing.T, s *stack) {
+func testBoundOnce(t *harness.T, s *stack) {
 	const nodes, perNode = 100, 10
 	ns := namespace(t, s, "crowd")
 	group, ctx := errgroup.WithContext(t.Context())
@@ -201,12 +203,12 @@ func testBoundOnce(t *testing.T, s *stack) {
 	}
 
 	late := create(t, s, pod(ns, "late", "100m"))
-	eventually(t, patience, "there is no room for one more", unschedulable(t, s, late, "0/100 nodes are available: 100 Insufficient cpu."))
+	harness.Eventually(t, patience, "there is no room for one more", unschedulable(t, s, late, "0/100 nodes are available: 100 Insufficient cpu."))
 	leaver, err := get[*corev1.Pod](s, ns, "pod-123")
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := int64(0)
 	s.remove(t, leaver, client.DeleteOptions{GracePeriodSeconds: &now})
-	eventually(t, patience, "until one leaves", bound(s, ns, "late", leaver.Spec.NodeName))
+	harness.Eventually(t, patience, "until one leaves", bound(s, ns, "late", leaver.Spec.NodeName))
 }

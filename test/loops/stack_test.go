@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,6 +22,7 @@ import (
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
+	"kijabi.dev/test/harness"
 )
 
 const machine = "m1"
@@ -47,7 +46,7 @@ type program struct {
 }
 
 // newStack starts an apiserver and the given programs beside it.
-func newStack(t *testing.T, programs ...string) *stack {
+func newStack(t *harness.T, programs ...string) *stack {
 	t.Helper()
 	// Of 127.0.0.0/8 every address is this host's; a random one has its ports to itself.
 	var random [2]byte
@@ -75,7 +74,7 @@ func newStack(t *testing.T, programs ...string) *stack {
 	for _, name := range programs {
 		s.start(t, name)
 	}
-	eventually(t, time.Minute, "the apiserver serves", func() error {
+	harness.Eventually(t, time.Minute, "the apiserver serves", func() error {
 		_, err := get[*corev1.Namespace](s, "", "default")
 		return err
 	})
@@ -87,7 +86,7 @@ func (s *stack) at(port int) string { return net.JoinHostPort(s.address, strconv
 func (s *stack) path(name string) string { return filepath.Join(s.dir, name) }
 
 // certificates makes the CAs and what each program proves itself with.
-func (s *stack) certificates(t *testing.T) {
+func (s *stack) certificates(t *harness.T) {
 	t.Helper()
 	cas := map[string]*pki.CA{}
 	for _, base := range []string{"ca", "peer-ca", "front-proxy-ca"} {
@@ -118,7 +117,7 @@ func (s *stack) certificates(t *testing.T) {
 	s.issue(t, cas["peer-ca"], pki.ComponentAPIServer, "peer")
 }
 
-func (s *stack) issue(t *testing.T, ca *pki.CA, component, base string) {
+func (s *stack) issue(t *harness.T, ca *pki.CA, component, base string) {
 	t.Helper()
 	request := pki.Subject(component, machine)
 	request.IPs = append(request.IPs, net.ParseIP(s.address))
@@ -135,7 +134,7 @@ func (s *stack) issue(t *testing.T, ca *pki.CA, component, base string) {
 }
 
 // identity is the certificate of a component of any machine, for the test's own use.
-func (s *stack) identity(t *testing.T, component, of string) *pki.Identity {
+func (s *stack) identity(t *harness.T, component, of string) *pki.Identity {
 	t.Helper()
 	request := pki.Subject(component, of)
 	request.Life = time.Hour
@@ -155,7 +154,7 @@ func (s *stack) files(base, ca string) configv1.Identity {
 }
 
 // configure writes the programs' configurations. JSON is YAML.
-func (s *stack) configure(t *testing.T) {
+func (s *stack) configure(t *harness.T) {
 	t.Helper()
 	common := func(name, kind string, port int) configv1.Common {
 		return configv1.Common{
@@ -194,22 +193,18 @@ func (s *stack) configure(t *testing.T) {
 }
 
 // start starts a program; its log goes to a file that is shown when the test fails.
-func (s *stack) start(t *testing.T, name string) {
+func (s *stack) start(t *harness.T, name string) {
 	t.Helper()
-	bin := os.Getenv("KIJABI_BIN")
-	if bin == "" {
-		bin = "../../bin"
-	}
 	log, err := os.OpenFile(s.path(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(bin, name), "--config", s.path(name+".yaml"))
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(harness.Programs(t), name), "--config", s.path(name+".yaml"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nothing outlives the test
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("start %s: %v: run `make build` first, or set KIJABI_BIN", name, err)
+		t.Fatalf("start %s: %v", name, err)
 	}
 	p := &program{cmd: cmd}
 	p.done.Go(func() { _ = cmd.Wait() })
@@ -231,14 +226,14 @@ func (s *stack) kill(name string) {
 }
 
 // restart kills a program and starts it anew.
-func (s *stack) restart(t *testing.T, name string) {
+func (s *stack) restart(t *harness.T, name string) {
 	t.Helper()
 	s.kill(name)
 	s.start(t, name)
 }
 
 // logs shows the end of each program's log.
-func (s *stack) logs(t *testing.T) {
+func (s *stack) logs(t *harness.T) {
 	t.Helper()
 	for name := range s.programs {
 		content, err := os.ReadFile(s.path(name + ".log"))
@@ -262,7 +257,7 @@ func get[T object.Object](s *stack, namespace, name string) (T, error) {
 	return client.Get[T](ctx, s.api, object.Key{Namespace: namespace, Name: name})
 }
 
-func list[T object.Object](t *testing.T, s *stack, namespace string) []T {
+func list[T object.Object](t *harness.T, s *stack, namespace string) []T {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), request)
 	defer cancel()
@@ -274,7 +269,7 @@ func list[T object.Object](t *testing.T, s *stack, namespace string) []T {
 }
 
 // create stores an object and returns it as stored.
-func create[T object.Object](t *testing.T, s *stack, obj T) T {
+func create[T object.Object](t *harness.T, s *stack, obj T) T {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), request)
 	defer cancel()
@@ -285,7 +280,7 @@ func create[T object.Object](t *testing.T, s *stack, obj T) T {
 	return stored.(T)
 }
 
-func (s *stack) remove(t *testing.T, obj object.Object, opts client.DeleteOptions) {
+func (s *stack) remove(t *harness.T, obj object.Object, opts client.DeleteOptions) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), request)
 	defer cancel()
@@ -296,9 +291,9 @@ func (s *stack) remove(t *testing.T, obj object.Object, opts client.DeleteOption
 
 // change reads an object, lets f change it and writes it, until nobody else wrote
 // in between.
-func change[T object.Object](t *testing.T, s *stack, namespace, name, subresource string, f func(T)) {
+func change[T object.Object](t *harness.T, s *stack, namespace, name, subresource string, f func(T)) {
 	t.Helper()
-	eventually(t, time.Minute, fmt.Sprintf("change of %s/%s", namespace, name), func() error {
+	harness.Eventually(t, time.Minute, fmt.Sprintf("change of %s/%s", namespace, name), func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), request)
 		defer cancel()
 		obj, err := get[T](s, namespace, name)
@@ -309,26 +304,4 @@ func change[T object.Object](t *testing.T, s *stack, namespace, name, subresourc
 		_, err = s.api.UpdateSubresource(ctx, obj, subresource)
 		return err
 	})
-}
-
-// eventually waits for a condition: check returns nil once it holds.
-func eventually(t *testing.T, limit time.Duration, what string, check func() error) {
-	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	retry := time.NewTicker(20 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
-		case <-t.Context().Done():
-			t.Fatal(errors.Join(t.Context().Err(), err))
-		case <-retry.C:
-		}
-	}
 }

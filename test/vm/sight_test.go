@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -11,9 +10,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"kijabi.dev/test/harness"
 )
 
 // sight is everything that can be seen of a machine: each entry names one thing.
@@ -32,7 +32,7 @@ func (s sight) without(other sight) []string {
 
 // lookAt lists files, mounts, network interfaces, routes, packet filter tables, cgroups
 // and processes of a machine. Logs may outlive what has written them.
-func (l *lab) lookAt(t *testing.T, machine string) sight {
+func (l *lab) lookAt(t *harness.T, machine string) sight {
 	t.Helper()
 	seen := sight{}
 	pid := l.pid(t, machine)
@@ -72,7 +72,7 @@ func (l *lab) lookAt(t *testing.T, machine string) sight {
 	return seen
 }
 
-func (s sight) addFiles(t *testing.T, inside, dir string) {
+func (s sight) addFiles(t *harness.T, inside, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(inside+dir, func(path string, entry fs.DirEntry, err error) error {
 		if os.IsNotExist(err) {
@@ -95,7 +95,7 @@ func (s sight) addFiles(t *testing.T, inside, dir string) {
 
 // addDirectories adds the directories of a file system in which files come and go with
 // them.
-func (s sight) addDirectories(t *testing.T, inside, dir string) {
+func (s sight) addDirectories(t *harness.T, inside, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(inside+dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -111,7 +111,7 @@ func (s sight) addDirectories(t *testing.T, inside, dir string) {
 	}
 }
 
-func lines(t *testing.T, path string) []string {
+func lines(t *harness.T, path string) []string {
 	t.Helper()
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -121,28 +121,18 @@ func lines(t *testing.T, path string) []string {
 }
 
 // pid is the host's number of a machine's process 1.
-func (l *lab) pid(t *testing.T, machine string) int {
+func (l *lab) pid(t *harness.T, machine string) int {
 	t.Helper()
-	var list []struct {
-		Name string `json:"name"`
-		PID  int    `json:"pid"`
+	m, ok := l.Machines(t)[machine]
+	if !ok {
+		t.Fatalf("no machine %s", machine)
 	}
-	text := l.kijabi(t, "machine", "list", "--name", labName, "-o", "json").stdout
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		t.Fatalf("%v in %s", err, text)
-	}
-	for _, m := range list {
-		if m.Name == machine {
-			return m.PID
-		}
-	}
-	t.Fatalf("no machine %s in %s", machine, text)
-	return 0
+	return m.PID
 }
 
 // tables lists the packet filter tables in the network namespace of a process, by the
 // host's nft.
-func tables(t *testing.T, pid int) []string {
+func tables(t *harness.T, pid int) []string {
 	t.Helper()
 	space, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {

@@ -4,35 +4,19 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"kijabi.dev/tools/internal/commandline"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bundletool:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(commandline.Main(command())) }
 
 func command() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "bundletool",
-		Short:         "Make signed release archives",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
-	root.AddCommand(makeCommand())
-	return root
+	return commandline.Tool("bundletool", "Make signed release archives", makeCommand())
 }
 
 func makeCommand() *cobra.Command {
@@ -89,10 +73,6 @@ Without --key it is ~/.kijabi/signing.key, which is made when there is none.`,
 	flags.StringArrayVar(&spec.Notices, "notice", nil, "further licence text to put into NOTICES; may be repeated")
 	flags.StringVar(&key, "key", "", "private key to sign with (default ~/.kijabi/signing.key)")
 	flags.StringVarP(&out, "output", "o", "", "directory to write to")
-	for _, required := range []string{"version", "bin", "license", "output"} {
-		if err := cmd.MarkFlagRequired(required); err != nil {
-			panic(err) // a flag that was not declared above: a typing error of ours
-		}
-	}
+	commandline.Require(cmd, "version", "bin", "license", "output")
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 
 	"kijabi.dev/tools/imagetool/internal/image"
 	"kijabi.dev/tools/imagetool/internal/plan"
+	"kijabi.dev/tools/internal/commandline"
 )
 
 func buildAllCommand() *cobra.Command {
@@ -49,7 +50,7 @@ files with the same labels, is left alone. Prints one line for each image.`,
 	flags.StringVar(&release.Revision, "revision", "", "commit of the sources: a label")
 	flags.StringVar(&release.Architecture, "arch", image.DefaultArchitecture, "architecture of the programs, amd64 or arm64")
 	flags.StringToStringVar(&values, "set", nil, "NAME=VALUE for each ${NAME} of the plan; may be repeated")
-	require(cmd, "out", "version")
+	commandline.Require(cmd, "out", "version")
 	return cmd
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"kijabi.dev/tools/imagetool/internal/image"
 	"kijabi.dev/tools/imagetool/internal/plan"
+	"kijabi.dev/tools/internal/commandline"
 )
 
 // buildOptions are the flags of `imagetool build`.
@@ -62,7 +63,7 @@ tell about themselves.`,
 	flags.StringVarP(&opts.oci, "output", "o", "", "OCI archive to write")
 	flags.StringVar(&opts.docker, "docker", "", "docker archive to write")
 	flags.StringVar(&opts.sbom, "sbom", "", "bill of materials to write, as it is in the image")
-	require(cmd, "name", "version", "entrypoint", "file")
+	commandline.Require(cmd, "name", "version", "entrypoint", "file")
 	return cmd
 }
 
