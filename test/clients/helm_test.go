@@ -19,14 +19,10 @@ type helm struct {
 
 const release = "greeter"
 
-<<<<<<< HEAD
 // greetings are of the kind that the chart defines. Helm leaves definitions behind.
 const greetings = "greetings.clients.example.com"
 
-func (h *helm) try(t *testing.T, args ...string) harness.Outcome {
-=======
 func (h *helm) try(t *harness.T, args ...string) harness.Outcome {
->>>>>>> h-harness
 	t.Helper()
 	return h.c.Run(t, harness.Invocation{
 		Limit: 3 * time.Minute,
@@ -148,11 +144,7 @@ func testHelm(t *harness.T, c *clients, program string) {
 func (h *helm) gone(t *harness.T) {
 	t.Helper()
 	harness.Eventually(t, 30*time.Second, "nothing of the release is left", func() error {
-<<<<<<< HEAD
-		left := h.c.Kijabi(t, "kubectl", "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets,"+greetings, "-o", "name",
-=======
-		left := h.c.Kubectl(t, "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets", "-o", "name",
->>>>>>> h-harness
+		left := h.c.Kubectl(t, "-n", h.namespace, "get", "deployments,replicasets,services,configmaps,pods,secrets,"+greetings, "-o", "name",
 			"-l", "app.kubernetes.io/instance="+release)
 		left += h.c.Kubectl(t, "-n", h.namespace, "get", "secrets", "-l", "owner=helm", "-o", "name")
 		if left != "" {
