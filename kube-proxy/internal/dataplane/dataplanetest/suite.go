@@ -3,6 +3,7 @@ package dataplanetest
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -111,7 +112,7 @@ func Run(t *testing.T, open func(t *testing.T) dataplane.Plane) {
 	for name, test := range map[string]func(*testing.T, *World, dataplane.Plane){
 		"cluster address": testClusterAddress, "node port": testNodePort, "policy local": testPolicyLocal,
 		"refusals": testRefusals, "own service address": testOwnServiceAddress, "hairpin": testHairpin,
-		"spread": testSpread, "many endpoints": testManyEndpoints, "one of many": testOneOfMany, "stale udp": testStaleUDP,
+		"spread": testSpread, "many endpoints": testManyEndpoints, "one of many": testOneOfMany, "stale udp": testStaleUDP, "stale tcp": testStaleTCP,
 		"affinity": testAffinity,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -483,6 +484,63 @@ func testStaleUDP(t *testing.T, w *World, p dataplane.Plane) {
 		until("service deleted", nobody)
 		change(front(PodCIP + ":8080"))
 		until("service again", from("pod-c"))
+	}
+}
+
+// testStaleTCP connects again from a port from which a connection to an endpoint that is dead
+// was tried; connections that are open stay where they are.
+func testStaleTCP(t *testing.T, w *World, p dataplane.Plane) {
+	t.Helper()
+	const dead = "10.244.1.77:8080" // nobody has the address
+	for i, flow := range []struct {
+		from    *Machine
+		address string
+	}{{w.PodB, "10.96.0.20:80"}, {w.Client, NodeIP + ":30080"}} {
+		change := func(endpoints ...string) {
+			t.Helper()
+			sync(t, p, Full(Frontend("10.96.0.20:80", services.TCP, endpoints...), Frontend("0.0.0.0:30080", services.TCP, endpoints...)))
+		}
+		change(PodAIP + ":8080")
+		open, err := flow.from.Dial("tcp4", flow.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = open.Close() })
+		if a, err := AskOn(open); err != nil || a.Server != "pod-a" {
+			t.Fatalf("from %s: %+v, %v", flow.from.Name, a, err)
+		}
+		port := 41000 + i
+		ask := func(limit time.Duration) (answer Answer, err error) {
+			err = flow.from.Do(func() error {
+				dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Timeout: limit}
+				c, err := dialer.DialContext(t.Context(), "tcp4", flow.address)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = c.Close() }()
+				answer, err = AskOn(c)
+				return err
+			})
+			return answer, err
+		}
+		change(dead)
+		if a, err := ask(300 * time.Millisecond); err == nil {
+			t.Fatalf("from %s: %+v answers in place of a dead endpoint", flow.from.Name, a)
+		}
+		change(PodCIP + ":8080")
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			a, err := ask(500 * time.Millisecond)
+			if err == nil && a.Server == "pod-c" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("from %s to %s, again from port %d: %+v, %v", flow.from.Name, flow.address, port, a, err)
+			}
+		}
+		if a, err := AskOn(open); err != nil || a.Server != "pod-a" {
+			t.Errorf("open connection from %s, after its endpoint left the service: %+v, %v", flow.from.Name, a, err)
+		}
 	}
 }
 

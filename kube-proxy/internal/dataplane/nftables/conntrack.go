@@ -13,22 +13,25 @@ import (
 	"kijabi.dev/kube-proxy/internal/services"
 )
 
-// UDP has no end of connection: the kernel keeps sending a flow where its first
-// packet went, for as long as packets come. So after a change the flows are compared
-// with the frontends, all of them: a service without endpoints, a deleted service and
-// a flow that began before its service existed leave stale flows, too.
+// The kernel keeps sending a flow where its first packet went. UDP has no end of connection:
+// that holds for as long as packets come. A TCP connection that an endpoint never took, or that
+// is over, is remembered for up to two minutes, and one that begins anew from the same
+// port follows it. So after a change the flows are compared with the frontends, all of them: a
+// service without endpoints, a deleted service and a flow that began before its service
+// existed leave stale flows, too. TCP connections that are open are left alone: they end
+// when both sides say so.
 
-// udpView is what the flows are compared with. It implements the filter's interface.
-type udpView struct {
+// flowView is what the flows are compared with. It implements the filter's interface.
+type flowView struct {
 	targets map[services.Front]map[netip.AddrPort]struct{}
 	svcs    netip.Prefix
 	any     netip.Addr
 	local   map[netip.Addr]struct{} // addresses of this machine
 }
 
-// cleanUDP deletes the stale flows and says how many there were.
-func (p *Plane) cleanUDP() (uint, error) {
-	v, gone := p.udpTargets()
+// cleanFlows deletes the stale flows and says how many there were.
+func (p *Plane) cleanFlows() (uint, error) {
+	v, gone := p.flowTargets()
 	var h *netlink.Handle
 	err := p.inside(func(enter netns.NsHandle) (err error) {
 		h, err = netlink.NewHandleAt(enter, unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
@@ -51,34 +54,31 @@ func (p *Plane) cleanUDP() (uint, error) {
 	}
 	n, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, fam, v)
 	if err != nil {
-		return n, fmt.Errorf("clean udp flows: %w", err)
+		return n, fmt.Errorf("clean flows: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, front := range gone {
-		delete(p.goneUDP, front)
+		delete(p.gone, front)
 	}
 	return n, nil
 }
 
-// udpTargets copies what the comparison needs, so that it runs without the lock. The
+// flowTargets copies what the comparison needs, so that it runs without the lock. The
 // fronts it also returns were removed since the last cleaning.
-func (p *Plane) udpTargets() (*udpView, []services.Front) {
+func (p *Plane) flowTargets() (*flowView, []services.Front) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := &udpView{
+	v := &flowView{
 		targets: map[services.Front]map[netip.AddrPort]struct{}{}, svcs: p.cfg.ServiceCIDR, any: p.rules.any,
 		local: map[netip.Addr]struct{}{},
 	}
-	gone := make([]services.Front, 0, len(p.goneUDP))
-	for front := range p.goneUDP {
+	gone := make([]services.Front, 0, len(p.gone))
+	for front := range p.gone {
 		v.targets[front] = nil
 		gone = append(gone, front)
 	}
 	for front, x := range p.have {
-		if front.Protocol != services.UDP {
-			continue
-		}
 		set := map[netip.AddrPort]struct{}{}
 		for _, slots := range x.slots {
 			for _, target := range slots {
@@ -91,14 +91,15 @@ func (p *Plane) udpTargets() (*udpView, []services.Front) {
 }
 
 // MatchConntrackFlow reports whether a flow is stale.
-func (v *udpView) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != uint8(services.UDP) {
+func (v *flowView) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	protocol := services.Protocol(flow.Forward.Protocol)
+	if protocol != services.UDP && (protocol != services.TCP || isOpen(flow)) {
 		return false
 	}
 	destination := addrOf(flow.Forward.DstIP)
 	went := netip.AddrPortFrom(addrOf(flow.Reverse.SrcIP), flow.Reverse.SrcPort)
 	translated := went != netip.AddrPortFrom(destination, flow.Forward.DstPort)
-	front := services.Front{Address: destination, Protocol: services.UDP, Port: flow.Forward.DstPort}
+	front := services.Front{Address: destination, Protocol: protocol, Port: flow.Forward.DstPort}
 
 	_, here := v.local[destination]
 	if here && v.svcs.Contains(destination) && !translated {
@@ -117,6 +118,19 @@ func (v *udpView) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	}
 	// The service is gone. Translations of others in its range there are none.
 	return translated && v.svcs.Contains(destination)
+}
+
+// Connections in states from one to the other of the kernel's enum tcp_conntrack are open on one
+// side at least.
+const (
+	tcpEstablished = 3
+	tcpCloseWait   = 5
+)
+
+// isOpen says whether a TCP connection was taken and is not over.
+func isOpen(flow *netlink.ConntrackFlow) bool {
+	info, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
+	return !ok || info.State >= tcpEstablished && info.State <= tcpCloseWait
 }
 
 func addrOf(ip net.IP) netip.Addr {

@@ -77,7 +77,7 @@ func TestIPv6(t *testing.T) {
 	if err := p.Sync(dataplane.Update{Full: true}); err != nil {
 		t.Errorf("sync of nothing: %v", err)
 	}
-	if _, err := p.cleanUDP(); err != nil {
-		t.Errorf("clean udp: %v", err)
+	if _, err := p.cleanFlows(); err != nil {
+		t.Errorf("clean flows: %v", err)
 	}
 }

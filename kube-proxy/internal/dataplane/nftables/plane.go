@@ -55,10 +55,10 @@ type Config struct {
 // Plane is a data plane for one address family, in the network namespace it was made
 // in. Frontends of the other family are ignored.
 type Plane struct {
-	cfg  Config
-	ipv6 bool
-	ns   netns.NsHandle
-	udp  chan struct{} // holds one token when connections without state need a look
+	cfg     Config
+	ipv6    bool
+	ns      netns.NsHandle
+	unclean chan struct{} // holds one token when flows may have become stale
 
 	mu        sync.Mutex
 	conn      *nft.Conn
@@ -69,7 +69,7 @@ type Plane struct {
 	kinds     map[kind]int                                 // kind → frontends, both views
 	ruled     []kind                                       // kinds that have rules
 	addresses map[listed]int                               // address → frontends
-	goneUDP   map[services.Front]struct{}                  // removed, flows not yet cleaned
+	gone      map[services.Front]struct{}                  // removed, flows not yet cleaned
 	synced    bool                                         // a full update came
 	broken    bool                                         // the kernel is not as have says
 	seal      seal
@@ -91,7 +91,7 @@ func New(cfg Config) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("current network namespace: %w", err)
 	}
-	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, udp: make(chan struct{}, 1), goneUDP: map[services.Front]struct{}{}}
+	p := &Plane{cfg: cfg, ipv6: cfg.ServiceCIDR.Addr().Is6(), ns: ns, unclean: make(chan struct{}, 1), gone: map[services.Front]struct{}{}}
 	p.reset()
 	if err := p.open(); err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -208,13 +208,14 @@ func (p *Plane) Sync(u dataplane.Update) error {
 // apply sends one transaction that removes the fronts in gone and sets those in now.
 func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend) error {
 	var c change
-	udp := false
+	stale := false                // flows may be
 	affected := map[listed]bool{} // and whether they were there before
 	move := func(front services.Front, after *placed) {
 		before := p.have[front]
-		n := len(c.remove) + len(c.add)
+		removed, added := len(c.remove), len(c.add)
 		c.diff(front, before, after)
-		udp = udp || front.Protocol == services.UDP && n != len(c.remove)+len(c.add)
+		// What is added alone leaves no TCP connection behind.
+		stale = stale || len(c.remove) > removed || front.Protocol == services.UDP && len(c.add) > added
 		p.count(before, -1, affected)
 		p.count(after, +1, affected)
 		if after == nil {
@@ -225,9 +226,7 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 	}
 	for front := range gone {
 		if front.Address.Is6() == p.ipv6 {
-			if front.Protocol == services.UDP {
-				p.goneUDP[front] = struct{}{}
-			}
+			p.gone[front] = struct{}{}
 			move(front, nil)
 		}
 	}
@@ -257,8 +256,8 @@ func (p *Plane) apply(gone map[services.Front]struct{}, now []*services.Frontend
 	if err := p.commit(newRules); err != nil {
 		return err
 	}
-	if udp {
-		p.wantUDP()
+	if stale {
+		p.wantCleaning()
 	}
 	return nil
 }
@@ -347,7 +346,7 @@ func (p *Plane) rebuild() error {
 		return err
 	}
 	p.broken = false
-	p.wantUDP()
+	p.wantCleaning()
 	return nil
 }
 
@@ -394,15 +393,15 @@ func (p *Plane) commit(rulesChanged bool) error {
 	return err
 }
 
-func (p *Plane) wantUDP() {
+func (p *Plane) wantCleaning() {
 	select {
-	case p.udp <- struct{}{}:
+	case p.unclean <- struct{}{}:
 	default:
 	}
 }
 
 // Run implements dataplane.Plane: it repairs what others break, retries what failed,
-// and ends UDP flows to endpoints that are gone.
+// and ends flows to endpoints that are gone.
 func (p *Plane) Run(ctx context.Context) error {
 	ticker := time.NewTicker(watchPeriod)
 	defer ticker.Stop()
@@ -410,12 +409,12 @@ func (p *Plane) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-p.udp:
-			if n, err := p.cleanUDP(); err != nil {
-				p.cfg.Log.Warn("udp flows not cleaned, trying again", zap.Error(err))
-				p.retryUDP(ctx)
+		case <-p.unclean:
+			if n, err := p.cleanFlows(); err != nil {
+				p.cfg.Log.Warn("flows not cleaned, trying again", zap.Error(err))
+				p.retryCleaning(ctx)
 			} else if n > 0 {
-				p.cfg.Log.Debug("ended stale udp flows", zap.Uint("flows", n))
+				p.cfg.Log.Debug("ended stale flows", zap.Uint("flows", n))
 			}
 		case <-ticker.C:
 			if err := p.check(); err != nil {
@@ -425,14 +424,14 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 }
 
-// retryUDP asks for another cleaning after the next tick at the earliest.
-func (p *Plane) retryUDP(ctx context.Context) {
+// retryCleaning asks for another cleaning after the next tick at the earliest.
+func (p *Plane) retryCleaning(ctx context.Context) {
 	timer := time.NewTimer(watchPeriod)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-		p.wantUDP()
+		p.wantCleaning()
 	}
 }
 
