@@ -92,9 +92,9 @@ func testNodeKilled(t *harness.T, c *cluster) {
 	failures := p.Stop()
 	// An endpoint on the dead node would get half of the requests: of the hundreds sent since,
 	// more than one would fail, where a machine that stalls for a moment loses one at most.
-	// The proxies' rules may be right and the kernel's connection tracking still lead there: a
-	// request that was never answered is remembered for 120 s, one that was reset for 10 s,
-	// and the next one from the same source port follows it (/proc/net/nf_conntrack).
+	// Right rules are not enough: the kernel remembers a request that was never answered for
+	// 120 s, and the next one from the same source port follows it (/proc/net/nf_conntrack),
+	// unless the proxy makes it forget.
 	var late []harness.Failure
 	var last time.Duration // after the kill
 	for _, f := range failures {
@@ -123,6 +123,16 @@ func testNodeKilled(t *harness.T, c *cluster) {
 		}
 		if len(all) != 4 {
 			return fmt.Errorf("%d pods: %s", len(all), describeAll(all))
+		}
+		return nil
+	})
+	harness.Eventually(t, 10*time.Second, "the node that returned has no taints", func() error {
+		node, err := get[*corev1.Node](c, "", dead)
+		if err != nil {
+			return err
+		}
+		if len(node.Spec.Taints) > 0 {
+			return fmt.Errorf("taints %v", node.Spec.Taints)
 		}
 		return nil
 	})
