@@ -135,9 +135,9 @@ type Masters struct {
 	started   time.Time
 	changes   atomic.Int64 // leader changes seen
 
-	history   history
-	handover  atomic.Pointer[peerv1pb.Handover] // how this master last gave leadership away
-	disk      diskTimes
+	history  history
+	handover atomic.Pointer[peerv1pb.Handover] // how this master last gave leadership away
+	disk     diskTimes
 
 	change sync.Mutex // one change of membership at a time
 	vigil  vigil      // of the member tending leader; guarded by change

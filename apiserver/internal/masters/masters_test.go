@@ -114,7 +114,8 @@ type master struct {
 	backend *cuttable
 	etcd    *etcdnode.Node
 	door    *door
-	ended   chan error // why it ended by itself
+	ended   chan error // why its part among the masters ended by itself
+	etcdEnd chan error // why its etcd member did
 	kill    func()
 }
 
@@ -210,15 +211,9 @@ func (mc *machine) start(join ...string) *master {
 	mastersv1pb.RegisterMastersServiceServer(server, d)
 	group := lifecycle.NewGroup(context.Background())
 	group.Go(func(context.Context) error { return server.Serve(listener) })
-	ms := &master{Masters: m, store: st, backend: backend, etcd: node, door: d, ended: make(chan error, 2)}
-	for _, run := range []lifecycle.Task{node.Run, m.Run} {
-		group.Go(func(ctx context.Context) error {
-			if err := run(ctx); err != nil { // also when the test aborts it
-				ms.ended <- err
-			}
-			return nil
-		})
-	}
+	ms := &master{Masters: m, store: st, backend: backend, etcd: node, door: d, ended: make(chan error, 1), etcdEnd: make(chan error, 1)}
+	group.Go(func(ctx context.Context) error { ms.etcdEnd <- node.Run(ctx); return nil }) // the test aborts it, too
+	group.Go(func(ctx context.Context) error { ms.ended <- m.Run(ctx); return nil })
 	group.Go(st.Run)
 	// kill is as abrupt as it gets within one process: nothing is handed over.
 	ms.kill = func() {

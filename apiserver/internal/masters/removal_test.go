@@ -39,18 +39,20 @@ func remove(t *testing.T, machines []*machine, name string, o masters.RemoveOpti
 	return removal, err
 }
 
-// endsWithAdvice fails unless a master ends by itself and says what to do.
+// endsWithAdvice fails unless a master and its etcd member end by themselves and say what to do.
 func endsWithAdvice(t *testing.T, mc *machine) {
 	t.Helper()
-	select {
-	case err := <-mc.running.ended:
-		for _, part := range []string{"removed from the masters", "kijabi reset", "kijabi master leave"} {
-			if !strings.Contains(err.Error(), part) {
-				t.Errorf("%s ended with %q, which does not mention %q", mc.name, err, part)
+	for what, ended := range map[string]chan error{"master": mc.running.ended, "etcd member": mc.running.etcdEnd} {
+		select {
+		case err := <-ended:
+			for _, part := range []string{"removed from the masters", "kijabi reset", "kijabi master leave"} {
+				if err == nil || !strings.Contains(err.Error(), part) {
+					t.Errorf("%s %s ended with %v, which does not mention %q", what, mc.name, err, part)
+				}
 			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s %s does not notice that it was removed", what, mc.name)
 		}
-	case <-time.After(20 * time.Second):
-		t.Errorf("%s does not notice that it was removed", mc.name)
 	}
 }
 

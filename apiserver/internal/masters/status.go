@@ -30,10 +30,24 @@ type Status struct {
 	LeaderChanges int64
 	// LastChanges of leadership, oldest first.
 	LastChanges []LeaderChange
-	Uptime        time.Duration
-	AnsweredBy    string
+	Uptime      time.Duration
+	AnsweredBy  string
 	// Expected are the components a healthy master has.
 	Expected []string
+}
+
+// Lag is how many revisions a master is behind the leader, or while none is known behind the
+// newest. Reports are half a second old, so a healthy follower of a busy leader lags a little.
+func (s Status) Lag(m MemberStatus) int64 {
+	var newest int64
+	for _, other := range s.Members {
+		if other.Leader {
+			newest = other.AppliedRevision
+			break
+		}
+		newest = max(newest, other.AppliedRevision)
+	}
+	return max(newest-m.AppliedRevision, 0)
 }
 
 // Status describes the group.
