@@ -16,10 +16,6 @@ import (
 // ErrNotReady is returned by Promote while the learner has not caught up.
 var ErrNotReady = errors.New("learner has not caught up")
 
-// ErrUnhealthy is returned by Remove while etcd itself doubts that the other members could go on:
-// it counts those that have been connected for 5 s.
-var ErrUnhealthy = errors.New("etcd does not count enough of the other members as healthy")
-
 // Member of etcd's cluster.
 type Member struct {
 	ID      uint64
@@ -106,14 +102,11 @@ func (n *Node) Promote(ctx context.Context, id uint64) error {
 	return fmt.Errorf("promote etcd member %x: %w", id, err)
 }
 
-// Remove takes a member out; removing an absent one succeeds. ErrUnhealthy if etcd refuses.
+// Remove takes a member out; removing an absent one succeeds.
 func (n *Node) Remove(ctx context.Context, id uint64) error {
 	_, err := n.etcd.Server.RemoveMember(ctx, id)
 	if err == nil || errors.Is(err, membership.ErrIDNotFound) || errors.Is(err, membership.ErrIDRemoved) {
 		return nil
-	}
-	if errors.Is(err, etcderrors.ErrUnhealthy) || errors.Is(err, etcderrors.ErrNotEnoughStartedMembers) {
-		return fmt.Errorf("remove etcd member %x: %w", id, ErrUnhealthy)
 	}
 	return fmt.Errorf("remove etcd member %x: %w", id, err)
 }

@@ -19,3 +19,13 @@ func (m *Masters) HalfExpel(ctx context.Context, name string) error {
 	}
 	return m.cfg.Etcd.Remove(ctx, parseEtcdID(member.EtcdID))
 }
+
+// MarkLeaving writes down that a member is leaving, and does no more, as if this leader died then.
+func (m *Masters) MarkLeaving(name string) error {
+	member, found := m.roster.get(name)
+	if !found {
+		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
+	}
+	member.Role = Leaving
+	return m.apply(command{Put: &member})
+}

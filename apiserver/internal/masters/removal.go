@@ -2,7 +2,6 @@ package masters
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,12 +10,16 @@ import (
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
-	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/platform/lifecycle"
 )
 
-// heartbeatWindow is how recently a forced removal wants a voter to have answered raft.
-const heartbeatWindow = time.Second
+const (
+	// heartbeatWait is how long a forced removal waits for a voter to answer raft, which asks
+	// every 20 to 40 ms. What it answered before says nothing of one that has just died.
+	heartbeatWait = time.Second
+	// heartbeatPoll is how often that is looked at.
+	heartbeatPoll = 20 * time.Millisecond
+)
 
 // Quorum is how many voters there are and how many of them live.
 type Quorum struct{ Voters, Living int }
@@ -155,6 +158,19 @@ func doesNotAnswer(names []string) string {
 	return strings.Join(names, " and ") + " do not answer"
 }
 
+// beats says whether a member answers one of raft's heartbeats from now on.
+func (m *Masters) beats(ctx context.Context, member Member) bool {
+	for began := m.cfg.Clock.Now(); m.cfg.Clock.Since(began) < heartbeatWait; m.pause(ctx, heartbeatPoll) {
+		if m.transport.answeredAt(member.PeerAddress).After(began) {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+	return false
+}
+
 // living asks all masters at once. With heartbeats, answers to raft count as well.
 func (m *Masters) living(ctx context.Context, heartbeats bool) map[string]bool {
 	var mu sync.Mutex
@@ -162,8 +178,7 @@ func (m *Masters) living(ctx context.Context, heartbeats bool) map[string]bool {
 	group := lifecycle.NewGroup(ctx)
 	for _, member := range m.roster.list() {
 		group.Go(func(ctx context.Context) error {
-			answers := m.reach(ctx, member) ||
-				heartbeats && m.cfg.Clock.Since(m.transport.answeredAt(member.PeerAddress)) <= heartbeatWindow
+			answers := m.reach(ctx, member) || heartbeats && m.beats(ctx, member)
 			mu.Lock()
 			defer mu.Unlock()
 			living[member.Name] = answers
@@ -186,11 +201,7 @@ func (m *Masters) expel(ctx context.Context, member Member) error {
 		}
 	}
 	if id := parseEtcdID(member.EtcdID); id != 0 {
-		err := m.cfg.Etcd.Remove(ctx, id)
-		if errors.Is(err, etcdnode.ErrUnhealthy) {
-			err = errors.Join(fmt.Errorf("%w: %w", ErrUnsettled, err), m.keep(member))
-		}
-		if err != nil {
+		if err := m.cfg.Etcd.Remove(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -202,14 +213,6 @@ func (m *Masters) expel(ctx context.Context, member Member) error {
 	}
 	m.log.Info("master removed", zap.String("name", member.Name))
 	return nil
-}
-
-// keep takes back that a voter is leaving.
-func (m *Masters) keep(member Member) error {
-	if member.Role == Leaving {
-		member.Role = Voter
-	}
-	return m.apply(command{Put: &member})
 }
 
 // finishRemoval goes on with a removal that was begun, perhaps by an earlier leader. One of
@@ -224,7 +227,9 @@ func (m *Masters) finishRemoval(ctx context.Context, s standing) error {
 	}
 	if s.inEtcd && !s.etcd.Learner && s.votesRaf {
 		m.log.Warn("removal given up", zap.String("name", s.member.Name), zap.Error(removal.Refused))
-		return m.keep(s.member)
+		stays := s.member
+		stays.Role = Voter
+		return m.apply(command{Put: &stays})
 	}
 	return removal.Refused
 }

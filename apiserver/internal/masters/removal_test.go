@@ -173,6 +173,24 @@ func TestRemovalIsFinishedByTheNextLeader(t *testing.T) {
 	}
 }
 
+// TestRemovalIsGivenUpWhenVotersDieBefore marks a voter as leaving when the rest cannot do without it
+// any more.
+func TestRemovalIsGivenUpWhenVotersDieBefore(t *testing.T) {
+	machines := form(t, 3)
+	lead := leader(t, machines)
+	allAlive(t, lead, 3)
+	others := without(machines, lead)
+	others[0].stop()
+	if err := lead.running.MarkLeaving(others[1].name); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is a voter again", func() bool { return roles(lead.running)[others[1].name] == masters.Voter })
+	if _, err := put(t.Context(), lead.running.store, key(1), ""); err != nil {
+		t.Error(err)
+	}
+	converge(t, machines)
+}
+
 func TestHistoryKnowsWhyLeadersChanged(t *testing.T) {
 	machines := form(t, 3)
 	first := leader(t, machines)

@@ -112,7 +112,7 @@ func TestStore(t *testing.T) {
 			}}
 		},
 		DatabaseBytes: func() int64 { return 4096 },
-		Sealing: func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
+		Sealing:       func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
 		Loads: func() []flowcontrol.Load {
 			return []flowcontrol.Load{{Level: "system", Seats: 74, Used: 5, Waiting: 2, Dispatched: map[string]int64{"system-nodes": 9}, Rejected: map[string]int64{"time-out": 1}}}
 		},
