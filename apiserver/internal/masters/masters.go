@@ -140,7 +140,7 @@ type Masters struct {
 	disk     diskTimes
 
 	change sync.Mutex // one change of membership at a time
-	vigil  vigil      // of the member tending leader; guarded by change
+	vigil  vigil      // of tendMembers alone
 
 	reigning sync.Mutex
 	reign    *reign      // the present one; guarded by reigning
