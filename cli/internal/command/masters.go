@@ -148,7 +148,7 @@ func printRemoval(out io.Writer, name string, plan *mastersv1pb.RemoveResponse) 
 		}
 		return []string{when, strconv.Itoa(int(q.GetVoters())), strconv.Itoa(int(q.GetLiving())), strconv.Itoa(int(q.GetNeeded())), may}
 	}
-	err := output.Table(out, []string{"", "VOTERS", "LIVING", "NEEDED", "MORE MAY FAIL"}, [][]string{row("before", plan.GetBefore()), row("after", plan.GetAfter())})
+	err := output.Table(out, []string{"QUORUM", "VOTERS", "LIVING", "NEEDED", "MORE MAY FAIL"}, [][]string{row("before", plan.GetBefore()), row("after", plan.GetAfter())})
 	if err == nil {
 		_, err = fmt.Fprintln(out)
 	}
