@@ -22,6 +22,7 @@ func TestMemberOptions(t *testing.T) {
 network: {podCIDR: 10.10.0.0/16, serviceCIDR: 10.11.0.0/20, dnsAddress: 10.11.0.53, clusterDomain: prod.example, nodePortFirst: 31000, nodePortLast: 31999}
 directories: {state: /data/kijabi, containerd: /images, etcd: /fast/etcd}
 etcd: {quotaBytes: 8589934592}
+masters: {replaceDeadAfter: 0s}
 node:
   labels: {disk: ssd, example.com/rack: a1, topology.kubernetes.io/zone: z1}
   taints: [{key: gpu, value: "yes", effect: NoExecute}]
@@ -48,6 +49,8 @@ dns: {upstream: [192.0.2.1, "192.0.2.2:5353"]}
 		"etcd in containerd":                     {"directories: {containerd: /data, etcd: /data/etcd}", []string{"directories.etcd: /data/etcd and directories.containerd /data lie in each other"}},
 		"state in containerd":                    {"directories: {state: /data/state, containerd: /data}", []string{"directories.containerd: /data holds directories.state /data/state"}},
 		"quota too small":                        {"etcd: {quotaBytes: 1000}", []string{"etcd.quotaBytes: 1000 is too small", "268435456"}},
+		"replaced too soon":                      {"masters: {replaceDeadAfter: 3s}", []string{"masters.replaceDeadAfter: 3s is too short", "10s", "0s for never"}},
+		"replaced before it is dead":             {"masters: {replaceDeadAfter: -1m}", []string{"masters.replaceDeadAfter: -1m0s is too short"}},
 		"label of the cluster":                   {"node: {labels: {node-role.kubernetes.io/worker: \"\"}}", []string{"node.labels[node-role.kubernetes.io/worker]", "prefix of your own"}},
 		"label key":                              {"node: {labels: {\"a b\": c}}", []string{`node.labels[a b]: key "a b"`}},
 		"label value":                            {"node: {labels: {a: \"b c\"}}", []string{`node.labels[a]: value "b c"`}},

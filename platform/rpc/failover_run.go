@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -208,24 +209,34 @@ type stateFile struct {
 	Addresses []string `json:"addresses"`
 }
 
-// readState returns what was learned before; a file that is missing or damaged
-// only means that it must be learned again.
-func readState(path string, log *zap.Logger) []string {
-	if path == "" {
-		return nil
-	}
+// LearnedAddresses reads a StateFile: the apiservers that were learned last. None if the
+// file does not exist.
+func LearnedAddresses(path string) ([]string, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	state := stateFile{}
 	if err == nil {
 		err = json.Unmarshal(data, &state)
 	}
 	if err != nil {
+		return nil, fmt.Errorf("learned apiservers: %s: %w", path, err)
+	}
+	return state.Addresses, nil
+}
+
+// readState returns what was learned before; a file that is missing or damaged
+// only means that it must be learned again.
+func readState(path string, log *zap.Logger) []string {
+	if path == "" {
+		return nil
+	}
+	learned, err := LearnedAddresses(path)
+	if err != nil {
 		log.Warn("learned apiservers not read", zap.String("file", path), zap.Error(err))
 	}
-	return state.Addresses
+	return learned
 }
 
 func writeState(path string, learned []string) error {

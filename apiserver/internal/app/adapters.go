@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -156,4 +157,15 @@ func renewable(objects *store.Store, group *masters.Masters) func(context.Contex
 		return apierrors.NewForbidden(schema.GroupResource{Resource: "certificates"}, identity.Name,
 			fmt.Errorf("machine %s no longer belongs to the cluster: run 'kijabi reset' on it and join it again", identity.Machine))
 	}
+}
+
+// firstEnd is when the first of the certificates in use ends.
+func firstEnd(identities ...*pki.Identity) time.Time {
+	var first time.Time
+	for _, id := range identities {
+		if end := id.Leaf().NotAfter; first.IsZero() || end.Before(first) {
+			first = end
+		}
+	}
+	return first
 }

@@ -144,6 +144,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: filepath.Join(cfg.DataDir, "raft"),
 		Bootstrap: cfg.Bootstrap, Etcd: node, Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
+		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
 	})
@@ -195,11 +196,13 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	control := traffic.New(traffic.Config{Audit: auditLog, Metrics: measured, Limiter: limiter, Known: known(engine.Kind), Clock: clk})
 	measured.Follow(metrics.State{
 		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
-		LeaderChanges: func() int64 { return group.Status().LeaderChanges },
+		Masters:       group.Status,
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
 	})
 	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
-	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
+	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{
+		Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes, ReplaceDeadAfter: cfg.Masters.ReplaceAfter(),
+	})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,

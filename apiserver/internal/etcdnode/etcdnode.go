@@ -112,7 +112,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 
 // removed is why a server stops by itself.
 func removed(name string) error {
-	return fmt.Errorf("%s has been removed from the masters of its cluster: run `kijabi reset` on it; it may join again with a new token", name)
+	return fmt.Errorf("%s has been removed from the masters of its cluster, by hand or replaced by a spare while it was away: run `kijabi reset` on it, or `kijabi master leave` to keep it as a node; it may join again with a new token", name)
 }
 
 // Run keeps the member until ctx ends or it fails; then it is closed.

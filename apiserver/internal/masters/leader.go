@@ -78,7 +78,7 @@ func (m *Masters) followLeader(ctx context.Context) error {
 	m.raft.RegisterObserver(observer)
 	defer m.raft.DeregisterObserver(observer)
 	defer m.leader.set(Leadership{})
-	last := ""
+	var last Leadership // the newest that named a leader
 	for {
 		termChanged := m.cfg.Store.TermChanged()
 		_, id := m.raft.LeaderWithID()
@@ -87,9 +87,12 @@ func (m *Masters) followLeader(ctx context.Context) error {
 			next.Epoch = term.Epoch
 			next.Leading = term.Leading && m.raft.State() == raft.Leader
 		}
-		if next.Leader != "" && next.Leader != last {
-			last = next.Leader
-			m.changes.Add(1)
+		if next.Leader != "" && next.Leader != last.Leader {
+			m.noteChange(last.Leader, last.Epoch, next.Leader)
+			last = next
+		}
+		if next.Leader != "" && next.Epoch != 0 {
+			last.Epoch = next.Epoch
 		}
 		m.leader.set(next)
 		select {

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,8 @@ var (
 	ErrUnknownMember = errors.New("no such master")
 	// ErrQuorum refuses a change that would lose the quorum.
 	ErrQuorum = errors.New("the remaining masters would have no quorum")
+	// ErrUnsettled refuses a change that may be possible in a moment.
+	ErrUnsettled = errors.New("the masters are not settled, try again in a few seconds")
 	// ErrConflict refuses a join that contradicts the roster.
 	ErrConflict = errors.New("conflicts with the roster")
 )
@@ -102,6 +105,12 @@ type Config struct {
 	// be empty.
 	Components     []string
 	ComponentGrace time.Duration
+	// ReplaceDeadAfter is how long a voter must have been dead before a spare replaces it; 0
+	// means never. It takes effect on the leader.
+	ReplaceDeadAfter time.Duration
+	// CertificateEnd is when the first of this master's certificates ends, for others to
+	// show; nil means not known.
+	CertificateEnd func() time.Time
 	// SharedFiles returns the key material that a joining master needs; nil means none.
 	SharedFiles func() (map[string][]byte, error)
 	// Clock; nil means the real one. Raft's own times do not follow it.
@@ -126,7 +135,12 @@ type Masters struct {
 	started   time.Time
 	changes   atomic.Int64 // leader changes seen
 
+	history  history
+	handover atomic.Pointer[peerv1pb.Handover] // how this master last gave leadership away
+	disk     diskTimes
+
 	change sync.Mutex // one change of membership at a time
+	vigil  vigil      // of tendMembers alone
 
 	reigning sync.Mutex
 	reign    *reign      // the present one; guarded by reigning
@@ -151,7 +165,7 @@ func New(cfg Config) (*Masters, error) {
 		directory: newDirectory(cfg.Name, cfg.Clock), elected: make(chan bool, 16), leader: newLeader(),
 		started: cfg.Clock.Now(),
 	}
-	m.transport = newTransport(cfg.PeerAddress, func(address string) (peerv1pb.PeerServiceClient, error) {
+	m.transport = newTransport(cfg.PeerAddress, cfg.Clock.Now, func(address string) (peerv1pb.PeerServiceClient, error) {
 		conn, err := m.conns.get(address)
 		if err != nil {
 			return nil, err
@@ -212,7 +226,7 @@ func (m *Masters) open() error {
 // Run takes part in the group until ctx ends, in which case leadership is handed over
 // first, or until this master has been removed or can neither lead nor hand over.
 func (m *Masters) Run(ctx context.Context) error {
-	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval)
+	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.timeDisk)
 	m.Close()
 	if err != nil {
 		return fmt.Errorf("masters of %s: %w", m.cfg.Name, err)
@@ -236,18 +250,34 @@ func (m *Masters) closeLogs() error {
 	return m.logs.Close()
 }
 
-// noticeRemoval ends Run when the group has removed this master.
+// errRemoved ends the process of a master that was removed while it lived.
+var errRemoved = errors.New("it has been removed from the masters of its cluster: run `kijabi reset` on it, or `kijabi master leave` to keep it as a node; it may join again with a new token")
+
+// noticeRemoval ends Run when the group has removed this master: raft's membership is without
+// it, and the roster has said before that it is leaving. etcd's member, which is told reliably,
+// ends with the same advice.
 func (m *Masters) noticeRemoval(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.cfg.Clock.After(lifecycle.UntilBeat(m.cfg.Clock.Now(), reportInterval)):
-			if m.raft.State() == raft.Shutdown {
-				return errors.New("it has been removed from the masters of its cluster: run `kijabi reset` on it; it may join again with a new token")
+			if m.raft.State() == raft.Shutdown || m.removed() {
+				return errRemoved
 			}
 		}
 	}
+}
+
+func (m *Masters) removed() bool {
+	self, found := m.roster.get(m.cfg.Name)
+	if found && self.Role != Leaving || !found && len(m.roster.list()) == 0 {
+		return false
+	}
+	configuration := m.raft.GetConfiguration()
+	return configuration.Error() == nil && !slices.ContainsFunc(configuration.Configuration().Servers, func(s raft.Server) bool {
+		return string(s.ID) == m.cfg.Name
+	})
 }
 
 // Directory is the masters' knowledge of nodes.

@@ -30,7 +30,8 @@ import (
 type door struct {
 	peerv1pb.UnimplementedPeerServiceServer
 	mastersv1pb.UnimplementedMastersServiceServer
-	m *masters.Masters
+	m    *masters.Masters
+	deaf atomic.Bool // it answers raft, but no questions
 }
 
 func (d *door) Raft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
@@ -53,6 +54,9 @@ func (d *door) InstallSnapshot(stream grpc.ClientStreamingServer[peerv1pb.Instal
 }
 
 func (d *door) Report(_ context.Context, req *peerv1pb.ReportRequest) (*peerv1pb.ReportResponse, error) {
+	if d.deaf.Load() {
+		return nil, errors.New("deaf")
+	}
 	r, err := d.m.Report(req)
 	if err != nil {
 		return nil, err
@@ -99,6 +103,7 @@ type machine struct {
 	t         *testing.T
 	name, dir string
 	peer, url string
+	configure func(*masters.Config) // may be nil
 	running   *master
 }
 
@@ -108,6 +113,9 @@ type master struct {
 	store   *store.Store
 	backend *cuttable
 	etcd    *etcdnode.Node
+	door    *door
+	ended   chan error // why its part among the masters ended by itself
+	etcdEnd chan error // why its etcd member did
 	kill    func()
 }
 
@@ -154,6 +162,10 @@ func logger(t *testing.T) *zap.Logger {
 	return zap.NewNop()
 }
 
+func (mc *machine) etcdConfig(log *zap.Logger) etcdnode.Config {
+	return etcdnode.Config{Name: mc.name, Dir: filepath.Join(mc.dir, "etcd"), PeerURL: mc.url, ClusterToken: "c1", Log: log}
+}
+
 // start starts the master: anew, through join if given, or from its disk.
 func (mc *machine) start(join ...string) *master {
 	t := mc.t
@@ -161,9 +173,7 @@ func (mc *machine) start(join ...string) *master {
 	log := logger(t).Named(mc.name)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	ec := etcdnode.Config{
-		Name: mc.name, Dir: filepath.Join(mc.dir, "etcd"), PeerURL: mc.url, ClusterToken: "c1", Log: log,
-	}
+	ec := mc.etcdConfig(log)
 	if len(join) > 0 && !etcdnode.Exists(ec.Dir) {
 		resp, err := masters.AskToJoin(ctx, join, dial, &mastersv1pb.JoinRequest{Name: mc.name, PeerAddress: mc.peer, EtcdPeerUrl: mc.url}, log)
 		if err != nil {
@@ -180,10 +190,14 @@ func (mc *machine) start(join ...string) *master {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := masters.New(masters.Config{
+	cfg := masters.Config{
 		Name: mc.name, ClusterID: "c1", PeerAddress: mc.peer, EtcdPeerURL: mc.url, Dir: filepath.Join(mc.dir, "raft"),
 		Bootstrap: len(join) == 0 && mc.name == "m1", Etcd: node, Store: st, Dial: dial, Log: log,
-	})
+	}
+	if mc.configure != nil {
+		mc.configure(&cfg)
+	}
+	m, err := masters.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,13 +211,10 @@ func (mc *machine) start(join ...string) *master {
 	mastersv1pb.RegisterMastersServiceServer(server, d)
 	group := lifecycle.NewGroup(context.Background())
 	group.Go(func(context.Context) error { return server.Serve(listener) })
-	group.Go(func(ctx context.Context) error {
-		_ = node.Run(ctx) // it fails when the test aborts it
-		return nil
-	})
+	ms := &master{Masters: m, store: st, backend: backend, etcd: node, door: d, ended: make(chan error, 1), etcdEnd: make(chan error, 1)}
+	group.Go(func(ctx context.Context) error { ms.etcdEnd <- node.Run(ctx); return nil }) // the test aborts it, too
+	group.Go(func(ctx context.Context) error { ms.ended <- m.Run(ctx); return nil })
 	group.Go(st.Run)
-	group.Go(m.Run)
-	ms := &master{Masters: m, store: st, backend: backend, etcd: node}
 	// kill is as abrupt as it gets within one process: nothing is handed over.
 	ms.kill = func() {
 		node.Abort()
@@ -255,10 +266,17 @@ func voters(m *master) int {
 // form starts n masters and waits until all that should vote do.
 func form(t *testing.T, n int) []*machine {
 	t.Helper()
+	return formWith(t, n, nil)
+}
+
+// formWith is form with masters that are configured otherwise.
+func formWith(t *testing.T, n int, configure func(*masters.Config)) []*machine {
+	t.Helper()
 	began := time.Now()
 	var machines []*machine
 	for i := range n {
 		mc := newMachine(t, fmt.Sprintf("m%d", i+1))
+		mc.configure = configure
 		if i == 0 {
 			mc.start()
 			leader(t, []*machine{mc})
@@ -476,7 +494,7 @@ func TestTransfer(t *testing.T) {
 		return false
 	})
 	began := time.Now()
-	name, err := lead.running.Transfer(t.Context(), heir.name)
+	name, err := lead.running.Transfer(t.Context(), heir.name, "transfer by test")
 	if err != nil || name != heir.name {
 		t.Fatalf("handed over to %q: %v", name, err)
 	}

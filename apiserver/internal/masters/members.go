@@ -118,70 +118,6 @@ func initialCluster(all []etcdnode.Member, roster []Member) string {
 	return strings.Join(parts, ",")
 }
 
-// Remove takes a master off the roster, out of raft and etcd. ErrQuorum when the living
-// voters that remain would be no majority. The leader removes itself by handing over
-// first: it returns ErrNotLeader then, and the new leader can be asked. Leader only.
-func (m *Masters) Remove(ctx context.Context, name string) error {
-	if err := m.leads(); err != nil {
-		return err
-	}
-	member, found := m.roster.get(name)
-	if !found {
-		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
-	}
-	if err := m.checkQuorum(ctx, member); err != nil {
-		return err
-	}
-	if name == m.cfg.Name {
-		if _, err := m.Transfer(ctx, ""); err != nil {
-			return err
-		}
-		return ErrNotLeader
-	}
-	m.change.Lock()
-	defer m.change.Unlock()
-	return m.expel(ctx, member)
-}
-
-// checkQuorum refuses the removal of a voter that the rest could not do without. It asks
-// each of them now: a recent report says nothing of one that has just died.
-func (m *Masters) checkQuorum(ctx context.Context, leaving Member) error {
-	if leaving.Role != Voter {
-		return nil
-	}
-	voters, alive := 0, 0
-	for _, member := range m.roster.list() {
-		if member.Role != Voter || member.Name == leaving.Name {
-			continue
-		}
-		voters++
-		if m.reach(ctx, member) {
-			alive++
-		}
-	}
-	if voters == 0 || alive < voters/2+1 {
-		return fmt.Errorf("%w: without %s, %d of %d voters are alive", ErrQuorum, leaving.Name, alive, voters)
-	}
-	return nil
-}
-
-// expel removes a member everywhere; it may be repeated. The caller holds change.
-func (m *Masters) expel(ctx context.Context, member Member) error {
-	if id := parseEtcdID(member.EtcdID); id != 0 {
-		if err := m.cfg.Etcd.Remove(ctx, id); err != nil {
-			return err
-		}
-	}
-	if err := m.raft.RemoveServer(raft.ServerID(member.Name), 0, raftTimeout).Error(); err != nil {
-		return fmt.Errorf("remove %s from raft: %w", member.Name, err)
-	}
-	if err := m.apply(command{Remove: member.Name}); err != nil {
-		return err
-	}
-	m.log.Info("master removed", zap.String("name", member.Name))
-	return nil
-}
-
 func (m *Masters) leads() error {
 	if m.raft.State() != raft.Leader {
 		return ErrNotLeader
@@ -208,11 +144,12 @@ func (m *Masters) apply(c command) error {
 	return nil
 }
 
-// tendMembers brings etcd, raft and roster to agreement and promotes learners, one step at a
-// time, while this master leads.
+// tendMembers brings etcd, raft and roster to agreement, promotes learners and replaces dead
+// voters, one step at a time, while this master leads.
 func (m *Masters) tendMembers(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if m.cfg.Store.Term().Leading {
+		if term := m.cfg.Store.Term(); term.Leading {
+			m.vigil.look(term.Epoch, m.cfg.Clock.Now())
 			if err := m.tendOnce(ctx); err != nil && ctx.Err() == nil {
 				m.log.Info("members not tended", zap.Error(err))
 			}
@@ -233,6 +170,14 @@ type standing struct {
 	inEtcd, votesRaf bool
 }
 
+// votes says whether the member counts toward a quorum of either group.
+func (s standing) votes() bool {
+	return s.member.Role == Voter || s.votesRaf || s.inEtcd && !s.etcd.Learner
+}
+
+// started says whether the member has been running: etcd learns its name from itself.
+func (s standing) started() bool { return s.inEtcd && s.etcd.Name != "" }
+
 func (m *Masters) tendOnce(ctx context.Context) error {
 	m.change.Lock()
 	defer m.change.Unlock()
@@ -243,11 +188,8 @@ func (m *Masters) tendOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range all { // finish what was begun
-		votesEtcd := s.inEtcd && !s.etcd.Learner
-		if votesEtcd != s.votesRaf || votesEtcd && s.member.Role != Voter {
-			return m.promote(ctx, s)
-		}
+	if begun, err := m.finish(ctx, all); begun || err != nil {
+		return err
 	}
 	candidate, spare := nextVoter(all, m.alive)
 	if candidate != nil {
@@ -258,7 +200,26 @@ func (m *Masters) tendOnce(ctx context.Context) error {
 		waiting.Role = Spare
 		return m.apply(command{Put: &waiting})
 	}
-	return nil
+	return m.replaceDead(ctx, all)
+}
+
+// finish goes on with the first change that was begun, if there is one: removals before
+// promotions, and nobody is promoted who is on the way out.
+func (m *Masters) finish(ctx context.Context, all []standing) (begun bool, err error) {
+	for _, s := range all {
+		// Who is not in etcd any more is leaving, whatever the roster says: members are added
+		// there before they are put on the roster.
+		if s.member.Role == Leaving || !s.inEtcd && s.member.Name != m.cfg.Name {
+			return true, m.finishRemoval(ctx, s)
+		}
+	}
+	for _, s := range all {
+		votesEtcd := s.inEtcd && !s.etcd.Learner
+		if votesEtcd != s.votesRaf || votesEtcd && s.member.Role != Voter {
+			return true, m.promote(ctx, s)
+		}
+	}
+	return false, nil
 }
 
 // register puts this master on the roster as it is.
@@ -313,7 +274,7 @@ func nextVoter(all []standing, alive func(string) bool) (candidate, spare *stand
 		switch {
 		case s.member.Role == Voter:
 			voters++
-		case s.inEtcd && s.etcd.Name != "" && alive(s.member.Name):
+		case s.started() && alive(s.member.Name):
 			ready = append(ready, s)
 		}
 	}

@@ -39,14 +39,14 @@ func TestFourthMasterWaitsForTheFifth(t *testing.T) {
 	}
 	converge(t, machines)
 
-	if err := lead.running.Remove(t.Context(), "m5"); err != nil {
+	if _, err := lead.running.Remove(t.Context(), "m5", masters.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	fifth.stop()
 	if _, found := roles(lead.running)["m5"]; found {
 		t.Error("m5 is still on the roster")
 	}
-	if err := lead.running.Remove(t.Context(), "m9"); !errors.Is(err, masters.ErrUnknownMember) {
+	if _, err := lead.running.Remove(t.Context(), "m9", masters.RemoveOptions{}); !errors.Is(err, masters.ErrUnknownMember) {
 		t.Errorf("removing a stranger: %v", err)
 	}
 	if _, err := put(t.Context(), lead.running.store, key(2), ""); err != nil {
@@ -78,7 +78,7 @@ func TestLostDiskRejoins(t *testing.T) {
 	}
 	for _, other := range machines {
 		if other != lead && other != victim {
-			if err := lead.running.Remove(t.Context(), other.name); !errors.Is(err, masters.ErrQuorum) {
+			if _, err := lead.running.Remove(t.Context(), other.name, masters.RemoveOptions{}); !errors.Is(err, masters.ErrQuorum) {
 				t.Errorf("removing the last but one living voter: %v, want ErrQuorum", err)
 			}
 		}

@@ -106,7 +106,7 @@ func (m *Masters) resign(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
-	if err := m.handOver(ctx, ""); err != nil {
+	if err := m.handOver(ctx, "", "handed over: stopping"); err != nil {
 		m.log.Warn("could not hand leadership over at the end", zap.Error(err))
 	}
 }
@@ -203,15 +203,16 @@ func (m *Masters) pause(ctx context.Context, d time.Duration) {
 }
 
 // Transfer hands leadership to the named master, or to the best one if empty, and returns
-// the new leader's name. Writes in flight are completed first. Leader only.
-func (m *Masters) Transfer(ctx context.Context, to string) (string, error) {
+// the new leader's name. Writes in flight are completed first. The reason is for people.
+// Leader only.
+func (m *Masters) Transfer(ctx context.Context, to, reason string) (string, error) {
 	if m.raft.State() != raft.Leader {
 		return "", ErrNotLeader
 	}
 	if to == m.cfg.Name {
 		return to, nil
 	}
-	if err := m.handOver(ctx, to); err != nil {
+	if err := m.handOver(ctx, to, reason); err != nil {
 		return "", err
 	}
 	for {
@@ -227,7 +228,7 @@ func (m *Masters) Transfer(ctx context.Context, to string) (string, error) {
 
 // handOver drains the batch in flight and lets a successor start an election at once. If that
 // fails the reign goes on.
-func (m *Masters) handOver(ctx context.Context, to string) error {
+func (m *Masters) handOver(ctx context.Context, to, reason string) error {
 	heir, err := m.successor(to)
 	if err != nil {
 		return err
@@ -238,13 +239,14 @@ func (m *Masters) handOver(ctx context.Context, to string) error {
 	if r == nil {
 		return ErrNotLeader
 	}
+	m.announce(ctx, heir.Name, reason)
 	r.stopWriting()
 	select {
 	case <-r.stopped:
 	case <-ctx.Done():
 		// The fence guards what is still in flight.
 	}
-	m.log.Info("handing leadership over", zap.String("to", heir.Name))
+	m.log.Info("handing leadership over", zap.String("to", heir.Name), zap.String("reason", reason))
 	future := m.raft.LeadershipTransferToServer(raft.ServerID(heir.Name), raft.ServerAddress(heir.PeerAddress))
 	if err := future.Error(); err != nil {
 		m.resume(r)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"kijabi.dev/platform/lifecycle"
@@ -72,13 +73,20 @@ func (m *Masters) Attach(component string) (detach func()) {
 
 // ownReport is what this master tells the others.
 func (m *Masters) ownReport() *peerv1pb.ReportRequest {
-	status := m.cfg.Etcd.Status()
-	return &peerv1pb.ReportRequest{
+	status, now := m.cfg.Etcd.Status(), m.cfg.Clock.Now()
+	report := &peerv1pb.ReportRequest{
 		Name: m.cfg.Name, AppliedRevision: m.cfg.Store.Revision(), DatabaseBytes: status.DatabaseBytes,
 		Components: m.peers.components(), Nodes: m.directory.report(),
 		EtcdId: etcdID(status.ID), EtcdLeader: status.Leader != 0 && status.Leader == status.ID,
-		Time: timestamppb.New(m.cfg.Clock.Now()),
+		Time: timestamppb.New(now), Uptime: durationpb.New(now.Sub(m.started)), Handover: m.handover.Load(),
 	}
+	if latency := m.disk.latency(now); latency > 0 {
+		report.DiskLatency = durationpb.New(latency)
+	}
+	if m.cfg.CertificateEnd != nil {
+		report.CertificateNotAfter = timestamppb.New(m.cfg.CertificateEnd())
+	}
+	return report
 }
 
 // Report takes another master's report and answers with this one's.
@@ -93,8 +101,10 @@ func (m *Masters) Report(from *peerv1pb.ReportRequest) (*peerv1pb.ReportRequest,
 // heard keeps a report.
 func (m *Masters) heard(r *peerv1pb.ReportRequest) {
 	m.peers.mu.Lock()
-	m.peers.known[r.GetName()] = peer{report: r, at: m.cfg.Clock.Now()}
+	now := m.cfg.Clock.Now()
+	m.peers.known[r.GetName()] = peer{report: r, at: now}
 	m.peers.mu.Unlock()
+	m.history.explain(r, now)
 	m.directory.learn(r.GetName(), r.GetNodes())
 }
 

@@ -20,6 +20,8 @@ const (
 	Voter   Role = "voter"
 	Learner Role = "learner"
 	Spare   Role = "spare"
+	// Leaving is on its way out of etcd, raft and the roster.
+	Leaving Role = "leaving"
 )
 
 // Member is one master on the roster.

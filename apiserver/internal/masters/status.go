@@ -13,6 +13,10 @@ type MemberStatus struct {
 	EtcdLeader      bool
 	// Components that hold a leader stream there.
 	Components []string
+	// DiskLatency of its last synced write beside its data; 0 if not known.
+	DiskLatency time.Duration
+	// CertificateEnd is when the first of its certificates ends, by its clock; zero if not known.
+	CertificateEnd time.Time
 	// LastSeen is when it was last reached, by this machine's clock; zero if never.
 	LastSeen time.Time
 }
@@ -22,11 +26,28 @@ type Status struct {
 	ClusterID     string
 	Leadership    Leadership
 	Members       []MemberStatus
+	Quorum        Quorum
 	LeaderChanges int64
-	Uptime        time.Duration
-	AnsweredBy    string
+	// LastChanges of leadership, oldest first.
+	LastChanges []LeaderChange
+	Uptime      time.Duration
+	AnsweredBy  string
 	// Expected are the components a healthy master has.
 	Expected []string
+}
+
+// Lag is how many revisions a master is behind the leader, or while none is known behind the
+// newest. Reports are half a second old, so a healthy follower of a busy leader lags a little.
+func (s Status) Lag(m MemberStatus) int64 {
+	var newest int64
+	for _, other := range s.Members {
+		if other.Leader {
+			newest = other.AppliedRevision
+			break
+		}
+		newest = max(newest, other.AppliedRevision)
+	}
+	return max(newest-m.AppliedRevision, 0)
 }
 
 // Status describes the group.
@@ -35,6 +56,7 @@ func (m *Masters) Status() Status {
 	s := Status{
 		ClusterID: m.roster.cluster(), Leadership: m.Leadership(), LeaderChanges: m.changes.Load(),
 		Uptime: now.Sub(m.started), AnsweredBy: m.cfg.Name, Expected: m.cfg.Components,
+		LastChanges: m.history.list(now),
 	}
 	for _, member := range m.roster.list() {
 		status := MemberStatus{Member: member, Alive: m.alive(member.Name), Leader: member.Name == s.Leadership.Leader}
@@ -47,6 +69,13 @@ func (m *Masters) Status() Status {
 		}
 		status.AppliedRevision, status.DatabaseBytes = report.GetAppliedRevision(), report.GetDatabaseBytes()
 		status.EtcdLeader, status.Components = report.GetEtcdLeader(), report.GetComponents()
+		status.DiskLatency = report.GetDiskLatency().AsDuration()
+		if end := report.GetCertificateNotAfter(); end != nil {
+			status.CertificateEnd = end.AsTime()
+		}
+		if member.Role == Voter {
+			s.Quorum.count(status.Alive)
+		}
 		s.Members = append(s.Members, status)
 	}
 	return s

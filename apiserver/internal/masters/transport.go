@@ -38,12 +38,14 @@ const (
 type transport struct {
 	local    raft.ServerAddress
 	peer     func(address string) (peerv1pb.PeerServiceClient, error)
+	now      func() time.Time
 	incoming chan raft.RPC
 	done     chan struct{}
 	close    sync.Once
 
 	mu        sync.Mutex
 	heartbeat func(raft.RPC)
+	answered  map[string]time.Time // when a peer address last answered an append
 }
 
 var (
@@ -52,10 +54,10 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-func newTransport(local string, peer func(string) (peerv1pb.PeerServiceClient, error)) *transport {
+func newTransport(local string, now func() time.Time, peer func(string) (peerv1pb.PeerServiceClient, error)) *transport {
 	return &transport{
-		local: raft.ServerAddress(local), peer: peer,
-		incoming: make(chan raft.RPC), done: make(chan struct{}),
+		local: raft.ServerAddress(local), peer: peer, now: now,
+		incoming: make(chan raft.RPC), done: make(chan struct{}), answered: map[string]time.Time{},
 	}
 }
 
@@ -76,7 +78,21 @@ func (t *transport) AppendEntries(_ raft.ServerID, target raft.ServerAddress, re
 	if isHeartbeat(req) {
 		timeout = voteTimeout
 	}
-	return t.call(target, kindAppendEntries, timeout, req, resp)
+	err := t.call(target, kindAppendEntries, timeout, req, resp)
+	if err == nil {
+		t.mu.Lock()
+		t.answered[string(target)] = t.now()
+		t.mu.Unlock()
+	}
+	return err
+}
+
+// answeredAt is when a peer address last answered the leader's appends and heartbeats; zero if
+// never.
+func (t *transport) answeredAt(address string) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.answered[address]
 }
 
 // RequestVote implements raft.Transport.

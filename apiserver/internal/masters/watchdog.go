@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
+	"k8s.io/utils/clock"
 
 	"kijabi.dev/platform/lifecycle"
 )
@@ -23,6 +25,8 @@ const (
 	provenWithin = 2 * time.Second
 	// diskWithin is the same for its disk.
 	diskWithin = 5 * time.Second
+	// diskIdle is how often a master that does not lead measures its disk.
+	diskIdle = 10 * time.Second
 	// firstGrace is how long a new leader may take to open for writes.
 	firstGrace = 5 * time.Second
 )
@@ -51,7 +55,12 @@ func (m *Masters) watch(ctx context.Context) error {
 		group.Go(func(ctx context.Context) error { return m.repeat(ctx, p) })
 	}
 	group.Go(func(ctx context.Context) error { return m.judge(ctx, probes) })
-	// A probe hung in the kernel must not keep a failure from being reported.
+	return await(ctx, group, m.cfg.Clock)
+}
+
+// await waits for the tasks of a group, but not for one that is hung in the kernel: a failure
+// of another must be reported all the same.
+func await(ctx context.Context, group *lifecycle.Group, clk clock.Clock) error {
 	done := make(chan error, 1)
 	waiter := lifecycle.NewGroup(ctx)
 	waiter.Go(func(context.Context) error { done <- group.Wait(); return nil })
@@ -63,7 +72,7 @@ func (m *Masters) watch(ctx context.Context) error {
 	select {
 	case err := <-done:
 		return err
-	case <-m.cfg.Clock.After(handOverTimeout):
+	case <-clk.After(handOverTimeout):
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -101,7 +110,7 @@ func (m *Masters) judge(ctx context.Context, probes []*probe) error {
 				continue
 			}
 			m.log.Error("cannot prove that this leader can lead", zap.String("probe", p.name), zap.Duration("for", overdue))
-			if err := m.mustHandOver(ctx); err != nil {
+			if err := m.mustHandOver(ctx, p.name); err != nil {
 				return err
 			}
 			p.passed.Store(now.UnixNano()) // tried; try again after another interval
@@ -116,13 +125,13 @@ func (m *Masters) judge(ctx context.Context, probes []*probe) error {
 }
 
 // mustHandOver gives leadership away. A lone voter keeps trying instead: there is nobody better.
-func (m *Masters) mustHandOver(ctx context.Context) error {
+func (m *Masters) mustHandOver(ctx context.Context, probe string) error {
 	if !m.hasOtherVoters() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
-	err := m.handOver(ctx, "")
+	err := m.handOver(ctx, "", "handed over: "+probe)
 	if err == nil || m.raft.State() != raft.Leader {
 		return nil
 	}
@@ -144,6 +153,7 @@ func (m *Masters) proveWrite(ctx context.Context) error {
 
 // proveDisk writes and syncs a file beside the data.
 func (m *Masters) proveDisk(context.Context) error {
+	defer m.disk.measure(m.cfg.Clock.Now)()
 	f, err := os.Create(filepath.Join(m.cfg.Dir, "probe"))
 	if err != nil {
 		return err
@@ -155,15 +165,62 @@ func (m *Masters) proveDisk(context.Context) error {
 	return f.Sync()
 }
 
-// complete says whether all expected components are among the given.
-func (m *Masters) complete(components []string) bool {
+// timeDisk measures the disk while this master does not lead: a leader's watch does.
+func (m *Masters) timeDisk(ctx context.Context) error {
+	group := lifecycle.NewGroup(ctx)
+	group.Go(func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			if m.raft.State() != raft.Leader {
+				if err := m.proveDisk(ctx); err != nil {
+					m.log.Warn("the disk cannot be written to", zap.Error(err))
+				}
+			}
+			m.beat(ctx, diskIdle)
+		}
+		return nil
+	})
+	return await(ctx, group, m.cfg.Clock)
+}
+
+// diskTimes is how long the last proof of the disk took.
+type diskTimes struct {
+	took  atomic.Int64 // nanoseconds; 0 if none was made
+	began atomic.Int64 // clock time in nanoseconds of the one under way, 0 if none is
+}
+
+// measure begins a proof; the function that it returns ends it.
+func (d *diskTimes) measure(now func() time.Time) (end func()) {
+	began := now()
+	d.began.Store(began.UnixNano())
+	return func() {
+		d.began.Store(0)
+		d.took.Store(int64(now().Sub(began)))
+	}
+}
+
+// latency is the last proof's time, or that of the one under way if it is longer already; 0 if
+// there is none.
+func (d *diskTimes) latency(now time.Time) time.Duration {
+	took := time.Duration(d.took.Load())
+	if began := d.began.Load(); began != 0 {
+		took = max(took, now.Sub(time.Unix(0, began)))
+	}
+	return took
+}
+
+// missing lists the expected components that are not among the given.
+func (m *Masters) missing(components []string) []string {
+	var missing []string
 	for _, c := range m.cfg.Components {
 		if !slices.Contains(components, c) {
-			return false
+			missing = append(missing, c)
 		}
 	}
-	return true
+	return missing
 }
+
+// complete says whether all expected components are among the given.
+func (m *Masters) complete(components []string) bool { return len(m.missing(components)) == 0 }
 
 // leaveToComplete hands over to a living voter that has all components, if there is one.
 func (m *Masters) leaveToComplete(ctx context.Context) {
@@ -174,10 +231,11 @@ func (m *Masters) leaveToComplete(ctx context.Context) {
 	if known, _ := m.peers.get(heir.Name); !m.complete(known.report.GetComponents()) {
 		return
 	}
-	m.log.Warn("components are missing here, handing over", zap.Strings("present", m.peers.components()), zap.String("to", heir.Name))
+	missing := m.missing(m.peers.components())
+	m.log.Warn("components are missing here, handing over", zap.Strings("missing", missing), zap.String("to", heir.Name))
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
-	if err := m.handOver(ctx, heir.Name); err != nil {
+	if err := m.handOver(ctx, heir.Name, "handed over: without "+strings.Join(missing, ", ")); err != nil {
 		m.log.Warn("could not hand over", zap.Error(err))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/flowcontrol"
+	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
@@ -103,8 +104,15 @@ func TestStore(t *testing.T) {
 		Store: s, Resources: func() []schema.GroupResource {
 			return []schema.GroupResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments"}}
 		},
-		LeaderChanges: func() int64 { return 4 }, DatabaseBytes: func() int64 { return 4096 },
-		Sealing: func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
+		Masters: func() masters.Status {
+			return masters.Status{LeaderChanges: 4, Quorum: masters.Quorum{Voters: 3, Living: 2}, Members: []masters.MemberStatus{
+				{Member: masters.Member{Name: "m1", Role: masters.Voter}, Alive: true, Leader: true, AppliedRevision: 70, DiskLatency: 3 * time.Millisecond, CertificateEnd: time.Unix(1700000000, 0)},
+				{Member: masters.Member{Name: "m2", Role: masters.Voter}, Alive: true, AppliedRevision: 64},
+				{Member: masters.Member{Name: "m3", Role: masters.Spare}},
+			}}
+		},
+		DatabaseBytes: func() int64 { return 4096 },
+		Sealing:       func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
 		Loads: func() []flowcontrol.Load {
 			return []flowcontrol.Load{{Level: "system", Seats: 74, Used: 5, Waiting: 2, Dispatched: map[string]int64{"system-nodes": 9}, Rejected: map[string]int64{"time-out": 1}}}
 		},
@@ -149,6 +157,9 @@ func TestStore(t *testing.T) {
 	}
 	has(t, read(t, m),
 		"kijabi_leading 1", "kijabi_epoch 2", "kijabi_memory_current 1", "kijabi_memory_revision 3", "kijabi_leader_changes_total 4",
+		"kijabi_failures_tolerated 0", `kijabi_master_alive{master="m2",role="voter"} 1`, `kijabi_master_alive{master="m3",role="spare"} 0`,
+		`kijabi_master_lag_revisions{master="m2"} 6`, `kijabi_master_disk_probe_seconds{master="m1"} 0.003`,
+		`kijabi_master_certificate_not_after_seconds{master="m1"} 1.7e+09`,
 		`apiserver_storage_objects{resource="pods"} 3`, `apiserver_storage_objects{resource="deployments.apps"} 0`,
 		`apiserver_resource_objects{group="apps",resource="deployments"} 0`, `apiserver_storage_size_bytes{storage_cluster_id="etcd-0"} 4096`,
 		`etcd_request_duration_seconds_count{operation="txn"} 3`, // the claim, too

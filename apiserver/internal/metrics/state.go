@@ -5,6 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/flowcontrol"
+	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 )
@@ -14,8 +15,8 @@ type State struct {
 	Store *store.Store
 	// Resources whose objects are counted at the time.
 	Resources func() []schema.GroupResource
-	// LeaderChanges this master has seen since it started.
-	LeaderChanges func() int64
+	// Masters as this one sees them.
+	Masters func() masters.Status
 	// DatabaseBytes is the size of the etcd member's database.
 	DatabaseBytes func() int64
 	// Sealing is how far rewriting of sealed objects has come.
@@ -35,6 +36,8 @@ type stateCollector struct {
 	objects, resourceObjects, size                   *prometheus.Desc
 	leading, epoch, current, revision, leaderChanges *prometheus.Desc
 	quarantined, sealed, audited                     *prometheus.Desc
+	masterAlive, masterLag, masterDisk, masterEnd    *prometheus.Desc
+	tolerated                                        *prometheus.Desc
 	seats, executing, queued, dispatched, rejected   *prometheus.Desc
 }
 
@@ -54,6 +57,11 @@ func newStateCollector(s State) *stateCollector {
 		current:         desc("kijabi_memory_current", "1 while this master can prove that its memory is current."),
 		revision:        desc("kijabi_memory_revision", "Newest etcd revision that memory holds."),
 		leaderChanges:   desc("kijabi_leader_changes_total", "Changes of leadership that this master has seen since it started."),
+		masterAlive:     desc("kijabi_master_alive", "1 while a master has been reached within the last seconds.", "master", "role"),
+		masterLag:       desc("kijabi_master_lag_revisions", "Revisions that a master's memory is behind the leader's.", "master"),
+		masterDisk:      desc("kijabi_master_disk_probe_seconds", "Time of a master's last synced write beside its data.", "master"),
+		masterEnd:       desc("kijabi_master_certificate_not_after_seconds", "Unix time at which the first of a master's certificates ends.", "master"),
+		tolerated:       desc("kijabi_failures_tolerated", "Voting masters more that may fail; negative when the quorum is lost."),
 		quarantined:     desc("kijabi_quarantined_objects", "Objects that could not be read and were set aside."),
 		sealed:          desc("kijabi_sealed_objects", "Objects encrypted at rest, by state; known to the leading master only.", "state"),
 		seats:           desc("apiserver_flowcontrol_nominal_limit_seats", "Requests that a priority level may serve at once without borrowing.", "priority_level"),
@@ -69,6 +77,7 @@ func newStateCollector(s State) *stateCollector {
 func (c *stateCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.objects, c.resourceObjects, c.size, c.leading, c.epoch, c.current, c.revision, c.leaderChanges, c.quarantined, c.sealed, c.audited,
+		c.masterAlive, c.masterLag, c.masterDisk, c.masterEnd, c.tolerated,
 		c.seats, c.executing, c.queued, c.dispatched, c.rejected,
 	} {
 		descs <- d
@@ -94,7 +103,22 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 	gauge(c.epoch, float64(term.Epoch))
 	gauge(c.current, number(c.Store.Current()))
 	gauge(c.revision, float64(c.Store.Revision()))
-	count(c.leaderChanges, c.LeaderChanges())
+	group := c.Masters()
+	count(c.leaderChanges, group.LeaderChanges)
+	gauge(c.tolerated, float64(group.Quorum.Tolerated()))
+	for _, m := range group.Members {
+		gauge(c.masterAlive, number(m.Alive), m.Name, string(m.Role))
+		if !m.Alive {
+			continue
+		}
+		gauge(c.masterLag, float64(group.Lag(m)), m.Name)
+		if m.DiskLatency > 0 {
+			gauge(c.masterDisk, m.DiskLatency.Seconds(), m.Name)
+		}
+		if !m.CertificateEnd.IsZero() {
+			gauge(c.masterEnd, float64(m.CertificateEnd.Unix()), m.Name)
+		}
+	}
 	aside := 0
 	for _, reason := range c.Store.Quarantined() {
 		if reason != nil {

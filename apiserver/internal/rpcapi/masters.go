@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -14,6 +15,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/masters"
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/rpc"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 )
 
@@ -36,6 +38,9 @@ type Settings struct {
 	Network configv1.Network
 	// EtcdQuotaBytes bounds the database of this master; 0 means the default.
 	EtcdQuotaBytes int64
+	// ReplaceDeadAfter is how long a voter must be dead before a spare replaces it; 0 means
+	// never.
+	ReplaceDeadAfter time.Duration
 }
 
 var _ mastersv1pb.MastersServiceServer = (*MastersService)(nil)
@@ -75,7 +80,12 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 	resp := &mastersv1pb.StatusResponse{
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
-		Network: s.network(),
+		Network: s.network(), Quorum: quorum(status.Quorum),
+	}
+	for _, c := range status.LastChanges {
+		resp.LastLeaderChanges = append(resp.LastLeaderChanges, &mastersv1pb.LeaderChange{
+			Time: timestamppb.New(c.At), From: c.From, To: c.To, Reason: c.Reason,
+		})
 	}
 	for _, m := range status.Members {
 		resp.Members = append(resp.Members, memberStatus(m, status.Expected))
@@ -98,6 +108,7 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 	resp := &mastersv1pb.JoinResponse{
 		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
 		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
+		ReplaceDeadAfter: durationpb.New(s.settings.ReplaceDeadAfter),
 	}
 	for _, m := range result.Members {
 		resp.Members = append(resp.Members, member(m))
@@ -105,21 +116,30 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 	return resp, nil
 }
 
-// Remove takes a master off the roster.
+// Remove takes a master off the roster, or tells what that would come to.
 func (s *MastersService) Remove(ctx context.Context, req *mastersv1pb.RemoveRequest) (*mastersv1pb.RemoveResponse, error) {
-	err := s.masters.Remove(ctx, req.GetName())
+	removal, err := s.masters.Remove(ctx, req.GetName(), masters.RemoveOptions{
+		Force: req.GetForce(), PlanOnly: req.GetPlanOnly(), By: userOf(ctx),
+	})
 	if errors.Is(err, masters.ErrNotLeader) {
 		return passOn(ctx, s.masters, req, mastersv1pb.MastersServiceClient.Remove)
 	}
 	if err != nil {
 		return nil, statusOf(err, req.GetName())
 	}
-	return &mastersv1pb.RemoveResponse{}, nil
+	resp := &mastersv1pb.RemoveResponse{
+		Before: quorum(removal.Before), After: quorum(removal.After),
+		Alive: removal.Alive, Leader: removal.Leader, Role: role(removal.Member.Role),
+	}
+	if removal.Refused != nil {
+		resp.Refusal = removal.Refused.Error()
+	}
+	return resp, nil
 }
 
 // Transfer hands leadership over.
 func (s *MastersService) Transfer(ctx context.Context, req *mastersv1pb.TransferRequest) (*mastersv1pb.TransferResponse, error) {
-	leader, err := s.masters.Transfer(ctx, req.GetTo())
+	leader, err := s.masters.Transfer(ctx, req.GetTo(), "transfer by "+userOf(ctx))
 	if errors.Is(err, masters.ErrNotLeader) {
 		return passOn(ctx, s.masters, req, mastersv1pb.MastersServiceClient.Transfer)
 	}
@@ -129,8 +149,17 @@ func (s *MastersService) Transfer(ctx context.Context, req *mastersv1pb.Transfer
 	return &mastersv1pb.TransferResponse{Leader: leader}, nil
 }
 
-// passOn repeats a request at the leader, once. The caller has been authorized here and
-// the leader trusts a master.
+// userOf is the name of who asks, also when another master passes the request on.
+func userOf(ctx context.Context) string {
+	caller, known := rpc.CallerFrom(ctx)
+	if !known {
+		return "nobody known"
+	}
+	return caller.Name
+}
+
+// passOn repeats a request at the leader, once, in the caller's name. The caller has been
+// authorized here and the leader trusts a master.
 func passOn[Req, Resp any](ctx context.Context, m *masters.Masters, req Req, call func(mastersv1pb.MastersServiceClient, context.Context, Req, ...grpc.CallOption) (Resp, error)) (Resp, error) {
 	var none Resp
 	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(metadataHop)) > 0 {
@@ -139,6 +168,9 @@ func passOn[Req, Resp any](ctx context.Context, m *masters.Masters, req Req, cal
 	conn, _, err := m.LeaderConn()
 	if err != nil {
 		return none, apierrors.NewServiceUnavailable(err.Error())
+	}
+	if caller, known := rpc.CallerFrom(ctx); known {
+		ctx = rpc.WithForwarded(ctx, caller)
 	}
 	return call(mastersv1pb.NewMastersServiceClient(conn), metadata.AppendToOutgoingContext(ctx, metadataHop, "1"), req)
 }
@@ -151,25 +183,36 @@ func statusOf(err error, name string) error {
 		return apierrors.NewNotFound(resource, name)
 	case errors.Is(err, masters.ErrConflict), errors.Is(err, masters.ErrQuorum):
 		return apierrors.NewConflict(resource, name, err)
-	case errors.Is(err, masters.ErrNoLeader):
+	case errors.Is(err, masters.ErrNoLeader), errors.Is(err, masters.ErrUnsettled):
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return fmt.Errorf("master %s: %w", name, err)
 }
 
-func member(m masters.Member) *mastersv1pb.Member {
-	role := mastersv1pb.MemberRole_MEMBER_ROLE_UNSPECIFIED
-	switch m.Role {
-	case masters.Voter:
-		role = mastersv1pb.MemberRole_MEMBER_ROLE_VOTER
-	case masters.Learner:
-		role = mastersv1pb.MemberRole_MEMBER_ROLE_LEARNER
-	case masters.Spare:
-		role = mastersv1pb.MemberRole_MEMBER_ROLE_SPARE
+func quorum(q masters.Quorum) *mastersv1pb.Quorum {
+	return &mastersv1pb.Quorum{
+		Voters: int32(q.Voters), Living: int32(q.Living), Needed: int32(q.Needed()), Tolerated: int32(q.Tolerated()), //nolint:gosec // a handful
 	}
+}
+
+func role(r masters.Role) mastersv1pb.MemberRole {
+	switch r {
+	case masters.Voter:
+		return mastersv1pb.MemberRole_MEMBER_ROLE_VOTER
+	case masters.Learner:
+		return mastersv1pb.MemberRole_MEMBER_ROLE_LEARNER
+	case masters.Spare:
+		return mastersv1pb.MemberRole_MEMBER_ROLE_SPARE
+	case masters.Leaving:
+		return mastersv1pb.MemberRole_MEMBER_ROLE_LEAVING
+	}
+	return mastersv1pb.MemberRole_MEMBER_ROLE_UNSPECIFIED
+}
+
+func member(m masters.Member) *mastersv1pb.Member {
 	return &mastersv1pb.Member{
 		Name: m.Name, PeerAddress: m.PeerAddress, GrpcAddress: m.GRPCAddress, RestAddress: m.RESTAddress,
-		Role: role, EtcdId: m.EtcdID, EtcdPeerUrl: m.EtcdPeerURL,
+		Role: role(m.Role), EtcdId: m.EtcdID, EtcdPeerUrl: m.EtcdPeerURL,
 	}
 }
 
@@ -186,6 +229,12 @@ func memberStatus(m masters.MemberStatus, expected []string) *mastersv1pb.Member
 		if !present[c] {
 			out.Components = append(out.Components, &mastersv1pb.ComponentStatus{Name: c})
 		}
+	}
+	if m.DiskLatency > 0 {
+		out.DiskLatency = durationpb.New(m.DiskLatency)
+	}
+	if !m.CertificateEnd.IsZero() {
+		out.CertificateNotAfter = timestamppb.New(m.CertificateEnd)
 	}
 	if !m.LastSeen.IsZero() {
 		out.LastSeen = timestamppb.New(m.LastSeen)

@@ -50,11 +50,13 @@ func memberFlags(c *cobra.Command) func() (install.Options, error) {
 
 func newMaster() *cobra.Command {
 	c := &cobra.Command{
-		Use: "master", Short: "Make this machine a master",
+		Use: "master", Short: "Make this machine a master, or masters fewer",
 		Example: `  vm1$ sudo kijabi master init
-  vm2$ sudo kijabi master join vm1 --token kijabi.m.…`,
+  vm2$ sudo kijabi master join vm1 --token kijabi.m.…
+  vm2$ sudo kijabi master leave      # it stays as a node
+  kijabi master remove vm3           # its machine may be gone`,
 	}
-	c.AddCommand(newMasterInit(), newMasterJoin())
+	c.AddCommand(newMasterInit(), newMasterJoin(), newMasterLeave(), newMasterRemove())
 	return c
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -35,8 +36,13 @@ type Status struct {
 	Epoch uint64 `json:"epoch"`
 	// Voters are the masters that count toward quorum.
 	Voters []string `json:"voters"`
+	// FailuresTolerated is how many voters more may fail; negative when the quorum is lost.
+	// Missing while no master answers.
+	FailuresTolerated *int32 `json:"failuresTolerated,omitempty"`
 	// LeaderChanges seen by the answering master.
 	LeaderChanges int64 `json:"leaderChanges"`
+	// LastLeaderChanges are the last 16 of them, oldest first.
+	LastLeaderChanges []LeaderChange `json:"lastLeaderChanges"`
 	// Etcd is the data store.
 	Etcd EtcdStatus `json:"etcd"`
 	// Masters on the roster, or known from before when none answers.
@@ -65,7 +71,24 @@ type MasterStatus struct {
 	Leader   bool   `json:"leader"`
 	Alive    bool   `json:"alive"`
 	Revision int64  `json:"revision,omitempty"`
+	// Lag is how many revisions it is behind the leader.
+	Lag int64 `json:"lag"`
+	// DiskSeconds is how long its last synced write took; missing if not known.
+	DiskSeconds float64 `json:"diskSeconds,omitempty"`
+	// CertificateEnd is when the first of its apiserver's certificates ends; missing if not known.
+	CertificateEnd *time.Time `json:"certificateEnd,omitempty"`
 	// Reason why it is not alive.
+	Reason string `json:"reason,omitempty"`
+}
+
+// LeaderChange is a change of leadership as the answering master saw it.
+type LeaderChange struct {
+	// Time by that master's clock.
+	Time time.Time `json:"time"`
+	// From is empty for the first leader that it saw.
+	From string `json:"from,omitempty"`
+	To   string `json:"to"`
+	// Reason is missing while it is not known.
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -140,7 +163,7 @@ func collect(ctx context.Context, found *access.Access) (*Status, error) {
 		}
 	}
 	answers := askMasters(ctx, found.Cluster.Masters, id)
-	status := &Status{Cluster: found.Cluster.Name, Voters: []string{}, Masters: []MasterStatus{}, Nodes: []NodeStatus{}, Components: []ComponentStatus{}}
+	status := &Status{Cluster: found.Cluster.Name, Voters: []string{}, Masters: []MasterStatus{}, Nodes: []NodeStatus{}, Components: []ComponentStatus{}, LastLeaderChanges: []LeaderChange{}}
 	best := bestAnswer(answers)
 	if best == nil {
 		for _, a := range answers {
@@ -197,23 +220,14 @@ func bestAnswer(answers []answer) *answer {
 
 func (s *Status) fill(from *mastersv1pb.StatusResponse, answers []answer) {
 	s.ClusterID, s.Leader, s.Epoch, s.LeaderChanges = from.GetClusterId(), from.GetLeader(), from.GetEpoch(), from.GetLeaderChanges()
+	if q := from.GetQuorum(); q != nil {
+		s.FailuresTolerated = &q.Tolerated
+	}
+	for _, c := range from.GetLastLeaderChanges() {
+		s.LastLeaderChanges = append(s.LastLeaderChanges, LeaderChange{Time: c.GetTime().AsTime(), From: c.GetFrom(), To: c.GetTo(), Reason: c.GetReason()})
+	}
 	for _, member := range from.GetMembers() {
-		one := MasterStatus{
-			Name: member.GetName(), Address: hostOf(member.GetGrpcAddress()), Alive: member.GetAlive(),
-			Role: strings.ToLower(strings.TrimPrefix(member.GetRole().String(), "MEMBER_ROLE_")),
-			// The leader's name decides: a member record may be a moment older.
-			Leader: member.GetName() == from.GetLeader(), Revision: member.GetAppliedRevision(),
-		}
-		for _, a := range answers { // what we see ourselves is newer
-			if a.master.Name == one.Name {
-				if one.Alive = a.err == nil; !one.Alive {
-					one.Reason = access.Brief(a.err)
-				}
-			}
-		}
-		if !one.Alive && one.Reason == "" {
-			one.Reason = "not reached since " + time.Since(member.GetLastSeen().AsTime()).Round(time.Second).String()
-		}
+		one := masterStatus(from, member, answers)
 		s.Masters = append(s.Masters, one)
 		if member.GetRole() == mastersv1pb.MemberRole_MEMBER_ROLE_VOTER {
 			s.Voters = append(s.Voters, one.Name)
@@ -223,6 +237,45 @@ func (s *Status) fill(from *mastersv1pb.StatusResponse, answers []answer) {
 		}
 		s.Etcd.Revision = max(s.Etcd.Revision, member.GetAppliedRevision())
 		s.Etcd.DatabaseBytes = max(s.Etcd.DatabaseBytes, member.GetDatabaseBytes())
+	}
+	s.addLag()
+}
+
+// masterStatus is a member as the answering master and we see it.
+func masterStatus(from *mastersv1pb.StatusResponse, member *mastersv1pb.Member, answers []answer) MasterStatus {
+	one := MasterStatus{
+		Name: member.GetName(), Address: hostOf(member.GetGrpcAddress()), Alive: member.GetAlive(),
+		Role: roleText(member.GetRole()), DiskSeconds: member.GetDiskLatency().AsDuration().Seconds(),
+		// The leader's name decides: a member record may be a moment older.
+		Leader: member.GetName() == from.GetLeader(), Revision: member.GetAppliedRevision(),
+	}
+	if end := member.GetCertificateNotAfter(); end != nil {
+		at := end.AsTime()
+		one.CertificateEnd = &at
+	}
+	for _, a := range answers { // what we see ourselves is newer
+		if a.master.Name == one.Name {
+			if one.Alive = a.err == nil; !one.Alive {
+				one.Reason = access.Brief(a.err)
+			}
+		}
+	}
+	if !one.Alive && one.Reason == "" {
+		one.Reason = "not reached since " + time.Since(member.GetLastSeen().AsTime()).Round(time.Second).String()
+	}
+	return one
+}
+
+// addLag says of each master how far it is behind the leader, or else behind the newest.
+func (s *Status) addLag() {
+	newest := s.Etcd.Revision
+	for _, m := range s.Masters {
+		if m.Leader {
+			newest = m.Revision
+		}
+	}
+	for i := range s.Masters {
+		s.Masters[i].Lag = max(newest-s.Masters[i].Revision, 0)
 	}
 }
 
@@ -336,22 +389,14 @@ func printStatus(out io.Writer, s *Status) error {
 	if leader == "" {
 		leader = "NONE"
 	}
-	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)\nvoters    %s\netcd      leader %s, revision %d, %.1f MiB\n\n",
-		s.Cluster, s.ClusterID, leader, s.Epoch, strings.Join(s.Voters, ", "),
+	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\netcd      leader %s, revision %d, %.1f MiB\n\n",
+		s.Cluster, s.ClusterID, leader, s.Epoch, lastChangeText(s.LastLeaderChanges), strings.Join(s.Voters, ", "), toleranceText(s.FailuresTolerated),
 		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20))
 	var rows [][]string
 	for _, m := range s.Masters {
-		state := "alive"
-		if !m.Alive {
-			state = "unreachable: " + m.Reason
-		}
-		role := m.Role
-		if m.Leader {
-			role += ", leads"
-		}
-		rows = append(rows, []string{m.Name, m.Address, role, state})
+		rows = append(rows, m.row(time.Now()))
 	}
-	if err := output.Table(out, []string{"MASTER", "ADDRESS", "ROLE", "STATE"}, rows); err != nil {
+	if err := output.Table(out, []string{"MASTER", "ADDRESS", "ROLE", "LAG", "DISK", "CERTIFICATE", "STATE"}, rows); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintln(out)
@@ -363,7 +408,77 @@ func printStatus(out io.Writer, s *Status) error {
 		}
 		rows = append(rows, []string{n.Name, n.Address, n.PodCIDR, state, componentText(s.Components, n.Name)})
 	}
-	return output.Table(out, []string{"NODE", "ADDRESS", "PODS", "STATE", "PROGRAMS"}, rows)
+	if err := output.Table(out, []string{"NODE", "ADDRESS", "PODS", "STATE", "PROGRAMS"}, rows); err != nil {
+		return err
+	}
+	return printChanges(out, s.LastLeaderChanges)
+}
+
+// row is a master's line of the table.
+func (m MasterStatus) row(now time.Time) []string {
+	role, state := m.Role, "alive"
+	if m.Leader {
+		role += ", leads"
+	}
+	lag, disk, certificate := strconv.FormatInt(m.Lag, 10), "-", "-"
+	if !m.Alive {
+		state, lag = "unreachable: "+m.Reason, "-"
+	} else {
+		if m.DiskSeconds > 0 {
+			disk = fmt.Sprintf("%.1f ms", m.DiskSeconds*1000)
+		}
+		if m.CertificateEnd != nil {
+			certificate = leftText(m.CertificateEnd.Sub(now))
+		}
+	}
+	return []string{m.Name, m.Address, role, lag, disk, certificate, state}
+}
+
+// leftText is how long a certificate still lives.
+func leftText(left time.Duration) string {
+	if left <= 0 {
+		return "ENDED"
+	}
+	return fmt.Sprintf("%dh%02dm left", int(left.Hours()), int(left.Minutes())%60)
+}
+
+// lastChangeText is since when the leader leads, and why.
+func lastChangeText(changes []LeaderChange) string {
+	if len(changes) == 0 {
+		return ""
+	}
+	last := changes[len(changes)-1]
+	text := ", since " + last.Time.Local().Format(time.DateTime)
+	if last.From != "" {
+		text += ", before it " + last.From
+	}
+	return text
+}
+
+func toleranceText(tolerated *int32) string {
+	switch {
+	case tolerated == nil:
+		return ""
+	case *tolerated < 0:
+		return " (the quorum is lost)"
+	case *tolerated == 0:
+		return " (no more may fail)"
+	default:
+		return fmt.Sprintf(" (%d more may fail)", *tolerated)
+	}
+}
+
+// printChanges lists the changes of leadership, if there were any.
+func printChanges(out io.Writer, changes []LeaderChange) error {
+	var rows [][]string
+	for _, c := range slices.Backward(changes) {
+		rows = append(rows, []string{c.Time.Local().Format(time.DateTime), dash(c.From), c.To, dash(c.Reason)})
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	_, _ = fmt.Fprintln(out)
+	return output.Table(out, []string{"LED SINCE", "BEFORE", "LEADER", "REASON"}, rows)
 }
 
 func dash(text string) string {

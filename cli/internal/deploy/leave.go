@@ -50,7 +50,8 @@ func (r *run) drain(ctx context.Context, cluster *Cluster, name string) error {
 }
 
 // leaveMaster drains and resets a master's machine, which leaves the roster first, waits until the
-// others have a leader, and deletes its Node.
+// others have a leader, and deletes its Node. A dead master whose machine is not there is only
+// forgotten by the others.
 func (r *run) leaveMaster(ctx context.Context, host Host) error {
 	// Others may have died since the plan was made.
 	cluster, err := r.readCluster(ctx, r.anchor)
@@ -72,8 +73,11 @@ func (r *run) leaveMaster(ctx context.Context, host Host) error {
 	if err := r.drain(ctx, cluster, host.Name); err != nil {
 		return err
 	}
+	if _, err := r.shell(ctx, host); err != nil && !leaving.Alive {
+		return r.forgetMaster(ctx, host, err)
+	}
 	if err := r.reset(ctx, host); err != nil {
-		return fmt.Errorf("%w (a master that is gone for good is taken off the roster by kijabi.masters.v1.MastersService/Remove)", err)
+		return fmt.Errorf("%w (a master that is gone for good: `kijabi master remove %s`)", err, host.Name)
 	}
 	err = r.Progress.Wait(ctx, host.Name+": off the masters, and another leads", func(ctx context.Context) error {
 		_, err := r.status(ctx, r.anchor)
@@ -83,6 +87,18 @@ func (r *run) leaveMaster(ctx context.Context, host Host) error {
 		return err
 	}
 	return r.deleteNode(ctx, host.Name)
+}
+
+// forgetMaster takes a dead master whose machine cannot be reached out of the cluster.
+func (r *run) forgetMaster(ctx context.Context, host Host, unreached error) error {
+	if _, err := r.ask(ctx, r.anchor, "master", "remove", host.Name, "--yes"); err != nil {
+		return fmt.Errorf("take it off the masters: %w", err)
+	}
+	r.Progress.Say("%s: off the masters", host.Name)
+	if err := r.deleteNode(ctx, host.Name); err != nil {
+		return err
+	}
+	return fmt.Errorf("it is off the masters and its Node was deleted, but its machine was not reset: %w: run `kijabi reset --local` on it if it comes back", unreached)
 }
 
 // reset removes what was installed on a machine.

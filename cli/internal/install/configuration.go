@@ -65,7 +65,12 @@ func (s settings) configuration(c component) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration of %s: %w", c.program, err)
 	}
-	return append([]byte("# Written by kijabi; read at the start of "+c.program+".\n"), content...), nil
+	return append([]byte(heading(c.program)), content...), nil
+}
+
+// heading begins a configuration file.
+func heading(program string) string {
+	return "# Written by kijabi; read at the start of " + program + ".\n"
 }
 
 func (s settings) value(c component) any {
@@ -115,6 +120,7 @@ func (s settings) apiserver(c component, data string) any {
 		PeerAddress:      hostPort(s.address, configv1.PortPeer),
 		AdvertiseAddress: s.address, DataDir: data, PKIDir: filepath.Join(s.layout.StateDir, "pki"),
 		ClusterID: s.clusterID, Peer: s.peer(), Network: s.network, Bootstrap: s.bootstrap,
+		Masters: s.said.Masters,
 		Etcd: configv1.Etcd{
 			PeerURL: "https://" + hostPort(s.address, configv1.PortEtcdPeer), DataDir: s.layout.EtcdDir,
 			QuotaBytes: s.said.Etcd.QuotaBytes,

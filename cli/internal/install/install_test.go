@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,7 +45,11 @@ type world struct {
 	pki     map[string][]byte
 	network configv1.Network
 	quota   int64
-	broken  string // a program that never becomes healthy
+	replace *durationpb.Duration // after which a dead voter is replaced
+	broken  string               // a program that never becomes healthy
+	refusal string               // of removals
+	busy    int                  // removals that are refused for the moment
+	nodes   map[string]*corev1.Node
 }
 
 // apiserverStandIn answers what an installation asks an apiserver.
@@ -98,21 +103,63 @@ func (a *apiserverStandIn) Join(_ context.Context, in *mastersv1pb.JoinRequest) 
 		Name: in.GetName(), PeerAddress: in.GetPeerAddress(), GrpcAddress: in.GetGrpcAddress(),
 		RestAddress: in.GetRestAddress(), Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER,
 	})
-	return &mastersv1pb.JoinResponse{ClusterId: a.id, Members: slices.Clone(a.world.members), Pki: a.world.pki, Network: a.world.ranges(), EtcdQuotaBytes: a.world.quota}, nil
+	return &mastersv1pb.JoinResponse{ClusterId: a.id, Members: slices.Clone(a.world.members), Pki: a.world.pki, Network: a.world.ranges(), EtcdQuotaBytes: a.world.quota, ReplaceDeadAfter: a.world.replace}, nil
 }
 
 func (a *apiserverStandIn) Remove(_ context.Context, in *mastersv1pb.RemoveRequest) (*mastersv1pb.RemoveResponse, error) {
+	if in.GetPlanOnly() {
+		a.world.mu.Lock()
+		defer a.world.mu.Unlock()
+		n := int32(len(a.world.members))
+		return &mastersv1pb.RemoveResponse{
+			Before: &mastersv1pb.Quorum{Voters: n, Living: n, Needed: n/2 + 1}, After: &mastersv1pb.Quorum{Voters: n - 1, Living: n - 1, Needed: (n-1)/2 + 1},
+			Alive: true, Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER, Refusal: a.world.refusal,
+		}, nil
+	}
+	if a.world.isBusy() {
+		return nil, apierrors.NewServiceUnavailable("leadership moves")
+	}
 	if !a.world.removeMember(in.GetName()) {
 		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "masters"}, in.GetName())
 	}
 	return &mastersv1pb.RemoveResponse{}, nil
 }
 
+func (w *world) isBusy() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy--
+	return w.busy >= 0
+}
+
 func (a *apiserverStandIn) Get(_ context.Context, in *objectv1pb.GetRequest) (*objectv1pb.GetResponse, error) {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: in.GetReference().GetName()}}
-	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
-	packed, err := object.Pack(node)
+	a.world.mu.Lock()
+	defer a.world.mu.Unlock()
+	packed, err := object.Pack(a.world.node(in.GetReference().GetName()))
 	return &objectv1pb.GetResponse{Object: packed}, err
+}
+
+// node is a Node of a master until it was written to.
+func (w *world) node(name string) *corev1.Node {
+	if node := w.nodes[name]; node != nil {
+		return node
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{controlPlane: "", "disk": "ssd"}}}
+	node.Spec.Taints = []corev1.Taint{{Key: controlPlane, Effect: corev1.TaintEffectNoSchedule}, {Key: "gpu", Effect: corev1.TaintEffectNoExecute}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	return node
+}
+
+func (a *apiserverStandIn) Update(_ context.Context, in *objectv1pb.UpdateRequest) (*objectv1pb.UpdateResponse, error) {
+	a.world.mu.Lock()
+	defer a.world.mu.Unlock()
+	obj, err := object.Unpack(in.GetObject())
+	if err != nil {
+		return nil, err
+	}
+	node := obj.(*corev1.Node)
+	a.world.nodes[node.Name] = node
+	return &objectv1pb.UpdateResponse{Object: in.GetObject()}, nil
 }
 
 func (a *apiserverStandIn) Patch(_ context.Context, in *objectv1pb.PatchRequest) (*objectv1pb.PatchResponse, error) {
@@ -294,7 +341,7 @@ func (w *world) found(c configv1.APIServerConfiguration) {
 		Name: c.NodeName, PeerAddress: c.PeerAddress, GrpcAddress: c.ListenAddress, RestAddress: c.RESTAddress,
 		Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER,
 	}}
-	w.network, w.quota = c.Network, c.Etcd.QuotaBytes
+	w.network, w.quota, w.replace = c.Network, c.Etcd.QuotaBytes, durationpb.New(c.Masters.ReplaceAfter())
 	w.pki = map[string][]byte{}
 	for _, name := range []string{"ca.crt", "ca.key", "peer-ca.crt", "peer-ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key", "service-account.pub", pki.StorageKeyFile} {
 		w.pki[name], _ = os.ReadFile(filepath.Join(c.PKIDir, name))
@@ -364,7 +411,9 @@ func filesBelow(t *testing.T, layout Layout) []string {
 	return found
 }
 
-func newWorld() *world { return &world{tokens: map[string]certificatev1pb.TokenRole{}} }
+func newWorld() *world {
+	return &world{tokens: map[string]certificatev1pb.TokenRole{}, nodes: map[string]*corev1.Node{}}
+}
 
 func TestInitAndJoin(t *testing.T) {
 	w, ctx := newWorld(), t.Context()

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/pki"
@@ -304,6 +305,9 @@ func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err erro
 	s := o.settings(true)
 	s.clusterID, s.masters = answer.GetClusterId(), hostsOf(answer.GetMembers(), o.Name)
 	s.said.Etcd.QuotaBytes = cmp.Or(s.said.Etcd.QuotaBytes, answer.GetEtcdQuotaBytes())
+	if after := answer.GetReplaceDeadAfter(); s.said.Masters.ReplaceDeadAfter == nil && after != nil {
+		s.said.Masters.ReplaceDeadAfter = &metav1.Duration{Duration: after.AsDuration()}
+	}
 	if err := s.adopt(answer.GetNetwork()); err != nil {
 		return err
 	}

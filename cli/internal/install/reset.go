@@ -21,7 +21,6 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 
-	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/output"
 	"kijabi.dev/cli/internal/packetfilter"
 )
@@ -68,31 +67,23 @@ func Reset(ctx context.Context, o ResetOptions) error {
 	return nil
 }
 
-// leaveMasters asks another master to take this one off the roster.
+// leaveMasters has this master taken off the roster.
 func leaveMasters(ctx context.Context, layout Layout, name string) error {
-	admin, err := access.Load(layout.AdminDir())
+	admin, err := layout.admin()
 	if err != nil {
 		return err
 	}
-	conn, _, err := admin.Connect(ctx)
+	members, err := rosterOf(ctx, admin)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	masters := mastersv1pb.NewMastersServiceClient(conn)
-	status, err := masters.Status(ctx, &mastersv1pb.StatusRequest{})
-	if err != nil {
-		return err
-	}
-	if len(status.GetMembers()) <= 1 {
+	if len(members) <= 1 {
 		return nil // the last one takes the cluster with it
 	}
-	if !slices.ContainsFunc(status.GetMembers(), func(m *mastersv1pb.Member) bool { return m.GetName() == name }) {
+	if !onRoster(members, name) {
 		return nil // somebody has removed it already
 	}
-	_, err = masters.Remove(ctx, &mastersv1pb.RemoveRequest{Name: name})
+	_, err = RemoveMaster(ctx, admin, &mastersv1pb.RemoveRequest{Name: name})
 	return err
 }
 

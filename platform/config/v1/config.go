@@ -8,6 +8,8 @@
 package v1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -125,6 +127,8 @@ type APIServerConfiguration struct {
 	Join []string `json:"join,omitempty"`
 	// Network ranges.
 	Network Network `json:"network"`
+	// Masters configures what the leading master does about the others.
+	Masters Masters `json:"masters,omitzero"`
 	// Raft times; zero values mean 200 ms each.
 	RaftHeartbeat   metav1.Duration `json:"raftHeartbeat,omitzero"`
 	RaftElection    metav1.Duration `json:"raftElection,omitzero"`
@@ -150,6 +154,40 @@ type APIServerConfiguration struct {
 	MaxRequestsInFlight int `json:"maxRequestsInFlight,omitempty"`
 	// MaxConnectionsPerUser bounds authenticated connections per user identity; 0 means 256.
 	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
+}
+
+// Masters configures what the leading master does about the others. It should be the same on all.
+type Masters struct {
+	// ReplaceDeadAfter is how long a voting master must have been dead, as the leader sees it,
+	// before a spare that has caught up takes its place. Default 5m; 0s means never. Less
+	// than 10s is refused: a restart must not cost a master its vote.
+	ReplaceDeadAfter *metav1.Duration `json:"replaceDeadAfter,omitempty"`
+}
+
+const (
+	defaultReplaceDeadAfter = 5 * time.Minute
+	minReplaceDeadAfter     = 10 * time.Second
+)
+
+// ReplaceAfter is ReplaceDeadAfter or its default; 0 means never.
+func (m Masters) ReplaceAfter() time.Duration {
+	if m.ReplaceDeadAfter == nil {
+		return defaultReplaceDeadAfter
+	}
+	return m.ReplaceDeadAfter.Duration
+}
+
+func (m Masters) check(f *faults) {
+	if after := m.ReplaceAfter(); after != 0 && after < minReplaceDeadAfter {
+		f.add("masters.replaceDeadAfter", "%s is too short: give at least %s, or 0s for never", after, minReplaceDeadAfter)
+	}
+}
+
+// Validate tells every fault on one line, each with its field.
+func (c *APIServerConfiguration) Validate() error {
+	var f faults
+	c.Masters.check(&f)
+	return f.err()
 }
 
 // Audit configures the audit log: one line of JSON for every request, without its content.

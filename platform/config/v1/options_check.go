@@ -17,6 +17,14 @@ func (f *faults) add(field, format string, args ...any) {
 	*f = append(*f, field+": "+fmt.Sprintf(format, args...))
 }
 
+// err is all faults in one line, nil if there are none.
+func (f faults) err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(f, "; "))
+}
+
 // Validate tells every fault of the options on one line, each with its field.
 func (o *MemberOptions) Validate() error {
 	var f faults
@@ -39,10 +47,8 @@ func (o *MemberOptions) Validate() error {
 			f.add(fmt.Sprintf("dns.upstream[%d]", i), "%q is neither an IP nor IP:port", text)
 		}
 	}
-	if len(f) == 0 {
-		return nil
-	}
-	return errors.New(strings.Join(f, "; "))
+	o.Masters.check(&f)
+	return f.err()
 }
 
 // Limits of ranges: a pod range holds at least one node's, a service range at least 16

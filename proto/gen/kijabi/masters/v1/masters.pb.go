@@ -38,6 +38,8 @@ const (
 	MemberRole_MEMBER_ROLE_LEARNER MemberRole = 2
 	// Caught up, waiting to replace a voter.
 	MemberRole_MEMBER_ROLE_SPARE MemberRole = 3
+	// On its way off the roster.
+	MemberRole_MEMBER_ROLE_LEAVING MemberRole = 4
 )
 
 // Enum value maps for MemberRole.
@@ -47,12 +49,14 @@ var (
 		1: "MEMBER_ROLE_VOTER",
 		2: "MEMBER_ROLE_LEARNER",
 		3: "MEMBER_ROLE_SPARE",
+		4: "MEMBER_ROLE_LEAVING",
 	}
 	MemberRole_value = map[string]int32{
 		"MEMBER_ROLE_UNSPECIFIED": 0,
 		"MEMBER_ROLE_VOTER":       1,
 		"MEMBER_ROLE_LEARNER":     2,
 		"MEMBER_ROLE_SPARE":       3,
+		"MEMBER_ROLE_LEAVING":     4,
 	}
 )
 
@@ -315,9 +319,13 @@ type Member struct {
 	// When it was last reached.
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	// URL other etcd members dial.
-	EtcdPeerUrl   string `protobuf:"bytes,14,opt,name=etcd_peer_url,json=etcdPeerUrl,proto3" json:"etcd_peer_url,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EtcdPeerUrl string `protobuf:"bytes,14,opt,name=etcd_peer_url,json=etcdPeerUrl,proto3" json:"etcd_peer_url,omitempty"`
+	// How long its last write to the disk beside its data took, synced; unset if not known.
+	DiskLatency *durationpb.Duration `protobuf:"bytes,15,opt,name=disk_latency,json=diskLatency,proto3" json:"disk_latency,omitempty"`
+	// When the first of its apiserver's certificates ends, by its own clock; unset if not known.
+	CertificateNotAfter *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -448,6 +456,166 @@ func (x *Member) GetEtcdPeerUrl() string {
 	return ""
 }
 
+func (x *Member) GetDiskLatency() *durationpb.Duration {
+	if x != nil {
+		return x.DiskLatency
+	}
+	return nil
+}
+
+func (x *Member) GetCertificateNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateNotAfter
+	}
+	return nil
+}
+
+// LeaderChange is a change of leadership as the answering master saw it.
+type LeaderChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When, by the answering master's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Who led before; empty for the first leader since the answering master started.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Who leads since.
+	To string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Why, for people: "died", "handed over: disk", "transfer by USER".
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaderChange) Reset() {
+	*x = LeaderChange{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaderChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaderChange) ProtoMessage() {}
+
+func (x *LeaderChange) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaderChange.ProtoReflect.Descriptor instead.
+func (*LeaderChange) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LeaderChange) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *LeaderChange) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *LeaderChange) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *LeaderChange) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Quorum is how many voters there are and how many of them must live.
+type Quorum struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Voters on the roster.
+	Voters int32 `protobuf:"varint,1,opt,name=voters,proto3" json:"voters,omitempty"`
+	// Voters that are alive.
+	Living int32 `protobuf:"varint,2,opt,name=living,proto3" json:"living,omitempty"`
+	// A majority: with fewer living ones nothing is written.
+	Needed int32 `protobuf:"varint,3,opt,name=needed,proto3" json:"needed,omitempty"`
+	// How many living voters more may fail; negative when the quorum is lost.
+	Tolerated     int32 `protobuf:"varint,4,opt,name=tolerated,proto3" json:"tolerated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quorum) Reset() {
+	*x = Quorum{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quorum) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quorum) ProtoMessage() {}
+
+func (x *Quorum) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quorum.ProtoReflect.Descriptor instead.
+func (*Quorum) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Quorum) GetVoters() int32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *Quorum) GetLiving() int32 {
+	if x != nil {
+		return x.Living
+	}
+	return 0
+}
+
+func (x *Quorum) GetNeeded() int32 {
+	if x != nil {
+		return x.Needed
+	}
+	return 0
+}
+
+func (x *Quorum) GetTolerated() int32 {
+	if x != nil {
+		return x.Tolerated
+	}
+	return 0
+}
+
 // StatusResponse is the masters' state.
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -466,14 +634,18 @@ type StatusResponse struct {
 	// Name of the answering master.
 	AnsweredBy string `protobuf:"bytes,7,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
 	// The cluster's address ranges.
-	Network       *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	Network *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	// The last changes of leadership that the answering master saw, 16 at most, oldest first.
+	LastLeaderChanges []*LeaderChange `protobuf:"bytes,9,rep,name=last_leader_changes,json=lastLeaderChanges,proto3" json:"last_leader_changes,omitempty"`
+	// The voters as the answering master sees them.
+	Quorum        *Quorum `protobuf:"bytes,10,opt,name=quorum,proto3" json:"quorum,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[5]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +657,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[5]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +670,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{5}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -557,6 +729,20 @@ func (x *StatusResponse) GetNetwork() *Network {
 	return nil
 }
 
+func (x *StatusResponse) GetLastLeaderChanges() []*LeaderChange {
+	if x != nil {
+		return x.LastLeaderChanges
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetQuorum() *Quorum {
+	if x != nil {
+		return x.Quorum
+	}
+	return nil
+}
+
 // Network holds the cluster's address ranges, fixed at init and the same on every machine.
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -578,7 +764,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +776,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +789,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Network) GetPodCidr() string {
@@ -667,7 +853,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +865,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +878,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{7}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JoinRequest) GetName() string {
@@ -746,13 +932,16 @@ type JoinResponse struct {
 	// Bound of the answering master's database in bytes, 0 for the default. The new master
 	// takes it over unless it was told another.
 	EtcdQuotaBytes int64 `protobuf:"varint,6,opt,name=etcd_quota_bytes,json=etcdQuotaBytes,proto3" json:"etcd_quota_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How long a voter must be dead before a spare replaces it, 0 for never. The new master
+	// takes it over unless it was told another. Unset by masters that know no replacement.
+	ReplaceDeadAfter *durationpb.Duration `protobuf:"bytes,7,opt,name=replace_dead_after,json=replaceDeadAfter,proto3" json:"replace_dead_after,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +953,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +966,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -822,18 +1011,30 @@ func (x *JoinResponse) GetEtcdQuotaBytes() int64 {
 	return 0
 }
 
+func (x *JoinResponse) GetReplaceDeadAfter() *durationpb.Duration {
+	if x != nil {
+		return x.ReplaceDeadAfter
+	}
+	return nil
+}
+
 // RemoveRequest names a master to remove.
 type RemoveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Machine name. Required.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Count voters as living that answer raft's heartbeats, even if they do not answer the
+	// leader's question in time. What raft could not commit is refused all the same.
+	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// Only tell what the removal would come to.
+	PlanOnly      bool `protobuf:"varint,3,opt,name=plan_only,json=planOnly,proto3" json:"plan_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +1046,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +1059,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -868,16 +1069,42 @@ func (x *RemoveRequest) GetName() string {
 	return ""
 }
 
-// RemoveResponse confirms the removal.
+func (x *RemoveRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RemoveRequest) GetPlanOnly() bool {
+	if x != nil {
+		return x.PlanOnly
+	}
+	return false
+}
+
+// RemoveResponse tells what the removal came to, or would.
 type RemoveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The voters before.
+	Before *Quorum `protobuf:"bytes,1,opt,name=before,proto3" json:"before,omitempty"`
+	// The voters after.
+	After *Quorum `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// The master answers.
+	Alive bool `protobuf:"varint,3,opt,name=alive,proto3" json:"alive,omitempty"`
+	// It leads: leadership moves first.
+	Leader bool `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Its role before.
+	Role MemberRole `protobuf:"varint,5,opt,name=role,proto3,enum=kijabi.masters.v1.MemberRole" json:"role,omitempty"`
+	// Why it would be refused; plan only, empty if it would not.
+	Refusal       string `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1116,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1129,49 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RemoveResponse) GetBefore() *Quorum {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *RemoveResponse) GetAfter() *Quorum {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *RemoveResponse) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
+func (x *RemoveResponse) GetLeader() bool {
+	if x != nil {
+		return x.Leader
+	}
+	return false
+}
+
+func (x *RemoveResponse) GetRole() MemberRole {
+	if x != nil {
+		return x.Role
+	}
+	return MemberRole_MEMBER_ROLE_UNSPECIFIED
+}
+
+func (x *RemoveResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
 }
 
 // TransferRequest hands leadership over.
@@ -916,7 +1185,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1197,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1210,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TransferRequest) GetTo() string {
@@ -962,7 +1231,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1243,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1256,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TransferResponse) GetLeader() string {
@@ -1011,7 +1280,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\rStatusRequest\"?\n" +
 	"\x0fComponentStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\ahealthy\x18\x02 \x01(\bR\ahealthy\"\x93\x04\n" +
+	"\ahealthy\x18\x02 \x01(\bR\ahealthy\"\xa1\x05\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12!\n" +
@@ -1030,7 +1299,19 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"components\x18\f \x03(\v2\".kijabi.masters.v1.ComponentStatusR\n" +
 	"components\x127\n" +
 	"\tlast_seen\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\"\n" +
-	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\"\xc3\x02\n" +
+	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\x12<\n" +
+	"\fdisk_latency\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\vdiskLatency\x12N\n" +
+	"\x15certificate_not_after\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\"z\n" +
+	"\fLeaderChange\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"n\n" +
+	"\x06Quorum\x12\x16\n" +
+	"\x06voters\x18\x01 \x01(\x05R\x06voters\x12\x16\n" +
+	"\x06living\x18\x02 \x01(\x05R\x06living\x12\x16\n" +
+	"\x06needed\x18\x03 \x01(\x05R\x06needed\x12\x1c\n" +
+	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xc7\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -1041,7 +1322,10 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06uptime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1f\n" +
 	"\vanswered_by\x18\a \x01(\tR\n" +
 	"answeredBy\x124\n" +
-	"\anetwork\x18\b \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\"\xdd\x01\n" +
+	"\anetwork\x18\b \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12O\n" +
+	"\x13last_leader_changes\x18\t \x03(\v2\x1f.kijabi.masters.v1.LeaderChangeR\x11lastLeaderChanges\x121\n" +
+	"\x06quorum\x18\n" +
+	" \x01(\v2\x19.kijabi.masters.v1.QuorumR\x06quorum\"\xdd\x01\n" +
 	"\aNetwork\x12\x19\n" +
 	"\bpod_cidr\x18\x01 \x01(\tR\apodCidr\x12!\n" +
 	"\fservice_cidr\x18\x02 \x01(\tR\vserviceCidr\x12\x1f\n" +
@@ -1055,7 +1339,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\"\n" +
 	"\retcd_peer_url\x18\x03 \x01(\tR\vetcdPeerUrl\x12!\n" +
 	"\fgrpc_address\x18\x04 \x01(\tR\vgrpcAddress\x12!\n" +
-	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xe8\x02\n" +
+	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xb1\x03\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
@@ -1063,23 +1347,33 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\amembers\x18\x03 \x03(\v2\x19.kijabi.masters.v1.MemberR\amembers\x12:\n" +
 	"\x03pki\x18\x04 \x03(\v2(.kijabi.masters.v1.JoinResponse.PkiEntryR\x03pki\x124\n" +
 	"\anetwork\x18\x05 \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12(\n" +
-	"\x10etcd_quota_bytes\x18\x06 \x01(\x03R\x0eetcdQuotaBytes\x1a6\n" +
+	"\x10etcd_quota_bytes\x18\x06 \x01(\x03R\x0eetcdQuotaBytes\x12G\n" +
+	"\x12replace_dead_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10replaceDeadAfter\x1a6\n" +
 	"\bPkiEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"#\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"V\n" +
 	"\rRemoveRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x10\n" +
-	"\x0eRemoveResponse\"!\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12\x1b\n" +
+	"\tplan_only\x18\x03 \x01(\bR\bplanOnly\"\xef\x01\n" +
+	"\x0eRemoveResponse\x121\n" +
+	"\x06before\x18\x01 \x01(\v2\x19.kijabi.masters.v1.QuorumR\x06before\x12/\n" +
+	"\x05after\x18\x02 \x01(\v2\x19.kijabi.masters.v1.QuorumR\x05after\x12\x14\n" +
+	"\x05alive\x18\x03 \x01(\bR\x05alive\x12\x16\n" +
+	"\x06leader\x18\x04 \x01(\bR\x06leader\x121\n" +
+	"\x04role\x18\x05 \x01(\x0e2\x1d.kijabi.masters.v1.MemberRoleR\x04role\x12\x18\n" +
+	"\arefusal\x18\x06 \x01(\tR\arefusal\"!\n" +
 	"\x0fTransferRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"*\n" +
 	"\x10TransferResponse\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader*p\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader*\x89\x01\n" +
 	"\n" +
 	"MemberRole\x12\x1b\n" +
 	"\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11MEMBER_ROLE_VOTER\x10\x01\x12\x17\n" +
 	"\x13MEMBER_ROLE_LEARNER\x10\x02\x12\x15\n" +
-	"\x11MEMBER_ROLE_SPARE\x10\x032\xbb\x04\n" +
+	"\x11MEMBER_ROLE_SPARE\x10\x03\x12\x17\n" +
+	"\x13MEMBER_ROLE_LEAVING\x10\x042\xbb\x04\n" +
 	"\x0eMastersService\x12\xac\x01\n" +
 	"\vWatchLeader\x12%.kijabi.masters.v1.WatchLeaderRequest\x1a&.kijabi.masters.v1.WatchLeaderResponse\"L\xea\xe0\x18H\n" +
 	"\tscheduler\n" +
@@ -1111,7 +1405,7 @@ func file_kijabi_masters_v1_masters_proto_rawDescGZIP() []byte {
 }
 
 var file_kijabi_masters_v1_masters_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(MemberRole)(0),               // 0: kijabi.masters.v1.MemberRole
 	(*WatchLeaderRequest)(nil),    // 1: kijabi.masters.v1.WatchLeaderRequest
@@ -1119,43 +1413,54 @@ var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 3: kijabi.masters.v1.StatusRequest
 	(*ComponentStatus)(nil),       // 4: kijabi.masters.v1.ComponentStatus
 	(*Member)(nil),                // 5: kijabi.masters.v1.Member
-	(*StatusResponse)(nil),        // 6: kijabi.masters.v1.StatusResponse
-	(*Network)(nil),               // 7: kijabi.masters.v1.Network
-	(*JoinRequest)(nil),           // 8: kijabi.masters.v1.JoinRequest
-	(*JoinResponse)(nil),          // 9: kijabi.masters.v1.JoinResponse
-	(*RemoveRequest)(nil),         // 10: kijabi.masters.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 11: kijabi.masters.v1.RemoveResponse
-	(*TransferRequest)(nil),       // 12: kijabi.masters.v1.TransferRequest
-	(*TransferResponse)(nil),      // 13: kijabi.masters.v1.TransferResponse
-	nil,                           // 14: kijabi.masters.v1.JoinResponse.PkiEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*LeaderChange)(nil),          // 6: kijabi.masters.v1.LeaderChange
+	(*Quorum)(nil),                // 7: kijabi.masters.v1.Quorum
+	(*StatusResponse)(nil),        // 8: kijabi.masters.v1.StatusResponse
+	(*Network)(nil),               // 9: kijabi.masters.v1.Network
+	(*JoinRequest)(nil),           // 10: kijabi.masters.v1.JoinRequest
+	(*JoinResponse)(nil),          // 11: kijabi.masters.v1.JoinResponse
+	(*RemoveRequest)(nil),         // 12: kijabi.masters.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 13: kijabi.masters.v1.RemoveResponse
+	(*TransferRequest)(nil),       // 14: kijabi.masters.v1.TransferRequest
+	(*TransferResponse)(nil),      // 15: kijabi.masters.v1.TransferResponse
+	nil,                           // 16: kijabi.masters.v1.JoinResponse.PkiEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	0,  // 0: kijabi.masters.v1.Member.role:type_name -> kijabi.masters.v1.MemberRole
 	4,  // 1: kijabi.masters.v1.Member.components:type_name -> kijabi.masters.v1.ComponentStatus
-	15, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
-	5,  // 3: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
-	16, // 4: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
-	7,  // 5: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
-	5,  // 6: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
-	14, // 7: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
-	7,  // 8: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
-	1,  // 9: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
-	3,  // 10: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
-	8,  // 11: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
-	10, // 12: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
-	12, // 13: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
-	2,  // 14: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
-	6,  // 15: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
-	9,  // 16: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
-	11, // 17: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
-	13, // 18: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	17, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
+	18, // 3: kijabi.masters.v1.Member.disk_latency:type_name -> google.protobuf.Duration
+	17, // 4: kijabi.masters.v1.Member.certificate_not_after:type_name -> google.protobuf.Timestamp
+	17, // 5: kijabi.masters.v1.LeaderChange.time:type_name -> google.protobuf.Timestamp
+	5,  // 6: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
+	18, // 7: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
+	9,  // 8: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
+	6,  // 9: kijabi.masters.v1.StatusResponse.last_leader_changes:type_name -> kijabi.masters.v1.LeaderChange
+	7,  // 10: kijabi.masters.v1.StatusResponse.quorum:type_name -> kijabi.masters.v1.Quorum
+	5,  // 11: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
+	16, // 12: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
+	9,  // 13: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
+	18, // 14: kijabi.masters.v1.JoinResponse.replace_dead_after:type_name -> google.protobuf.Duration
+	7,  // 15: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
+	7,  // 16: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
+	0,  // 17: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
+	1,  // 18: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
+	3,  // 19: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
+	10, // 20: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
+	12, // 21: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
+	14, // 22: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
+	2,  // 23: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
+	8,  // 24: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
+	11, // 25: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
+	13, // 26: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
+	15, // 27: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_masters_v1_masters_proto_init() }
@@ -1169,7 +1474,7 @@ func file_kijabi_masters_v1_masters_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_masters_v1_masters_proto_rawDesc), len(file_kijabi_masters_v1_masters_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

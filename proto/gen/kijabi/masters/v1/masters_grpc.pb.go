@@ -43,7 +43,10 @@ type MastersServiceClient interface {
 	// Join adds a master as learner and hands it what it needs to start. Called by
 	// a new master holding a master certificate obtained by token. Idempotent by name and peer address.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
-	// Remove takes a master off the roster. ABORTED with reason Conflict when quorum would be lost.
+	// Remove takes a master off the roster, in raft and in etcd; its machine may be gone.
+	// A leading master hands leadership over first: UNAVAILABLE tells to ask again until
+	// another leads. Idempotent but for NOT_FOUND once the name is off the roster. ABORTED with
+	// reason Conflict when the living voters that remain would be no majority.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Transfer hands leadership to a named master or to the best one.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
@@ -131,7 +134,10 @@ type MastersServiceServer interface {
 	// Join adds a master as learner and hands it what it needs to start. Called by
 	// a new master holding a master certificate obtained by token. Idempotent by name and peer address.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
-	// Remove takes a master off the roster. ABORTED with reason Conflict when quorum would be lost.
+	// Remove takes a master off the roster, in raft and in etcd; its machine may be gone.
+	// A leading master hands leadership over first: UNAVAILABLE tells to ask again until
+	// another leads. Idempotent but for NOT_FOUND once the name is off the roster. ABORTED with
+	// reason Conflict when the living voters that remain would be no majority.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Transfer hands leadership to a named master or to the best one.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)

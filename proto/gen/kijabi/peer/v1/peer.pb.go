@@ -11,6 +11,7 @@ package peerv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
 	reflect "reflect"
@@ -309,6 +310,70 @@ func (x *NodeSeen) GetTunnel() bool {
 	return false
 }
 
+// Handover is how a master last gave leadership away.
+type Handover struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Epoch it led under.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Master it handed to.
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handover) Reset() {
+	*x = Handover{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handover) ProtoMessage() {}
+
+func (x *Handover) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
+func (*Handover) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Handover) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Handover) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Handover) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ReportRequest is what the calling master knows.
 type ReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -327,14 +392,22 @@ type ReportRequest struct {
 	// It leads etcd.
 	EtcdLeader bool `protobuf:"varint,7,opt,name=etcd_leader,json=etcdLeader,proto3" json:"etcd_leader,omitempty"`
 	// Its wall clock, for diagnosis only.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`
+	// How long its last synced write beside its data took; unset if not known.
+	DiskLatency *durationpb.Duration `protobuf:"bytes,9,opt,name=disk_latency,json=diskLatency,proto3" json:"disk_latency,omitempty"`
+	// When the first of its certificates ends, by its own clock; unset if not known.
+	CertificateNotAfter *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"`
+	// How it last gave leadership away since it started; unset if it has not.
+	Handover *Handover `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
+	// How long it has run.
+	Uptime        *durationpb.Duration `protobuf:"bytes,12,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +419,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +432,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReportRequest) GetName() string {
@@ -418,6 +491,34 @@ func (x *ReportRequest) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ReportRequest) GetDiskLatency() *durationpb.Duration {
+	if x != nil {
+		return x.DiskLatency
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetCertificateNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateNotAfter
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetHandover() *Handover {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetUptime() *durationpb.Duration {
+	if x != nil {
+		return x.Uptime
+	}
+	return nil
+}
+
 // ReportResponse is what the called master knows.
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -429,7 +530,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +542,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +555,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReportResponse) GetReport() *ReportRequest {
@@ -468,7 +569,7 @@ var File_kijabi_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x19kijabi/peer/v1/peer.proto\x12\x0ekijabi.peer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\"5\n" +
+	"\x19kijabi/peer/v1/peer.proto\x12\x0ekijabi.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\"5\n" +
 	"\vRaftRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\"8\n" +
@@ -484,7 +585,11 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\bNodeSeen\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x10age_milliseconds\x18\x02 \x01(\x03R\x0fageMilliseconds\x12\x16\n" +
-	"\x06tunnel\x18\x03 \x01(\bR\x06tunnel\"\xaf\x02\n" +
+	"\x06tunnel\x18\x03 \x01(\bR\x06tunnel\"H\n" +
+	"\bHandover\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xa6\x04\n" +
 	"\rReportRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x10applied_revision\x18\x02 \x01(\x03R\x0fappliedRevision\x12%\n" +
@@ -496,7 +601,12 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\aetcd_id\x18\x06 \x01(\tR\x06etcdId\x12\x1f\n" +
 	"\vetcd_leader\x18\a \x01(\bR\n" +
 	"etcdLeader\x12.\n" +
-	"\x04time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"G\n" +
+	"\x04time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12<\n" +
+	"\fdisk_latency\x18\t \x01(\v2\x19.google.protobuf.DurationR\vdiskLatency\x12N\n" +
+	"\x15certificate_not_after\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x124\n" +
+	"\bhandover\x18\v \x01(\v2\x18.kijabi.peer.v1.HandoverR\bhandover\x121\n" +
+	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\"G\n" +
 	"\x0eReportResponse\x125\n" +
 	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\xb2\x02\n" +
 	"\vPeerService\x12R\n" +
@@ -520,32 +630,38 @@ func file_kijabi_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_kijabi_peer_v1_peer_proto_rawDescData
 }
 
-var file_kijabi_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_kijabi_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_kijabi_peer_v1_peer_proto_goTypes = []any{
 	(*RaftRequest)(nil),             // 0: kijabi.peer.v1.RaftRequest
 	(*RaftResponse)(nil),            // 1: kijabi.peer.v1.RaftResponse
 	(*InstallSnapshotRequest)(nil),  // 2: kijabi.peer.v1.InstallSnapshotRequest
 	(*InstallSnapshotResponse)(nil), // 3: kijabi.peer.v1.InstallSnapshotResponse
 	(*NodeSeen)(nil),                // 4: kijabi.peer.v1.NodeSeen
-	(*ReportRequest)(nil),           // 5: kijabi.peer.v1.ReportRequest
-	(*ReportResponse)(nil),          // 6: kijabi.peer.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil),   // 7: google.protobuf.Timestamp
+	(*Handover)(nil),                // 5: kijabi.peer.v1.Handover
+	(*ReportRequest)(nil),           // 6: kijabi.peer.v1.ReportRequest
+	(*ReportResponse)(nil),          // 7: kijabi.peer.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil),   // 8: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 9: google.protobuf.Duration
 }
 var file_kijabi_peer_v1_peer_proto_depIdxs = []int32{
-	4, // 0: kijabi.peer.v1.ReportRequest.nodes:type_name -> kijabi.peer.v1.NodeSeen
-	7, // 1: kijabi.peer.v1.ReportRequest.time:type_name -> google.protobuf.Timestamp
-	5, // 2: kijabi.peer.v1.ReportResponse.report:type_name -> kijabi.peer.v1.ReportRequest
-	0, // 3: kijabi.peer.v1.PeerService.Raft:input_type -> kijabi.peer.v1.RaftRequest
-	2, // 4: kijabi.peer.v1.PeerService.InstallSnapshot:input_type -> kijabi.peer.v1.InstallSnapshotRequest
-	5, // 5: kijabi.peer.v1.PeerService.Report:input_type -> kijabi.peer.v1.ReportRequest
-	1, // 6: kijabi.peer.v1.PeerService.Raft:output_type -> kijabi.peer.v1.RaftResponse
-	3, // 7: kijabi.peer.v1.PeerService.InstallSnapshot:output_type -> kijabi.peer.v1.InstallSnapshotResponse
-	6, // 8: kijabi.peer.v1.PeerService.Report:output_type -> kijabi.peer.v1.ReportResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4,  // 0: kijabi.peer.v1.ReportRequest.nodes:type_name -> kijabi.peer.v1.NodeSeen
+	8,  // 1: kijabi.peer.v1.ReportRequest.time:type_name -> google.protobuf.Timestamp
+	9,  // 2: kijabi.peer.v1.ReportRequest.disk_latency:type_name -> google.protobuf.Duration
+	8,  // 3: kijabi.peer.v1.ReportRequest.certificate_not_after:type_name -> google.protobuf.Timestamp
+	5,  // 4: kijabi.peer.v1.ReportRequest.handover:type_name -> kijabi.peer.v1.Handover
+	9,  // 5: kijabi.peer.v1.ReportRequest.uptime:type_name -> google.protobuf.Duration
+	6,  // 6: kijabi.peer.v1.ReportResponse.report:type_name -> kijabi.peer.v1.ReportRequest
+	0,  // 7: kijabi.peer.v1.PeerService.Raft:input_type -> kijabi.peer.v1.RaftRequest
+	2,  // 8: kijabi.peer.v1.PeerService.InstallSnapshot:input_type -> kijabi.peer.v1.InstallSnapshotRequest
+	6,  // 9: kijabi.peer.v1.PeerService.Report:input_type -> kijabi.peer.v1.ReportRequest
+	1,  // 10: kijabi.peer.v1.PeerService.Raft:output_type -> kijabi.peer.v1.RaftResponse
+	3,  // 11: kijabi.peer.v1.PeerService.InstallSnapshot:output_type -> kijabi.peer.v1.InstallSnapshotResponse
+	7,  // 12: kijabi.peer.v1.PeerService.Report:output_type -> kijabi.peer.v1.ReportResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_peer_v1_peer_proto_init() }
@@ -559,7 +675,7 @@ func file_kijabi_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_peer_v1_peer_proto_rawDesc), len(file_kijabi_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

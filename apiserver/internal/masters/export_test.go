@@ -1,0 +1,31 @@
+package masters
+
+import (
+	"context"
+	"fmt"
+)
+
+// HalfExpel removes a member from etcd only and lets nobody finish that here, as if this
+// leader died in the middle.
+func (m *Masters) HalfExpel(ctx context.Context, name string) error {
+	m.change.Lock() // for ever
+	member, found := m.roster.get(name)
+	if !found {
+		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
+	}
+	member.Role = Leaving
+	if err := m.apply(command{Put: &member}); err != nil {
+		return err
+	}
+	return m.cfg.Etcd.Remove(ctx, parseEtcdID(member.EtcdID))
+}
+
+// MarkLeaving writes down that a member is leaving, and does no more, as if this leader died then.
+func (m *Masters) MarkLeaving(name string) error {
+	member, found := m.roster.get(name)
+	if !found {
+		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
+	}
+	member.Role = Leaving
+	return m.apply(command{Put: &member})
+}

@@ -1,0 +1,88 @@
+package masters_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/masters"
+)
+
+// TestSpareReplacesDeadVoter kills a voter of three for good, and starts it when a spare has its
+// place.
+func TestSpareReplacesDeadVoter(t *testing.T) {
+	const after = 4 * time.Second
+	machines := formWith(t, 4, func(c *masters.Config) { c.ReplaceDeadAfter = after })
+	eventually(t, "the fourth is a spare", func() bool { return roles(machines[0].running)["m4"] == masters.Spare })
+	lead := leader(t, machines)
+	allAlive(t, lead, 3)
+	var dead *machine
+	for _, mc := range machines[:3] {
+		if mc != lead {
+			dead = mc
+		}
+	}
+	dead.stop()
+	died := time.Now()
+	rest := without(machines, dead)
+	eventually(t, "the dead voter is off the roster", func() bool { return roles(lead.running)[dead.name] == "" })
+	if took := time.Since(died); took < after {
+		t.Errorf("replaced after %s, before it was dead for %s", took, after)
+	}
+	for _, mc := range rest {
+		eventually(t, mc.name+" sees the spare vote", func() bool {
+			return len(mc.running.Members()) == 3 && voters(mc.running) == 3
+		})
+	}
+	t.Logf("replaced after %s", time.Since(died).Round(time.Millisecond))
+	if _, err := put(t.Context(), leader(t, rest).running.store, key(1), ""); err != nil {
+		t.Error(err)
+	}
+	converge(t, rest)
+
+	// The rest tolerates a failure again.
+	second := without(rest, leader(t, rest))[0]
+	second.stop()
+	if _, err := put(t.Context(), leader(t, without(rest, second)).running.store, key(2), ""); err != nil {
+		t.Error(err)
+	}
+	second.start()
+	refusedAtStart(t, dead)
+}
+
+// refusedAtStart fails unless a master that was removed while it was away says so when it is
+// started, and what to do.
+func refusedAtStart(t *testing.T, mc *machine) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	node, err := etcdnode.Start(ctx, mc.etcdConfig(logger(t)))
+	if err == nil {
+		defer node.Close()
+		err = node.Run(ctx)
+	}
+	if err == nil || !strings.Contains(err.Error(), "removed from the masters") || !strings.Contains(err.Error(), "kijabi reset") {
+		t.Errorf("the replaced master starts with %v", err)
+	}
+}
+
+// TestDeadVoterStaysWithoutSpare lets a voter be dead for long.
+func TestDeadVoterStaysWithoutSpare(t *testing.T) {
+	const after = time.Second
+	machines := formWith(t, 3, func(c *masters.Config) { c.ReplaceDeadAfter = after })
+	lead := leader(t, machines)
+	allAlive(t, lead, 3)
+	dead := without(machines, lead)[0]
+	dead.stop()
+	died := time.Now()
+	eventually(t, "it has been dead for long", func() bool {
+		if _, found := roles(lead.running)[dead.name]; !found {
+			t.Fatalf("%s was removed without a spare", dead.name)
+		}
+		return time.Since(died) > 4*after
+	})
+	dead.start()
+	allAlive(t, lead, 3)
+}
