@@ -150,6 +150,14 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	interval, err := intervalOf(cfg.Snapshots)
+	if err != nil {
+		return nil, err
+	}
+	maker, err := newMaker(cfg, node, group, storageKeys, log.Named("snapshots"))
+	if err != nil {
+		return nil, err
+	}
 	authorizer := authz.New(authz.Config{Pods: nodePods{objects}, Policy: policy, Refresh: refresh(objects), Prove: prove(objects)})
 	keys, err := authn.LoadKeys(cfg.PKIDir)
 	if err != nil {
@@ -197,9 +205,18 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		LeaderChanges: func() int64 { return group.Status().LeaderChanges },
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+		Snapshots:     maker.Counts,
+		LastSnapshot: func() time.Time {
+			if last := group.SnapshotState().Last; last != nil {
+				return last.Time
+			}
+			return time.Time{}
+		},
 	})
 	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
-	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes})
+	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{
+		Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes, Snapshots: maker, SnapshotInterval: interval,
+	})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
 		Address: cfg.ListenAddress, Identity: identity, Log: log.Named("grpc"), MaxConnectionsPerUser: cfg.MaxConnectionsPerUser,
@@ -223,7 +240,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	peerv1pb.RegisterPeerServiceServer(peers, rpcapi.NewPeerService(group))
+	peerv1pb.RegisterPeerServiceServer(peers, rpcapi.NewPeerService(group, maker))
 	mastersv1pb.RegisterMastersServiceServer(peers, mastersService)
 	objectv1pb.RegisterObjectServiceServer(peers, objectService)
 	kubeletv1pb.RegisterKubeletServiceServer(peers, nodes.NewRelay(hub))
@@ -260,6 +277,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			terms.run,
 			storageKeys.Run,
 			rewriter.Run,
+			scheduleSnapshots(interval, group, maker, log.Named("snapshots")),
 			flowcontrol.NewFollower(objects, limiter, log.Named("flowcontrol")).Run,
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{

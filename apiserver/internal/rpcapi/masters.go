@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/snapshot"
 	configv1 "kijabi.dev/platform/config/v1"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 )
@@ -36,6 +38,9 @@ type Settings struct {
 	Network configv1.Network
 	// EtcdQuotaBytes bounds the database of this master; 0 means the default.
 	EtcdQuotaBytes int64
+	// Snapshots makes snapshots of this master, every SnapshotInterval; 0 means only by hand. Required.
+	Snapshots        *snapshot.Maker
+	SnapshotInterval time.Duration
 }
 
 var _ mastersv1pb.MastersServiceServer = (*MastersService)(nil)
@@ -75,7 +80,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 	resp := &mastersv1pb.StatusResponse{
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
-		Network: s.network(),
+		Network: s.network(), Snapshots: s.snapshotStatus(),
 	}
 	for _, m := range status.Members {
 		resp.Members = append(resp.Members, memberStatus(m, status.Expected))

@@ -466,7 +466,11 @@ type StatusResponse struct {
 	// Name of the answering master.
 	AnsweredBy string `protobuf:"bytes,7,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
 	// The cluster's address ranges.
-	Network       *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	Network *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	// How often the cluster was restored or recovered from the loss of its quorum.
+	Generation uint64 `protobuf:"varint,9,opt,name=generation,proto3" json:"generation,omitempty"`
+	// What became of the scheduled snapshots.
+	Snapshots     *SnapshotStatus `protobuf:"bytes,10,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -557,6 +561,368 @@ func (x *StatusResponse) GetNetwork() *Network {
 	return nil
 }
 
+func (x *StatusResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetSnapshots() *SnapshotStatus {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+// SnapshotStatus is what became of the scheduled snapshots.
+type SnapshotStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time between two; zero when none are scheduled.
+	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// The last that was made; absent if none was.
+	Last *Snapshot `protobuf:"bytes,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Why the last attempt failed; empty if it did not.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotStatus) Reset() {
+	*x = SnapshotStatus{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotStatus) ProtoMessage() {}
+
+func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
+func (*SnapshotStatus) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SnapshotStatus) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *SnapshotStatus) GetLast() *Snapshot {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *SnapshotStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Snapshot is a copy of the cluster's objects.
+type Snapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// File name, or the bucket's key without its prefix.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Master that made it; with archives in directories the one that has it.
+	Master string `protobuf:"bytes,2,opt,name=master,proto3" json:"master,omitempty"`
+	// When it was begun, by that master's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// etcd revision that it holds at least.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Size of the encrypted file.
+	Bytes         int64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Snapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Snapshot) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *Snapshot) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Snapshot) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Snapshot) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// SaveSnapshotRequest asks for a snapshot.
+type SaveSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Send the content instead of keeping it.
+	Content       bool `protobuf:"varint,1,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SaveSnapshotRequest) GetContent() bool {
+	if x != nil {
+		return x.Content
+	}
+	return false
+}
+
+// SaveSnapshotResponse is a piece of the answer.
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was made; first message only. Size and revision are not known yet when content follows.
+	Snapshot *Snapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// A piece of the encrypted file.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SaveSnapshotResponse) GetSnapshot() *Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ListSnapshotsRequest asks for the archives.
+type ListSnapshotsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the called master's archive.
+	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsRequest) Reset() {
+	*x = ListSnapshotsRequest{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsRequest) ProtoMessage() {}
+
+func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListSnapshotsRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+// ListSnapshotsResponse is what the archives hold.
+type ListSnapshotsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Snapshots []*Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// Masters whose archive could not be read, and why.
+	Missing       []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsResponse) Reset() {
+	*x = ListSnapshotsResponse{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsResponse) ProtoMessage() {}
+
+func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *ListSnapshotsResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 // Network holds the cluster's address ranges, fixed at init and the same on every machine.
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -578,7 +944,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +956,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[6]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +969,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Network) GetPodCidr() string {
@@ -667,7 +1033,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +1045,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[7]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +1058,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{7}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinRequest) GetName() string {
@@ -746,13 +1112,15 @@ type JoinResponse struct {
 	// Bound of the answering master's database in bytes, 0 for the default. The new master
 	// takes it over unless it was told another.
 	EtcdQuotaBytes int64 `protobuf:"varint,6,opt,name=etcd_quota_bytes,json=etcdQuotaBytes,proto3" json:"etcd_quota_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How often the cluster was restored or recovered; the new master's data belongs to it.
+	Generation    uint64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +1132,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +1145,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -822,6 +1190,13 @@ func (x *JoinResponse) GetEtcdQuotaBytes() int64 {
 	return 0
 }
 
+func (x *JoinResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // RemoveRequest names a master to remove.
 type RemoveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -833,7 +1208,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +1220,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +1233,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -877,7 +1252,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1264,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1277,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{16}
 }
 
 // TransferRequest hands leadership over.
@@ -916,7 +1291,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1303,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1316,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TransferRequest) GetTo() string {
@@ -962,7 +1337,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1349,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1362,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TransferResponse) GetLeader() string {
@@ -1030,7 +1405,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"components\x18\f \x03(\v2\".kijabi.masters.v1.ComponentStatusR\n" +
 	"components\x127\n" +
 	"\tlast_seen\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\"\n" +
-	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\"\xc3\x02\n" +
+	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\"\xa4\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -1041,7 +1416,32 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06uptime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1f\n" +
 	"\vanswered_by\x18\a \x01(\tR\n" +
 	"answeredBy\x124\n" +
-	"\anetwork\x18\b \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\"\xdd\x01\n" +
+	"\anetwork\x18\b \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12\x1e\n" +
+	"\n" +
+	"generation\x18\t \x01(\x04R\n" +
+	"generation\x12?\n" +
+	"\tsnapshots\x18\n" +
+	" \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\"\x8e\x01\n" +
+	"\x0eSnapshotStatus\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12/\n" +
+	"\x04last\x18\x02 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\x04last\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x98\x01\n" +
+	"\bSnapshot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06master\x18\x02 \x01(\tR\x06master\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"/\n" +
+	"\x13SaveSnapshotRequest\x12\x18\n" +
+	"\acontent\x18\x01 \x01(\bR\acontent\"c\n" +
+	"\x14SaveSnapshotResponse\x127\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\bsnapshot\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\",\n" +
+	"\x14ListSnapshotsRequest\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"l\n" +
+	"\x15ListSnapshotsResponse\x129\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1b.kijabi.masters.v1.SnapshotR\tsnapshots\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing\"\xdd\x01\n" +
 	"\aNetwork\x12\x19\n" +
 	"\bpod_cidr\x18\x01 \x01(\tR\apodCidr\x12!\n" +
 	"\fservice_cidr\x18\x02 \x01(\tR\vserviceCidr\x12\x1f\n" +
@@ -1055,7 +1455,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\"\n" +
 	"\retcd_peer_url\x18\x03 \x01(\tR\vetcdPeerUrl\x12!\n" +
 	"\fgrpc_address\x18\x04 \x01(\tR\vgrpcAddress\x12!\n" +
-	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xe8\x02\n" +
+	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\x88\x03\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
@@ -1063,7 +1463,10 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\amembers\x18\x03 \x03(\v2\x19.kijabi.masters.v1.MemberR\amembers\x12:\n" +
 	"\x03pki\x18\x04 \x03(\v2(.kijabi.masters.v1.JoinResponse.PkiEntryR\x03pki\x124\n" +
 	"\anetwork\x18\x05 \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12(\n" +
-	"\x10etcd_quota_bytes\x18\x06 \x01(\x03R\x0eetcdQuotaBytes\x1a6\n" +
+	"\x10etcd_quota_bytes\x18\x06 \x01(\x03R\x0eetcdQuotaBytes\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x04R\n" +
+	"generation\x1a6\n" +
 	"\bPkiEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"#\n" +
@@ -1079,7 +1482,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11MEMBER_ROLE_VOTER\x10\x01\x12\x17\n" +
 	"\x13MEMBER_ROLE_LEARNER\x10\x02\x12\x15\n" +
-	"\x11MEMBER_ROLE_SPARE\x10\x032\xbb\x04\n" +
+	"\x11MEMBER_ROLE_SPARE\x10\x032\xa4\x06\n" +
 	"\x0eMastersService\x12\xac\x01\n" +
 	"\vWatchLeader\x12%.kijabi.masters.v1.WatchLeaderRequest\x1a&.kijabi.masters.v1.WatchLeaderResponse\"L\xea\xe0\x18H\n" +
 	"\tscheduler\n" +
@@ -1094,6 +1497,11 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x05admin\n" +
 	"\x06master\x12h\n" +
 	"\bTransfer\x12\".kijabi.masters.v1.TransferRequest\x1a#.kijabi.masters.v1.TransferResponse\"\x13\xea\xe0\x18\x0f\n" +
+	"\x05admin\n" +
+	"\x06master\x12n\n" +
+	"\fSaveSnapshot\x12&.kijabi.masters.v1.SaveSnapshotRequest\x1a'.kijabi.masters.v1.SaveSnapshotResponse\"\v\xea\xe0\x18\a\n" +
+	"\x05admin0\x01\x12w\n" +
+	"\rListSnapshots\x12'.kijabi.masters.v1.ListSnapshotsRequest\x1a(.kijabi.masters.v1.ListSnapshotsResponse\"\x13\xea\xe0\x18\x0f\n" +
 	"\x05admin\n" +
 	"\x06masterB\xbd\x01\n" +
 	"\x15com.kijabi.masters.v1B\fMastersProtoP\x01Z0kijabi.dev/proto/gen/kijabi/masters/v1;mastersv1\xa2\x02\x03KMX\xaa\x02\x11Kijabi.Masters.V1\xca\x02\x11Kijabi\\Masters\\V1\xe2\x02\x1dKijabi\\Masters\\V1\\GPBMetadata\xea\x02\x13Kijabi::Masters::V1b\x06proto3"
@@ -1111,7 +1519,7 @@ func file_kijabi_masters_v1_masters_proto_rawDescGZIP() []byte {
 }
 
 var file_kijabi_masters_v1_masters_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(MemberRole)(0),               // 0: kijabi.masters.v1.MemberRole
 	(*WatchLeaderRequest)(nil),    // 1: kijabi.masters.v1.WatchLeaderRequest
@@ -1120,42 +1528,58 @@ var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(*ComponentStatus)(nil),       // 4: kijabi.masters.v1.ComponentStatus
 	(*Member)(nil),                // 5: kijabi.masters.v1.Member
 	(*StatusResponse)(nil),        // 6: kijabi.masters.v1.StatusResponse
-	(*Network)(nil),               // 7: kijabi.masters.v1.Network
-	(*JoinRequest)(nil),           // 8: kijabi.masters.v1.JoinRequest
-	(*JoinResponse)(nil),          // 9: kijabi.masters.v1.JoinResponse
-	(*RemoveRequest)(nil),         // 10: kijabi.masters.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 11: kijabi.masters.v1.RemoveResponse
-	(*TransferRequest)(nil),       // 12: kijabi.masters.v1.TransferRequest
-	(*TransferResponse)(nil),      // 13: kijabi.masters.v1.TransferResponse
-	nil,                           // 14: kijabi.masters.v1.JoinResponse.PkiEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*SnapshotStatus)(nil),        // 7: kijabi.masters.v1.SnapshotStatus
+	(*Snapshot)(nil),              // 8: kijabi.masters.v1.Snapshot
+	(*SaveSnapshotRequest)(nil),   // 9: kijabi.masters.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),  // 10: kijabi.masters.v1.SaveSnapshotResponse
+	(*ListSnapshotsRequest)(nil),  // 11: kijabi.masters.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil), // 12: kijabi.masters.v1.ListSnapshotsResponse
+	(*Network)(nil),               // 13: kijabi.masters.v1.Network
+	(*JoinRequest)(nil),           // 14: kijabi.masters.v1.JoinRequest
+	(*JoinResponse)(nil),          // 15: kijabi.masters.v1.JoinResponse
+	(*RemoveRequest)(nil),         // 16: kijabi.masters.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 17: kijabi.masters.v1.RemoveResponse
+	(*TransferRequest)(nil),       // 18: kijabi.masters.v1.TransferRequest
+	(*TransferResponse)(nil),      // 19: kijabi.masters.v1.TransferResponse
+	nil,                           // 20: kijabi.masters.v1.JoinResponse.PkiEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	0,  // 0: kijabi.masters.v1.Member.role:type_name -> kijabi.masters.v1.MemberRole
 	4,  // 1: kijabi.masters.v1.Member.components:type_name -> kijabi.masters.v1.ComponentStatus
-	15, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
+	21, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
 	5,  // 3: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
-	16, // 4: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
-	7,  // 5: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
-	5,  // 6: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
-	14, // 7: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
-	7,  // 8: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
-	1,  // 9: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
-	3,  // 10: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
-	8,  // 11: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
-	10, // 12: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
-	12, // 13: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
-	2,  // 14: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
-	6,  // 15: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
-	9,  // 16: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
-	11, // 17: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
-	13, // 18: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	22, // 4: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
+	13, // 5: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
+	7,  // 6: kijabi.masters.v1.StatusResponse.snapshots:type_name -> kijabi.masters.v1.SnapshotStatus
+	22, // 7: kijabi.masters.v1.SnapshotStatus.interval:type_name -> google.protobuf.Duration
+	8,  // 8: kijabi.masters.v1.SnapshotStatus.last:type_name -> kijabi.masters.v1.Snapshot
+	21, // 9: kijabi.masters.v1.Snapshot.time:type_name -> google.protobuf.Timestamp
+	8,  // 10: kijabi.masters.v1.SaveSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
+	8,  // 11: kijabi.masters.v1.ListSnapshotsResponse.snapshots:type_name -> kijabi.masters.v1.Snapshot
+	5,  // 12: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
+	20, // 13: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
+	13, // 14: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
+	1,  // 15: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
+	3,  // 16: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
+	14, // 17: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
+	16, // 18: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
+	18, // 19: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
+	9,  // 20: kijabi.masters.v1.MastersService.SaveSnapshot:input_type -> kijabi.masters.v1.SaveSnapshotRequest
+	11, // 21: kijabi.masters.v1.MastersService.ListSnapshots:input_type -> kijabi.masters.v1.ListSnapshotsRequest
+	2,  // 22: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
+	6,  // 23: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
+	15, // 24: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
+	17, // 25: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
+	19, // 26: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
+	10, // 27: kijabi.masters.v1.MastersService.SaveSnapshot:output_type -> kijabi.masters.v1.SaveSnapshotResponse
+	12, // 28: kijabi.masters.v1.MastersService.ListSnapshots:output_type -> kijabi.masters.v1.ListSnapshotsResponse
+	22, // [22:29] is the sub-list for method output_type
+	15, // [15:22] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_masters_v1_masters_proto_init() }
@@ -1169,7 +1593,7 @@ func file_kijabi_masters_v1_masters_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_masters_v1_masters_proto_rawDesc), len(file_kijabi_masters_v1_masters_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
