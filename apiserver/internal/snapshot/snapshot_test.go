@@ -139,6 +139,9 @@ func TestMakeAndVerify(t *testing.T) {
 	if again, err := maker.MakeFor(t.Context(), slot); err != nil || again != entry {
 		t.Errorf("made twice for one slot: %v: %v", again, err)
 	}
+	if made, _ := maker.Counts(); made != 1 {
+		t.Errorf("counted %d snapshots", made)
+	}
 	path := filepath.Join(string(archive), entry.Name)
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o600 {
