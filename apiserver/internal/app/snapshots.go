@@ -64,7 +64,7 @@ func newMaker(cfg *configv1.APIServerConfiguration, node *etcdnode.Node, group *
 // describe says what a snapshot made now is of.
 func describe(group *masters.Masters) func() snapshot.Header {
 	return func() snapshot.Header {
-		h := snapshot.Header{ClusterID: group.ClusterID(), Epoch: group.Leadership().Epoch, Version: lifecycle.Version()}
+		h := snapshot.Header{ClusterID: group.ClusterID(), Generation: group.Generation(), Epoch: group.Leadership().Epoch, Version: lifecycle.Version()}
 		for _, m := range group.Members() {
 			h.Members = append(h.Members, snapshot.Member{Name: m.Name, PeerAddress: m.PeerAddress, Role: string(m.Role)})
 		}

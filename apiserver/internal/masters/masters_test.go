@@ -42,7 +42,7 @@ func (d *door) InstallSnapshot(stream grpc.ClientStreamingServer[peerv1pb.Instal
 	if err != nil {
 		return err
 	}
-	resp, err := d.m.HandleSnapshot(stream.Context(), first.GetHead(), func() ([]byte, error) {
+	resp, err := d.m.HandleSnapshot(stream.Context(), first, func() ([]byte, error) {
 		req, err := stream.Recv()
 		return req.GetData(), err
 	})
@@ -67,7 +67,11 @@ func (d *door) Join(ctx context.Context, req *mastersv1pb.JoinRequest) (*masters
 	if err != nil {
 		return nil, err
 	}
-	return &mastersv1pb.JoinResponse{ClusterId: r.ClusterID, EtcdInitialCluster: r.EtcdInitialCluster}, nil
+	return &mastersv1pb.JoinResponse{ClusterId: r.ClusterID, EtcdInitialCluster: r.EtcdInitialCluster, Generation: r.Generation}, nil
+}
+
+func (d *door) Status(context.Context, *mastersv1pb.StatusRequest) (*mastersv1pb.StatusResponse, error) {
+	return &mastersv1pb.StatusResponse{ClusterId: d.m.ClusterID(), Generation: d.m.Generation(), AnsweredBy: d.m.Status().AnsweredBy}, nil
 }
 
 func dial(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
@@ -109,6 +113,8 @@ type master struct {
 	backend *cuttable
 	etcd    *etcdnode.Node
 	kill    func()
+	// ended receives what Run returned.
+	ended chan error
 }
 
 // address returns a loopback address of its own: a port picked from the common range can be
@@ -202,8 +208,12 @@ func (mc *machine) start(join ...string) *master {
 		return nil
 	})
 	group.Go(st.Run)
-	group.Go(m.Run)
-	ms := &master{Masters: m, store: st, backend: backend, etcd: node}
+	ms := &master{Masters: m, store: st, backend: backend, etcd: node, ended: make(chan error, 1)}
+	group.Go(func(ctx context.Context) error {
+		err := m.Run(ctx)
+		ms.ended <- err
+		return err
+	})
 	// kill is as abrupt as it gets within one process: nothing is handed over.
 	ms.kill = func() {
 		node.Abort()

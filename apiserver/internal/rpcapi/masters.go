@@ -80,7 +80,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 	resp := &mastersv1pb.StatusResponse{
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
-		Network: s.network(), Snapshots: s.snapshotStatus(),
+		Network: s.network(), Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(),
 	}
 	for _, m := range status.Members {
 		resp.Members = append(resp.Members, memberStatus(m, status.Expected))
@@ -103,6 +103,7 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 	resp := &mastersv1pb.JoinResponse{
 		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
 		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
+		Generation: result.Generation,
 	}
 	for _, m := range result.Members {
 		resp.Members = append(resp.Members, member(m))

@@ -43,7 +43,7 @@ func (s *PeerService) InstallSnapshot(stream grpc.ClientStreamingServer[peerv1pb
 	if err != nil {
 		return err
 	}
-	resp, err := s.masters.HandleSnapshot(stream.Context(), first.GetHead(), func() ([]byte, error) {
+	resp, err := s.masters.HandleSnapshot(stream.Context(), first, func() ([]byte, error) {
 		req, err := stream.Recv()
 		return req.GetData(), err
 	})
