@@ -46,7 +46,14 @@ type RestoreConfig struct {
 // database. Its revision is far above the copy's, and everything up to it is compacted: who
 // watches from an older revision has to list again.
 func Restore(cfg RestoreConfig) error {
-	err := snapshot.NewV3(quiet(cfg.Log)).Restore(snapshot.RestoreConfig{
+	db, err := OpenDatabase(cfg.Database) // etcd panics over one that is damaged
+	if err == nil {
+		err = db.Close()
+	}
+	if err != nil {
+		return err
+	}
+	err = snapshot.NewV3(quiet(cfg.Log)).Restore(snapshot.RestoreConfig{
 		SnapshotPath: cfg.Database, Name: cfg.Name, OutputDataDir: cfg.Dir, PeerURLs: []string{cfg.PeerURL},
 		InitialCluster: cfg.Name + "=" + cfg.PeerURL, InitialClusterToken: cfg.ClusterToken,
 		SkipHashCheck: true, RevisionBump: revisionBump, MarkCompacted: true,

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -160,7 +161,7 @@ func Open(r io.Reader, keys *sealed.Keys) (*Reader, error) {
 	if _, err := io.ReadFull(plain, header); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	s := &Reader{plain: plain, read: append(length, header...)}
+	s := &Reader{plain: plain, read: slices.Concat(length, header)}
 	if err := json.Unmarshal(header, &s.Header); err != nil {
 		return nil, fmt.Errorf("%w: header: %w", ErrDamaged, err)
 	}

@@ -2,10 +2,12 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/zap/zaptest"
 
@@ -59,10 +61,12 @@ func TestRestoredClusterGoesOn(t *testing.T) {
 	for key, reason := range after.store.Quarantined() {
 		t.Errorf("%s is set aside: %v", key, reason)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	for _, version := range []uint64{seen, secret.Version, 1} {
-		w, err := after.store.Watch(t.Context(), store.WatchOptions{Resource: "pods", After: version})
+		w, err := after.store.Watch(ctx, store.WatchOptions{Resource: "pods", After: version})
 		if err == nil {
-			_, err = w.Next(t.Context())
+			_, err = w.Next(ctx)
 			w.Close()
 		}
 		if !errors.Is(err, store.ErrExpired) {

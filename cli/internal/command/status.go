@@ -78,8 +78,8 @@ func (s *SnapshotsStatus) text(now time.Time) string {
 	}
 	text := "none yet"
 	if s.Last != nil {
-		age := now.Sub(s.Last.Time).Round(time.Minute)
-		text = fmt.Sprintf("%s old, %s on %s", strings.TrimSuffix(age.String(), "0s"), s.Last.Name, s.Last.Master)
+		age := now.Sub(s.Last.Time).Round(time.Second)
+		text = fmt.Sprintf("%s old, %s on %s", age, s.Last.Name, s.Last.Master)
 		if age > 2*time.Duration(s.IntervalSeconds)*time.Second {
 			text += ", OVERDUE"
 		}
