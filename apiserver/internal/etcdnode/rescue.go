@@ -25,11 +25,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// revisionBump is how far a restored database's revision lies above its own: further than the
-// cluster can have written since, so that no revision is given twice. etcd recommends as much;
-// 2,000 restorations fit into the store's versions.
-const revisionBump = 1_000_000_000
-
 // RestoreConfig says what a member is made of; all fields are required.
 type RestoreConfig struct {
 	// Database is a file as WriteDatabase or Salvage have written it.
@@ -39,11 +34,14 @@ type RestoreConfig struct {
 	// ClusterToken must differ from those of all clusters that the database was of, so that
 	// their members do not take the new one for one of theirs.
 	ClusterToken string
-	Log          *zap.Logger
+	// Bump is how far the new member's revision lies above the database's: at least as far as the
+	// cluster can have gone since, so that no revision is given twice.
+	Bump uint64
+	Log  *zap.Logger
 }
 
 // Restore makes the data of a member that is alone in a new cluster and holds a copy of another's
-// database. Its revision is far above the copy's, and everything up to it is compacted: who
+// database. Its revision is Bump above the copy's, and everything up to it is compacted: who
 // watches from an older revision has to list again.
 func Restore(cfg RestoreConfig) error {
 	db, err := OpenDatabase(cfg.Database) // etcd panics over one that is damaged
@@ -56,7 +54,7 @@ func Restore(cfg RestoreConfig) error {
 	err = snapshot.NewV3(quiet(cfg.Log)).Restore(snapshot.RestoreConfig{
 		SnapshotPath: cfg.Database, Name: cfg.Name, OutputDataDir: cfg.Dir, PeerURLs: []string{cfg.PeerURL},
 		InitialCluster: cfg.Name + "=" + cfg.PeerURL, InitialClusterToken: cfg.ClusterToken,
-		SkipHashCheck: true, RevisionBump: revisionBump, MarkCompacted: true,
+		SkipHashCheck: true, RevisionBump: cfg.Bump, MarkCompacted: true,
 	})
 	if err != nil {
 		return fmt.Errorf("make an etcd member of %s: %w", cfg.Database, err)

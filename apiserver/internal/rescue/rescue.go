@@ -30,6 +30,30 @@ const (
 	workDir = "rescue"
 )
 
+// A restored cluster's revision must lie above all that were ever given. Each generation lies
+// generationBump above the one before: as far as etcd recommends, and further than a cluster
+// writes in years. A machine that knows nothing of the generations that came after a snapshot's
+// goes by the time since, at a rate beyond what can be written. The store's versions have room
+// for 2·10^15 revisions.
+const (
+	generationBump = 1_000_000_000
+	bumpPerSecond  = 10_000
+)
+
+// source is what the new data is made of.
+type source struct {
+	file       string
+	revision   int64
+	generation uint64
+	// age is how long ago the database was copied.
+	age time.Duration
+}
+
+// bump is how far the revision of a new generation lies above the source's.
+func (s source) bump(generation uint64) uint64 {
+	return (generation-s.generation)*generationBump + uint64(max(0, s.age.Seconds()))*bumpPerSecond
+}
+
 // Place is where a master's data is, and who it is; all fields are required.
 type Place struct {
 	Name, ClusterID      string
@@ -67,7 +91,7 @@ func FromSnapshot(p Place, r io.Reader, keys *sealed.Keys) (*Outcome, error) {
 		err := fmt.Errorf("the snapshot is of the cluster %s, this master belongs to %s", header.ClusterID, p.ClusterID)
 		return nil, errors.Join(err, os.RemoveAll(work))
 	}
-	return p.finish(file, header.Revision, header.Generation)
+	return p.finish(source{file: file, revision: header.Revision, generation: header.Generation, age: p.Now.Sub(header.Time)})
 }
 
 // FromMember makes this master the only one of the cluster, with all that its own data and
@@ -75,6 +99,10 @@ func FromSnapshot(p Place, r io.Reader, keys *sealed.Keys) (*Outcome, error) {
 func FromMember(ctx context.Context, p Place) (*Outcome, error) {
 	if !etcdnode.Exists(p.EtcdDir) {
 		return nil, fmt.Errorf("%s holds no data to recover from: use a snapshot, or another master", p.EtcdDir)
+	}
+	former, err := masters.ReadData(p.RaftDir)
+	if err != nil {
+		return nil, fmt.Errorf("%w; the apiserver must be stopped", err)
 	}
 	work, err := p.work()
 	if err != nil {
@@ -85,7 +113,7 @@ func FromMember(ctx context.Context, p Place) (*Outcome, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(work))
 	}
-	return p.finish(file, revision, 0)
+	return p.finish(source{file: file, revision: revision, generation: former.Generation})
 }
 
 // work returns an empty directory on the file system of etcd's data.
@@ -99,14 +127,14 @@ func (p Place) work() (string, error) {
 
 // finish makes both groups of a database and puts them in place of the present data. Until
 // it begins with that, a failure changes nothing.
-func (p Place) finish(file string, revision int64, generation uint64) (_ *Outcome, err error) {
+func (p Place) finish(from source) (_ *Outcome, err error) {
 	work, raftWork := filepath.Join(p.EtcdDir, workDir), filepath.Join(p.RaftDir, workDir)
 	defer func() { err = errors.Join(err, os.RemoveAll(work), os.RemoveAll(raftWork)) }()
 	former, err := masters.ReadData(p.RaftDir)
 	if err != nil {
 		return nil, fmt.Errorf("%w; the apiserver must be stopped", err)
 	}
-	out := &Outcome{Revision: revision, Generation: max(former.Generation, generation) + 1}
+	out := &Outcome{Revision: from.revision, Generation: max(former.Generation, from.generation) + 1}
 	for _, member := range former.Members {
 		if member.Name != p.Name {
 			out.GivenUp = append(out.GivenUp, member.Name)
@@ -114,8 +142,8 @@ func (p Place) finish(file string, revision int64, generation uint64) (_ *Outcom
 	}
 	made := filepath.Join(work, "new")
 	if err := etcdnode.Restore(etcdnode.RestoreConfig{
-		Database: file, Name: p.Name, Dir: made, PeerURL: p.PeerURL,
-		ClusterToken: fmt.Sprintf("%s/%d", p.ClusterID, out.Generation), Log: p.Log,
+		Database: from.file, Name: p.Name, Dir: made, PeerURL: p.PeerURL,
+		ClusterToken: fmt.Sprintf("%s/%d", p.ClusterID, out.Generation), Bump: from.bump(out.Generation), Log: p.Log,
 	}); err != nil {
 		return nil, err
 	}

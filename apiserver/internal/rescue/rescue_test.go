@@ -2,7 +2,9 @@ package rescue
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,14 +13,15 @@ import (
 
 	"go.uber.org/zap"
 
+	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/snapshot"
 	"kijabi.dev/apiserver/internal/storage/sealed"
+	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/pki"
 )
 
-// TestFailureLeavesTheDataAlone restores what cannot be restored, over data that matters.
-func TestFailureLeavesTheDataAlone(t *testing.T) {
-	dir := t.TempDir()
+func openKeys(t *testing.T, dir string) *sealed.Keys {
+	t.Helper()
 	file := filepath.Join(dir, pki.StorageKeyFile)
 	if err := os.WriteFile(file, pki.NewStorageKey(), 0o600); err != nil {
 		t.Fatal(err)
@@ -27,6 +30,13 @@ func TestFailureLeavesTheDataAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return keys
+}
+
+// TestFailureLeavesTheDataAlone restores what cannot be restored, over data that matters.
+func TestFailureLeavesTheDataAlone(t *testing.T) {
+	dir := t.TempDir()
+	keys := openKeys(t, t.TempDir())
 	p := Place{
 		Name: "m1", ClusterID: "c1", PeerAddress: "127.0.0.1:7443", PeerURL: "http://127.0.0.1:2380",
 		EtcdDir: filepath.Join(dir, "etcd"), RaftDir: filepath.Join(dir, "raft"), Now: time.Now(), Log: zap.NewNop(),
@@ -101,4 +111,77 @@ func TestMoveAside(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestNoRevisionIsGivenTwice restores the same snapshot again and again: after writes, over the
+// data of a later generation, and on a machine that knows of none of it.
+func TestNoRevisionIsGivenTwice(t *testing.T) {
+	dir := t.TempDir()
+	keys := openKeys(t, dir)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 11, 30, 8, 0, 0, 0, time.UTC)
+	p := Place{
+		Name: "m1", ClusterID: "c1", PeerAddress: "127.0.0.1:7443", PeerURL: url,
+		EtcdDir: filepath.Join(dir, "etcd"), RaftDir: filepath.Join(dir, "raft"), Now: now, Log: zap.NewNop(),
+	}
+	highest := int64(0)
+	// run starts what is there, writes a little, and stops; meanwhile may look at it.
+	run := func(what string, meanwhile func(*etcdnode.Node)) {
+		t.Helper()
+		node, err := etcdnode.Start(t.Context(), etcdnode.Config{Name: "m1", Dir: p.EtcdDir, PeerURL: url, ClusterToken: "c1", Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer node.Close()
+		if at := node.Revision(); at <= highest {
+			t.Errorf("%s begins at %d, %d was given", what, at, highest)
+		}
+		for i := range 200 {
+			if highest, err = node.Backend().Commit(t.Context(), "/fence", 0, []store.Op{{Key: fmt.Sprint("/", i), Value: []byte(what)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if meanwhile != nil {
+			meanwhile(node)
+		}
+	}
+	var taken bytes.Buffer
+	run("the first", func(node *etcdnode.Node) {
+		err := snapshot.Write(&taken, keys, snapshot.Header{ClusterID: "c1", Time: now}, func(w io.Writer) error {
+			_, err := node.WriteDatabase(w)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	for i := range uint64(2) {
+		p.Now = p.Now.Add(time.Second)
+		out, err := FromSnapshot(p, bytes.NewReader(taken.Bytes()), keys)
+		if err != nil || out.Generation != i+1 {
+			t.Fatalf("restored as %+v: %v", out, err)
+		}
+		run(fmt.Sprint("restoration ", i+1), nil)
+	}
+	p.Now = p.Now.Add(time.Second)
+	if out, err := FromMember(t.Context(), p); err != nil || out.Generation != 3 {
+		t.Fatalf("recovered as %+v: %v", out, err)
+	}
+	run("the recovery", nil)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	highest -= 2 * generationBump // all that was known of the later ones is lost
+	p.Now = p.Now.Add(time.Minute)
+	if out, err := FromSnapshot(p, bytes.NewReader(taken.Bytes()), keys); err != nil || out.Generation != 1 {
+		t.Fatalf("restored as %+v: %v", out, err)
+	}
+	run("a restoration elsewhere", nil)
 }

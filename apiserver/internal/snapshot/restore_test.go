@@ -40,7 +40,7 @@ func TestRestoredClusterGoesOn(t *testing.T) {
 	}
 	made := filepath.Join(dir, "member-of-its-own")
 	if err := etcdnode.Restore(etcdnode.RestoreConfig{
-		Database: database, Name: "m1", Dir: made, PeerURL: "http://127.0.0.1:2380", ClusterToken: "c1/1", Log: zaptest.NewLogger(t),
+		Database: database, Name: "m1", Dir: made, PeerURL: "http://127.0.0.1:2380", ClusterToken: "c1/1", Bump: 1_000_000_000, Log: zaptest.NewLogger(t),
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -376,9 +376,13 @@ func printStatus(out io.Writer, s *Status) error {
 	if leader == "" {
 		leader = "NONE"
 	}
+	snapshots := "-"
+	if s.ClusterID != "" {
+		snapshots = s.Snapshots.text(time.Now())
+	}
 	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)\nvoters    %s\netcd      leader %s, revision %d, %.1f MiB\nsnapshot  %s\n\n",
 		s.Cluster, s.ClusterID, leader, s.Epoch, strings.Join(s.Voters, ", "),
-		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20), s.Snapshots.text(time.Now()))
+		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20), snapshots)
 	var rows [][]string
 	for _, m := range s.Masters {
 		state := "alive"
