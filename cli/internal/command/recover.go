@@ -49,14 +49,18 @@ func recoverMember(c *cobra.Command, yes bool) error {
 	if err != nil {
 		return err
 	}
+	leader, err := rescue.Leader(c.Context())
+	if err != nil {
+		return err
+	}
+	if leader != "" {
+		return fmt.Errorf("%s leads: the quorum is not lost, and there is nothing to recover; to go back, use `kijabi snapshot restore`", leader)
+	}
 	status, err := rescue.Masters(c.Context())
 	if err != nil {
 		return err
 	}
 	member := rescue.Member()
-	if status.GetLeader() != "" {
-		return fmt.Errorf("%s leads: the quorum is not lost, and there is nothing to recover; to go back, use `kijabi snapshot restore`", status.GetLeader())
-	}
 	out := c.OutOrStdout()
 	own := int64(0)
 	for _, m := range status.GetMembers() {

@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,13 +12,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
-
-	configv1 "kijabi.dev/platform/config/v1"
 
 	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/output"
@@ -124,12 +125,36 @@ func (r *Rescue) Masters(ctx context.Context) (*mastersv1pb.StatusResponse, erro
 	return status, nil
 }
 
+// Leader asks every master that this machine's administrator knows, and returns one that leads;
+// empty if none does, as far as can be known.
+func (r *Rescue) Leader(ctx context.Context) (string, error) {
+	admin, err := access.Load(r.o.Layout.AdminDir())
+	if err != nil {
+		return "", err
+	}
+	leaders := make([]string, len(admin.Cluster.Masters))
+	var asked sync.WaitGroup
+	for i, master := range admin.Cluster.Masters {
+		asked.Go(func() {
+			if status, err := r.statusAt(ctx, master.GRPC); err == nil && status.GetClusterId() == r.member.ClusterID {
+				leaders[i] = status.GetLeader()
+			}
+		})
+	}
+	asked.Wait()
+	return cmp.Or(leaders...), nil
+}
+
 func (r *Rescue) status(ctx context.Context) (*mastersv1pb.StatusResponse, error) {
+	return r.statusAt(ctx, hostPort(r.member.Address, configv1.PortGRPC))
+}
+
+func (r *Rescue) statusAt(ctx context.Context, address string) (*mastersv1pb.StatusResponse, error) {
 	id, err := pki.OpenIdentity(r.o.Layout.leaf(pki.ComponentAPIServer))
 	if err != nil {
 		return nil, err
 	}
-	conn, err := rpc.Dial(hostPort(r.member.Address, configv1.PortGRPC), id)
+	conn, err := rpc.Dial(address, id)
 	if err != nil {
 		return nil, err
 	}
