@@ -54,7 +54,7 @@ func newMaker(cfg *configv1.APIServerConfiguration, node *etcdnode.Node, group *
 		return nil, err
 	}
 	return snapshot.NewMaker(snapshot.MakerConfig{
-		Master: cfg.NodeName, Archive: archive, Keys: keys, Describe: describe(group), Revision: node.Revision, Copy: node.WriteDatabase,
+		Master: cfg.NodeName, Archive: archive, Keys: keys, Describe: describe(cfg.ClusterID, group), Revision: node.Revision, Copy: node.WriteDatabase,
 		Scratch:    filepath.Join(cfg.DataDir, "scratch"),
 		KeepHourly: cmp.Or(cfg.Snapshots.KeepHourly, keepHourly), KeepDaily: cmp.Or(cfg.Snapshots.KeepDaily, keepDaily),
 		Clock: clock.RealClock{}, Log: log,
@@ -62,9 +62,9 @@ func newMaker(cfg *configv1.APIServerConfiguration, node *etcdnode.Node, group *
 }
 
 // describe says what a snapshot made now is of.
-func describe(group *masters.Masters) func() snapshot.Header {
+func describe(clusterID string, group *masters.Masters) func() snapshot.Header {
 	return func() snapshot.Header {
-		h := snapshot.Header{ClusterID: group.ClusterID(), Generation: group.Generation(), Epoch: group.Leadership().Epoch, Version: lifecycle.Version()}
+		h := snapshot.Header{ClusterID: clusterID, Generation: group.Generation(), Epoch: group.Leadership().Epoch, Version: lifecycle.Version()}
 		for _, m := range group.Members() {
 			h.Members = append(h.Members, snapshot.Member{Name: m.Name, PeerAddress: m.PeerAddress, Role: string(m.Role)})
 		}
