@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kijabi.dev/apiserver/internal/masters"
 	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
@@ -64,8 +65,13 @@ func TestRunningMasterNoticesItsSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	successor.start()
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "generation 1 of the cluster") {
-		t.Errorf("it ended with %v", err)
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "generation 1 of the cluster") {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it does not notice")
 	}
 	leader(t, []*machine{successor})
 }
