@@ -36,6 +36,9 @@ var components = []string{
 var onlyIn = []struct{ library, place, reason string }{
 	{"github.com/hashicorp/raft", "apiserver/internal/masters", "everybody else follows the stream with platform/election"},
 	{"go.etcd.io/etcd/server/v3", "apiserver/internal/etcdnode", "one place starts the member"},
+	{"go.etcd.io/etcd/etcdutl/v3", "apiserver/internal/etcdnode", "one place makes a member's data"},
+	{"github.com/minio/minio-go/v7", "apiserver/internal/snapshot", "one archive is a bucket"},
+	{"filippo.io/age", "apiserver/internal/snapshot", "one place knows a snapshot's form"},
 	{"go.etcd.io/etcd/client/v3", "apiserver/internal/storage/etcd", "the store is etcd's only client"},
 	{"k8s.io/cri-api", "kubelet/internal/runtime/cri test/bench", "the rest of the kubelet speaks its own Runtime interface"},
 	{"github.com/google/nftables", "kube-proxy/internal/dataplane/nftables addons/internal/network", "rules are made where their model is"},

@@ -3,10 +3,23 @@
 package main
 
 import (
+	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"kijabi.dev/apiserver/internal/app"
 	"kijabi.dev/platform/lifecycle"
 )
 
-func main() { os.Exit(lifecycle.Main("apiserver", app.DefaultConfig(), app.Run)) }
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code, ran := app.Command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if ran {
+		return code
+	}
+	return lifecycle.Main("apiserver", app.DefaultConfig(), app.Run)
+}

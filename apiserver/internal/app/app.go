@@ -2,7 +2,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -66,6 +65,16 @@ func DefaultConfig() *configv1.APIServerConfiguration {
 // hands leadership over; then etcd, the store and the masters' port, which the handover needs.
 func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) error {
 	boundGarbage()
+	err := run(ctx, cfg, log)
+	var newer *masters.Superseded
+	if errors.As(err, &newer) {
+		// Nothing is open any more; with the data gone, the next start joins.
+		return errors.Join(err, giveUp(cfg, newer, log))
+	}
+	return err
+}
+
+func run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) error {
 	s, err := build(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -141,13 +150,21 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	objects.Observe(policy)
 	group, err := masters.New(masters.Config{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
-		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: filepath.Join(cfg.DataDir, "raft"),
+		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: raftDir(cfg),
 		Bootstrap: cfg.Bootstrap, Etcd: node, Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
 		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
 	})
+	if err != nil {
+		return nil, err
+	}
+	interval, err := intervalOf(cfg.Snapshots)
+	if err != nil {
+		return nil, err
+	}
+	maker, err := newMaker(cfg, node, group, storageKeys, log.Named("snapshots"))
 	if err != nil {
 		return nil, err
 	}
@@ -198,10 +215,18 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		Masters:       group.Status,
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+		Snapshots:     maker.Counts,
+		LastSnapshot: func() time.Time {
+			if last := group.SnapshotState().Last; last != nil {
+				return last.Time
+			}
+			return time.Time{}
+		},
 	})
 	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{
 		Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes, ReplaceDeadAfter: cfg.Masters.ReplaceAfter(),
+		Snapshots: maker, SnapshotInterval: interval,
 	})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
@@ -230,7 +255,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	peerv1pb.RegisterPeerServiceServer(peers, rpcapi.NewPeerService(group))
+	peerv1pb.RegisterPeerServiceServer(peers, rpcapi.NewPeerService(group, maker))
 	mastersv1pb.RegisterMastersServiceServer(peers, mastersService)
 	objectv1pb.RegisterObjectServiceServer(peers, objectService)
 	kubeletv1pb.RegisterKubeletServiceServer(peers, nodes.NewRelay(hub))
@@ -264,9 +289,11 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				return pki.RenewWith(ctx, cfg.Peer, pki.SignWith(peerCA, leafLife), log)
 			},
 			group.Run,
+			rememberMasters(cfg, group),
 			terms.run,
 			storageKeys.Run,
 			rewriter.Run,
+			scheduleSnapshots(interval, group, maker, log.Named("snapshots")),
 			flowcontrol.NewFollower(objects, limiter, log.Named("flowcontrol")).Run,
 			nodes.NewLeases(hub, engine, self, clk, log.Named("nodes")).Run,
 			registry.NewBootstrap(registry.BootstrapConfig{
@@ -330,18 +357,27 @@ func current(objects *store.Store) error {
 // cluster of one, or asks a living master to let it join.
 func startEtcd(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
 	etcdConfig := etcdnode.Config{
-		Name: cfg.NodeName, Dir: cmp.Or(cfg.Etcd.DataDir, filepath.Join(cfg.DataDir, "etcd")), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
+		Name: cfg.NodeName, Dir: etcdDir(cfg), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
 		CertFile: cfg.Peer.CertFile, KeyFile: cfg.Peer.KeyFile, CAFile: cfg.Peer.CAFile,
 		QuotaBytes: cfg.Etcd.QuotaBytes, Retention: cfg.Etcd.HistoryRetention.Duration, Log: log.Named("etcd"),
 	}
-	if !etcdnode.Exists(etcdConfig.Dir) && !cfg.Bootstrap {
+	start := etcdnode.Start
+	switch {
+	case etcdnode.Exists(etcdConfig.Dir):
+		start = func(ctx context.Context, etcdConfig etcdnode.Config) (*etcdnode.Node, error) {
+			return startMember(ctx, cfg, etcdConfig, dial, log)
+		}
+	case !cfg.Bootstrap:
 		joined, err := join(ctx, cfg, dial, log)
 		if err != nil {
 			return nil, err
 		}
+		if err := belongTo(cfg, joined.GetGeneration(), log); err != nil {
+			return nil, err
+		}
 		etcdConfig.InitialCluster = joined.GetEtcdInitialCluster()
 	}
-	node, err := etcdnode.Start(ctx, etcdConfig)
+	node, err := start(ctx, etcdConfig)
 	if err != nil {
 		return nil, fmt.Errorf("etcd member %s: %w", cfg.NodeName, err)
 	}
@@ -354,12 +390,16 @@ const joinTimeout = 2 * time.Minute
 
 // join asks the known masters until one lets this one in.
 func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*mastersv1pb.JoinResponse, error) {
-	if len(cfg.Join) == 0 {
-		return nil, fmt.Errorf("%s holds no data and the configuration names no master to join: if this machine has lost its disk, run 'kijabi reset' and join it again with a new token; to join by hand, fill in join", cfg.DataDir)
+	known, err := knownMasters(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if len(known) == 0 {
+		return nil, fmt.Errorf("%s holds no data and this master knows no other to join: if this machine has lost its disk, run 'kijabi reset' and join it again with a new token, or 'kijabi snapshot restore' if it was the only master; to join by hand, fill in join", cfg.DataDir)
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	return masters.AskToJoin(ctx, cfg.Join, dial, &mastersv1pb.JoinRequest{
+	return masters.AskToJoin(ctx, known, dial, &mastersv1pb.JoinRequest{
 		Name: cfg.NodeName, PeerAddress: cfg.PeerAddress, EtcdPeerUrl: cfg.Etcd.PeerURL,
 		GrpcAddress: cfg.ListenAddress, RestAddress: cfg.RESTAddress,
 	}, log)

@@ -193,6 +193,9 @@ func (m *Masters) open() error {
 	if m.logs, err = openLog(m.cfg.Dir); err != nil {
 		return err
 	}
+	if m.transport.generation, err = readGeneration(m.cfg.Dir); err != nil {
+		return err
+	}
 	output := &zapio.Writer{Log: m.log.Named("raft"), Level: zapcore.WarnLevel}
 	snapshots, err := raft.NewFileSnapshotStore(filepath.Join(m.cfg.Dir, "raft"), 2, io.Discard)
 	if err != nil {
@@ -226,7 +229,7 @@ func (m *Masters) open() error {
 // Run takes part in the group until ctx ends, in which case leadership is handed over
 // first, or until this master has been removed or can neither lead nor hand over.
 func (m *Masters) Run(ctx context.Context) error {
-	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.timeDisk)
+	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.noticeSuccessor, m.timeDisk)
 	m.Close()
 	if err != nil {
 		return fmt.Errorf("masters of %s: %w", m.cfg.Name, err)
@@ -318,12 +321,18 @@ func (m *Masters) ClusterID() string { return m.roster.cluster() }
 
 // HandleRaft performs one raft request of another master.
 func (m *Masters) HandleRaft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
+	if err := m.checkGeneration(req.GetGeneration()); err != nil {
+		return nil, err
+	}
 	return m.transport.handle(ctx, req.GetKind(), req.GetBody())
 }
 
-// HandleSnapshot installs a roster sent by another master; next returns its pieces and io.EOF.
-func (m *Masters) HandleSnapshot(ctx context.Context, head []byte, next func() ([]byte, error)) (*peerv1pb.InstallSnapshotResponse, error) {
-	return m.transport.install(ctx, head, next)
+// HandleSnapshot installs a roster sent by another master; next returns its further pieces and io.EOF.
+func (m *Masters) HandleSnapshot(ctx context.Context, first *peerv1pb.InstallSnapshotRequest, next func() ([]byte, error)) (*peerv1pb.InstallSnapshotResponse, error) {
+	if err := m.checkGeneration(first.GetGeneration()); err != nil {
+		return nil, err
+	}
+	return m.transport.install(ctx, first.GetHead(), next)
 }
 
 // etcdID is a member id as the roster writes it.

@@ -43,7 +43,7 @@ func (d *door) InstallSnapshot(stream grpc.ClientStreamingServer[peerv1pb.Instal
 	if err != nil {
 		return err
 	}
-	resp, err := d.m.HandleSnapshot(stream.Context(), first.GetHead(), func() ([]byte, error) {
+	resp, err := d.m.HandleSnapshot(stream.Context(), first, func() ([]byte, error) {
 		req, err := stream.Recv()
 		return req.GetData(), err
 	})
@@ -71,7 +71,11 @@ func (d *door) Join(ctx context.Context, req *mastersv1pb.JoinRequest) (*masters
 	if err != nil {
 		return nil, err
 	}
-	return &mastersv1pb.JoinResponse{ClusterId: r.ClusterID, EtcdInitialCluster: r.EtcdInitialCluster}, nil
+	return &mastersv1pb.JoinResponse{ClusterId: r.ClusterID, EtcdInitialCluster: r.EtcdInitialCluster, Generation: r.Generation}, nil
+}
+
+func (d *door) Status(context.Context, *mastersv1pb.StatusRequest) (*mastersv1pb.StatusResponse, error) {
+	return &mastersv1pb.StatusResponse{ClusterId: d.m.ClusterID(), Generation: d.m.Generation(), AnsweredBy: d.m.Status().AnsweredBy}, nil
 }
 
 func dial(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
@@ -117,6 +121,8 @@ type master struct {
 	ended   chan error // why its part among the masters ended by itself
 	etcdEnd chan error // why its etcd member did
 	kill    func()
+	// ended receives what Run returned.
+	ended chan error
 }
 
 // address returns a loopback address of its own: a port picked from the common range can be

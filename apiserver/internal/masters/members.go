@@ -28,6 +28,8 @@ const (
 // JoinResult is what a new master needs to start.
 type JoinResult struct {
 	ClusterID string
+	// Generation of the group, which the new master's data belongs to.
+	Generation uint64
 	// EtcdInitialCluster is "name=url,…", the new member included.
 	EtcdInitialCluster string
 	Members            []Member
@@ -59,7 +61,7 @@ func (m *Masters) Join(ctx context.Context, candidate Member) (*JoinResult, erro
 		return nil, err
 	}
 	m.log.Info("master joins", zap.String("name", candidate.Name), zap.String("peer", candidate.PeerAddress))
-	result := &JoinResult{ClusterID: m.roster.cluster(), Members: m.roster.list()}
+	result := &JoinResult{ClusterID: m.roster.cluster(), Generation: m.Generation(), Members: m.roster.list()}
 	result.EtcdInitialCluster = initialCluster(all, result.Members)
 	if m.cfg.SharedFiles != nil {
 		if result.SharedFiles, err = m.cfg.SharedFiles(); err != nil {

@@ -38,9 +38,10 @@ type Member struct {
 
 // command changes the roster; it is a raft log entry.
 type command struct {
-	ClusterID string  `json:"clusterID,omitempty"`
-	Put       *Member `json:"put,omitempty"`
-	Remove    string  `json:"remove,omitempty"`
+	ClusterID string         `json:"clusterID,omitempty"`
+	Put       *Member        `json:"put,omitempty"`
+	Remove    string         `json:"remove,omitempty"`
+	Snapshot  *SnapshotState `json:"snapshot,omitempty"`
 }
 
 // roster is raft's state machine: who the masters are.
@@ -48,6 +49,7 @@ type roster struct {
 	mu        sync.Mutex
 	clusterID string
 	members   map[string]Member
+	snapshot  SnapshotState
 	changed   chan struct{} // closed at the next change
 }
 
@@ -96,18 +98,24 @@ func (r *roster) Apply(log *raft.Log) any {
 	}
 	close(r.changed)
 	r.changed = make(chan struct{})
+	if c.Snapshot != nil {
+		if err := r.applySnapshot(c.Snapshot); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // content is the roster's snapshot.
 type content struct {
-	ClusterID string   `json:"clusterID"`
-	Members   []Member `json:"members"`
+	ClusterID string        `json:"clusterID"`
+	Members   []Member      `json:"members"`
+	Snapshot  SnapshotState `json:"snapshot,omitzero"`
 }
 
 // Snapshot implements raft.FSM.
 func (r *roster) Snapshot() (raft.FSMSnapshot, error) {
-	b, err := json.Marshal(content{ClusterID: r.cluster(), Members: r.list()})
+	b, err := json.Marshal(content{ClusterID: r.cluster(), Members: r.list(), Snapshot: r.snapshotState()})
 	if err != nil {
 		return nil, fmt.Errorf("encode roster: %w", err)
 	}
@@ -123,7 +131,7 @@ func (r *roster) Restore(in io.ReadCloser) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.clusterID, r.members = c.ClusterID, map[string]Member{}
+	r.clusterID, r.members, r.snapshot = c.ClusterID, map[string]Member{}, c.Snapshot
 	for _, m := range c.Members {
 		r.members[m.Name] = m
 	}

@@ -42,6 +42,8 @@ type transport struct {
 	incoming chan raft.RPC
 	done     chan struct{}
 	close    sync.Once
+	// generation is sent along; set before raft starts.
+	generation uint64
 
 	mu        sync.Mutex
 	heartbeat func(raft.RPC)
@@ -126,7 +128,7 @@ func (t *transport) InstallSnapshot(_ raft.ServerID, target raft.ServerAddress, 
 	if err != nil {
 		return fmt.Errorf("install snapshot on %s: %w", target, err)
 	}
-	if err := stream.Send(&peerv1pb.InstallSnapshotRequest{Head: head}); err != nil && !errors.Is(err, io.EOF) {
+	if err := stream.Send(&peerv1pb.InstallSnapshotRequest{Head: head, Generation: t.generation}); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("install snapshot on %s: %w", target, err)
 	}
 	piece := make([]byte, snapshotPiece)
@@ -188,7 +190,7 @@ func (t *transport) call(target raft.ServerAddress, kind string, timeout time.Du
 	}
 	ctx, cancel := t.context(timeout)
 	defer cancel()
-	answer, err := peer.Raft(ctx, &peerv1pb.RaftRequest{Kind: kind, Body: body})
+	answer, err := peer.Raft(ctx, &peerv1pb.RaftRequest{Kind: kind, Body: body, Generation: t.generation})
 	if err != nil {
 		return fmt.Errorf("%s to %s: %w", kind, target, err)
 	}

@@ -113,6 +113,7 @@ func TestStore(t *testing.T) {
 		},
 		DatabaseBytes: func() int64 { return 4096 },
 		Sealing:       func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
+		Snapshots: func() (int64, int64) { return 7, 1 }, LastSnapshot: func() time.Time { return time.Unix(1_800_000_000, 0) },
 		Loads: func() []flowcontrol.Load {
 			return []flowcontrol.Load{{Level: "system", Seats: 74, Used: 5, Waiting: 2, Dispatched: map[string]int64{"system-nodes": 9}, Rejected: map[string]int64{"time-out": 1}}}
 		},
@@ -171,7 +172,10 @@ func TestStore(t *testing.T) {
 		`apiserver_flowcontrol_current_inqueue_seats{priority_level="system"} 2`,
 		`apiserver_flowcontrol_dispatched_requests_total{flow_schema="system-nodes",priority_level="system"} 9`,
 		`apiserver_flowcontrol_rejected_requests_total{priority_level="system",reason="time-out"} 1`,
-		"kijabi_quarantined_objects 0")
+		"kijabi_quarantined_objects 0",
+		`kijabi_snapshots_total{outcome="made"} 7`,
+		`kijabi_snapshots_total{outcome="failed"} 1`,
+		"kijabi_last_snapshot_timestamp_seconds 1.8e+09")
 }
 
 func BenchmarkRequest(b *testing.B) {

@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -23,6 +25,10 @@ type State struct {
 	Sealing func() sealed.Progress
 	// Audited are the events written to the audit log and those dropped.
 	Audited func() (recorded, dropped int64)
+	// Snapshots that this master has made, and attempts that failed.
+	Snapshots func() (made, failed int64)
+	// LastSnapshot of the cluster was made at this time; zero if none was.
+	LastSnapshot func() time.Time
 	// Loads of the priority levels.
 	Loads func() []flowcontrol.Load
 }
@@ -38,6 +44,7 @@ type stateCollector struct {
 	quarantined, sealed, audited                     *prometheus.Desc
 	masterAlive, masterLag, masterDisk, masterEnd    *prometheus.Desc
 	tolerated                                        *prometheus.Desc
+	snapshots, lastSnapshot                          *prometheus.Desc
 	seats, executing, queued, dispatched, rejected   *prometheus.Desc
 }
 
@@ -70,6 +77,8 @@ func newStateCollector(s State) *stateCollector {
 		dispatched:      desc("apiserver_flowcontrol_dispatched_requests_total", "Requests that were given a seat or needed none.", "priority_level", "flow_schema"),
 		rejected:        desc("apiserver_flowcontrol_rejected_requests_total", "Requests that were refused a seat.", "priority_level", "reason"),
 		audited:         desc("kijabi_audit_events_total", "Events of the audit log, by outcome.", "outcome"),
+		snapshots:       desc("kijabi_snapshots_total", "Snapshots that this master was to make, by outcome.", "outcome"),
+		lastSnapshot:    desc("kijabi_last_snapshot_timestamp_seconds", "When the cluster's newest scheduled snapshot was made."),
 	}
 }
 
@@ -78,6 +87,7 @@ func (c *stateCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.objects, c.resourceObjects, c.size, c.leading, c.epoch, c.current, c.revision, c.leaderChanges, c.quarantined, c.sealed, c.audited,
 		c.masterAlive, c.masterLag, c.masterDisk, c.masterEnd, c.tolerated,
+		c.snapshots, c.lastSnapshot,
 		c.seats, c.executing, c.queued, c.dispatched, c.rejected,
 	} {
 		descs <- d
@@ -146,6 +156,12 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 	recorded, dropped := c.Audited()
 	count(c.audited, recorded, "recorded")
 	count(c.audited, dropped, "dropped")
+	made, failed := c.Snapshots()
+	count(c.snapshots, made, "made")
+	count(c.snapshots, failed, "failed")
+	if last := c.LastSnapshot(); !last.IsZero() {
+		gauge(c.lastSnapshot, float64(last.Unix()))
+	}
 }
 
 func number(b bool) float64 {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/snapshot"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/rpc"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
@@ -41,6 +42,9 @@ type Settings struct {
 	// ReplaceDeadAfter is how long a voter must be dead before a spare replaces it; 0 means
 	// never.
 	ReplaceDeadAfter time.Duration
+	// Snapshots makes snapshots of this master, every SnapshotInterval; 0 means only by hand. Required.
+	Snapshots        *snapshot.Maker
+	SnapshotInterval time.Duration
 }
 
 var _ mastersv1pb.MastersServiceServer = (*MastersService)(nil)
@@ -81,6 +85,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
 		Network: s.network(), Quorum: quorum(status.Quorum),
+		Network: s.network(), Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(),
 	}
 	for _, c := range status.LastChanges {
 		resp.LastLeaderChanges = append(resp.LastLeaderChanges, &mastersv1pb.LeaderChange{
@@ -109,6 +114,7 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
 		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
 		ReplaceDeadAfter: durationpb.New(s.settings.ReplaceDeadAfter),
+		Generation:       result.Generation,
 	}
 	for _, m := range result.Members {
 		resp.Members = append(resp.Members, member(m))

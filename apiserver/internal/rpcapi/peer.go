@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/snapshot"
 	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
 )
 
@@ -16,13 +17,16 @@ import (
 type PeerService struct {
 	peerv1pb.UnsafePeerServiceServer
 
-	masters *masters.Masters
+	masters   *masters.Masters
+	snapshots *snapshot.Maker
 }
 
 var _ peerv1pb.PeerServiceServer = (*PeerService)(nil)
 
-// NewPeerService returns the service of m.
-func NewPeerService(m *masters.Masters) *PeerService { return &PeerService{masters: m} }
+// NewPeerService returns the service of m, and of the maker of this master's snapshots.
+func NewPeerService(m *masters.Masters, snapshots *snapshot.Maker) *PeerService {
+	return &PeerService{masters: m, snapshots: snapshots}
+}
 
 // Raft performs one raft request.
 func (s *PeerService) Raft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
@@ -39,7 +43,7 @@ func (s *PeerService) InstallSnapshot(stream grpc.ClientStreamingServer[peerv1pb
 	if err != nil {
 		return err
 	}
-	resp, err := s.masters.HandleSnapshot(stream.Context(), first.GetHead(), func() ([]byte, error) {
+	resp, err := s.masters.HandleSnapshot(stream.Context(), first, func() ([]byte, error) {
 		req, err := stream.Recv()
 		return req.GetData(), err
 	})
@@ -59,4 +63,16 @@ func (s *PeerService) Report(_ context.Context, req *peerv1pb.ReportRequest) (*p
 		return nil, err
 	}
 	return &peerv1pb.ReportResponse{Report: report}, nil
+}
+
+// MakeSnapshot makes the snapshot of a slot of time.
+func (s *PeerService) MakeSnapshot(ctx context.Context, req *peerv1pb.MakeSnapshotRequest) (*peerv1pb.MakeSnapshotResponse, error) {
+	if req.GetSlot() == nil {
+		return nil, apierrors.NewBadRequest("slot is required")
+	}
+	entry, err := s.snapshots.MakeFor(ctx, req.GetSlot().AsTime())
+	if err != nil {
+		return nil, err
+	}
+	return &peerv1pb.MakeSnapshotResponse{Snapshot: snapshotOf(entry)}, nil
 }

@@ -36,6 +36,12 @@ func decodeValue(b []byte) (index int, encoding []byte, err error) {
 	return index, b[valueHeader:], nil
 }
 
+// EncodingOf returns the object's encoding in a value as it is stored, which it is a part of.
+func EncodingOf(stored []byte) ([]byte, error) {
+	_, encoding, err := decodeValue(stored)
+	return encoding, err
+}
+
 // AppendVersion appends a second occurrence of metadata holding only the resource
 // version to a protobuf-encoded object; parsers merge the two. Metadata is field 1 of
 // every object, the resource version field 6 of it.

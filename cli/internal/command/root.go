@@ -88,10 +88,10 @@ shows how a cluster is doing, and is its kubectl.`,
 		}
 	}
 	grouped("host", newUp(), newDown(), newMachine(), newImage(), newCompose())
-	grouped("member", newMaster(), newNode(), newReset())
+	grouped("member", newMaster(), newNode(), newReset(), newRecover())
 	grouped("member", newPreflight(), newSupportBundle(), newBundle())
 	root.AddCommand(newContainerSetup())
-	grouped("operate", newDeploy(), newStatus(), newLeader(), newToken(), newKubectl(), newCredential())
+	grouped("operate", newDeploy(), newStatus(), newLeader(), newSnapshot(), newToken(), newKubectl(), newCredential())
 	return root
 }
 

@@ -45,6 +45,10 @@ type Status struct {
 	LastLeaderChanges []LeaderChange `json:"lastLeaderChanges"`
 	// Etcd is the data store.
 	Etcd EtcdStatus `json:"etcd"`
+	// Generation counts restorations and recoveries of the masters.
+	Generation uint64 `json:"generation"`
+	// Snapshots made by schedule; absent when none are, or nobody knows.
+	Snapshots *SnapshotsStatus `json:"snapshots,omitempty"`
 	// Masters on the roster, or known from before when none answers.
 	Masters []MasterStatus `json:"masters"`
 	// Nodes are all machines.
@@ -61,6 +65,35 @@ type EtcdStatus struct {
 	Revision int64 `json:"revision"`
 	// DatabaseBytes is the size of the largest member.
 	DatabaseBytes int64 `json:"databaseBytes"`
+}
+
+// SnapshotsStatus describes the snapshots made by schedule.
+type SnapshotsStatus struct {
+	// IntervalSeconds between two.
+	IntervalSeconds int64 `json:"intervalSeconds"`
+	// Last that was made.
+	Last *SnapshotStatus `json:"last,omitempty"`
+	// Error of the last attempt, if it failed.
+	Error string `json:"error,omitempty"`
+}
+
+// text says how old the last one is, and what is wrong.
+func (s *SnapshotsStatus) text(now time.Time) string {
+	if s == nil {
+		return "none by schedule"
+	}
+	text := "none yet"
+	if s.Last != nil {
+		age := now.Sub(s.Last.Time).Round(time.Second)
+		text = fmt.Sprintf("%s old, %s on %s", age, s.Last.Name, s.Last.Master)
+		if age > 2*time.Duration(s.IntervalSeconds)*time.Second {
+			text += ", OVERDUE"
+		}
+	}
+	if s.Error != "" {
+		text += "; the last attempt FAILED: " + s.Error
+	}
+	return text
 }
 
 // MasterStatus describes a master.
@@ -226,6 +259,13 @@ func (s *Status) fill(from *mastersv1pb.StatusResponse, answers []answer) {
 	for _, c := range from.GetLastLeaderChanges() {
 		s.LastLeaderChanges = append(s.LastLeaderChanges, LeaderChange{Time: c.GetTime().AsTime(), From: c.GetFrom(), To: c.GetTo(), Reason: c.GetReason()})
 	}
+	s.Generation = from.GetGeneration()
+	if interval := from.GetSnapshots().GetInterval().AsDuration(); interval > 0 {
+		s.Snapshots = &SnapshotsStatus{IntervalSeconds: int64(interval.Seconds()), Error: from.GetSnapshots().GetError()}
+		if last := from.GetSnapshots().GetLast(); last != nil {
+			s.Snapshots.Last = snapshotStatus(last)
+		}
+	}
 	for _, member := range from.GetMembers() {
 		one := masterStatus(from, member, answers)
 		s.Masters = append(s.Masters, one)
@@ -389,9 +429,13 @@ func printStatus(out io.Writer, s *Status) error {
 	if leader == "" {
 		leader = "NONE"
 	}
-	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\netcd      leader %s, revision %d, %.1f MiB\n\n",
+	snapshots := "-"
+	if s.ClusterID != "" {
+		snapshots = s.Snapshots.text(time.Now())
+	}
+	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\netcd      leader %s, revision %d, %.1f MiB\nsnapshot  %s\n\n",
 		s.Cluster, s.ClusterID, leader, s.Epoch, lastChangeText(s.LastLeaderChanges), strings.Join(s.Voters, ", "), toleranceText(s.FailuresTolerated),
-		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20))
+		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20), snapshots)
 	var rows [][]string
 	for _, m := range s.Masters {
 		rows = append(rows, m.row(time.Now()))

@@ -162,6 +162,7 @@ func (c component) sandbox(layout Layout, binDir string) *systemd.Sandbox {
 		box.Writable = append(box.Writable, filepath.Join(layout.StateDir, c.program))
 	}
 	if c.program == apiserver {
+		box.Writable = append(box.Writable, filepath.Join(layout.StateDir, "snapshots"))
 		if etcd := layout.etcdDir(); !strings.HasPrefix(etcd, filepath.Join(layout.StateDir, apiserver)+"/") {
 			box.Writable = append(box.Writable, etcd)
 		}

@@ -149,6 +149,8 @@ type APIServerConfiguration struct {
 	StorageKeyLost bool `json:"storageKeyLost,omitempty"`
 	// Audit configures the audit log of the doors.
 	Audit Audit `json:"audit,omitzero"`
+	// Snapshots configures the copies that are made of the cluster's objects; the same on all masters.
+	Snapshots Snapshots `json:"snapshots,omitzero"`
 	// MaxRequestsInFlight bounds the requests that are served at once, divided among priority
 	// levels; those of administrators and of masters' programs do not count. 0 means 600.
 	MaxRequestsInFlight int `json:"maxRequestsInFlight,omitempty"`
@@ -200,6 +202,42 @@ type Audit struct {
 	MaxFileBytes int64 `json:"maxFileBytes,omitempty"`
 	// MaxFiles kept besides the present one, default 10.
 	MaxFiles int `json:"maxFiles,omitempty"`
+}
+
+// Snapshots configures the encrypted copies that are made of all objects, one for the whole
+// cluster each time.
+type Snapshots struct {
+	// Disabled ends scheduled snapshots; they can still be made by hand.
+	Disabled bool `json:"disabled,omitempty"`
+	// Interval between two, default 1h, at least 1m.
+	Interval metav1.Duration `json:"interval,omitzero"`
+	// Directory for them on the master that makes them, default /var/lib/kijabi/snapshots
+	// (snapshots beside the apiserver's data directory). Not used with S3.
+	Directory string `json:"directory,omitempty"`
+	// S3 keeps them in a bucket instead.
+	S3 *S3 `json:"s3,omitempty"`
+	// KeepHourly is the number of hours of which the newest is kept, default 24.
+	KeepHourly int `json:"keepHourly,omitempty"`
+	// KeepDaily is the number of days of which the newest is kept, default 7.
+	KeepDaily int `json:"keepDaily,omitempty"`
+}
+
+// S3 is a bucket of an S3-compatible store.
+type S3 struct {
+	// Endpoint is host or host:port. Required.
+	Endpoint string `json:"endpoint"`
+	// Region of the bucket; asked for if empty.
+	Region string `json:"region,omitempty"`
+	// Bucket must exist. Required.
+	Bucket string `json:"bucket"`
+	// Prefix of keys, default the cluster's ID.
+	Prefix string `json:"prefix,omitempty"`
+	// CredentialsFile holds accessKey, secretKey and, if need be, sessionToken as YAML. Required.
+	CredentialsFile string `json:"credentialsFile"`
+	// CAFile is the PEM bundle of CAs that the store's certificate is checked against; default the system's.
+	CAFile string `json:"caFile,omitempty"`
+	// Insecure talks without TLS, as to a store on the same machine.
+	Insecure bool `json:"insecure,omitempty"`
 }
 
 // Etcd configures the embedded etcd member.

@@ -138,3 +138,18 @@ func (e *envelope) dataKeyOf(id keyID, header [headerSize]byte) (cipher.AEAD, er
 	e.opened.Store(header, aead)
 	return aead, nil
 }
+
+// Opener opens single values that do not come through a Backend. All methods are safe for
+// concurrent use.
+type Opener struct{ envelope envelope }
+
+// NewOpener returns an opener of what keys open.
+func NewOpener(keys *Keys) *Opener { return &Opener{envelope: envelope{keys: keys}} }
+
+// Open returns the value stored below path, which may be plain.
+func (o *Opener) Open(path string, stored []byte) ([]byte, error) {
+	if !isSealed(stored) {
+		return stored, nil
+	}
+	return o.envelope.open(path, stored)
+}

@@ -77,6 +77,30 @@ func (k *Keys) Sealing() string {
 	return k.first.String()
 }
 
+// Wrap seals a secret for the given purpose with the key that seals, and returns that key's ID.
+func (k *Keys) Wrap(purpose string, secret []byte) (id string, wrapped []byte) {
+	first, key := k.sealing()
+	return first.String(), key.Seal(nil, nil, secret, []byte(purpose))
+}
+
+// Unwrap opens what Wrap has sealed for the same purpose with the key of the given ID. It says
+// which keys are held when that is not among them.
+func (k *Keys) Unwrap(purpose, id string, wrapped []byte) ([]byte, error) {
+	var needed keyID
+	if n, err := hex.Decode(needed[:], []byte(id)); err != nil || n != len(needed) {
+		return nil, fmt.Errorf("%q is no ID of a storage key", id)
+	}
+	key, err := k.opening(needed)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := key.Open(nil, nil, wrapped, []byte(purpose))
+	if err != nil {
+		return nil, fmt.Errorf("what is wrapped with the key %s is damaged", id)
+	}
+	return secret, nil
+}
+
 func (k *Keys) reload() error {
 	content, err := os.ReadFile(k.file)
 	if err != nil {

@@ -638,7 +638,11 @@ type StatusResponse struct {
 	// The last changes of leadership that the answering master saw, 16 at most, oldest first.
 	LastLeaderChanges []*LeaderChange `protobuf:"bytes,9,rep,name=last_leader_changes,json=lastLeaderChanges,proto3" json:"last_leader_changes,omitempty"`
 	// The voters as the answering master sees them.
-	Quorum        *Quorum `protobuf:"bytes,10,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Quorum *Quorum `protobuf:"bytes,10,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	// How often the cluster was restored or recovered from the loss of its quorum.
+	Generation uint64 `protobuf:"varint,11,opt,name=generation,proto3" json:"generation,omitempty"`
+	// What became of the scheduled snapshots.
+	Snapshots     *SnapshotStatus `protobuf:"bytes,12,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -743,6 +747,368 @@ func (x *StatusResponse) GetQuorum() *Quorum {
 	return nil
 }
 
+func (x *StatusResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetSnapshots() *SnapshotStatus {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+// SnapshotStatus is what became of the scheduled snapshots.
+type SnapshotStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time between two; zero when none are scheduled.
+	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// The last that was made; absent if none was.
+	Last *Snapshot `protobuf:"bytes,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Why the last attempt failed; empty if it did not.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotStatus) Reset() {
+	*x = SnapshotStatus{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotStatus) ProtoMessage() {}
+
+func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
+func (*SnapshotStatus) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SnapshotStatus) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *SnapshotStatus) GetLast() *Snapshot {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *SnapshotStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Snapshot is a copy of the cluster's objects.
+type Snapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// File name, or the bucket's key without its prefix.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Master that made it; with archives in directories the one that has it.
+	Master string `protobuf:"bytes,2,opt,name=master,proto3" json:"master,omitempty"`
+	// When it was begun, by that master's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// etcd revision that it holds at least.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Size of the encrypted file.
+	Bytes         int64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Snapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Snapshot) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *Snapshot) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Snapshot) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Snapshot) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// SaveSnapshotRequest asks for a snapshot.
+type SaveSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Send the content instead of keeping it.
+	Content       bool `protobuf:"varint,1,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SaveSnapshotRequest) GetContent() bool {
+	if x != nil {
+		return x.Content
+	}
+	return false
+}
+
+// SaveSnapshotResponse is a piece of the answer.
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was made; first message only. Size and revision are not known yet when content follows.
+	Snapshot *Snapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// A piece of the encrypted file.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SaveSnapshotResponse) GetSnapshot() *Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ListSnapshotsRequest asks for the archives.
+type ListSnapshotsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the called master's archive.
+	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsRequest) Reset() {
+	*x = ListSnapshotsRequest{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsRequest) ProtoMessage() {}
+
+func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListSnapshotsRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+// ListSnapshotsResponse is what the archives hold.
+type ListSnapshotsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Snapshots []*Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// Masters whose archive could not be read, and why.
+	Missing       []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsResponse) Reset() {
+	*x = ListSnapshotsResponse{}
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsResponse) ProtoMessage() {}
+
+func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *ListSnapshotsResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 // Network holds the cluster's address ranges, fixed at init and the same on every machine.
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -764,7 +1130,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +1142,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[8]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +1155,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{8}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Network) GetPodCidr() string {
@@ -853,7 +1219,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1231,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[9]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1244,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{9}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinRequest) GetName() string {
@@ -935,13 +1301,15 @@ type JoinResponse struct {
 	// How long a voter must be dead before a spare replaces it, 0 for never. The new master
 	// takes it over unless it was told another. Unset by masters that know no replacement.
 	ReplaceDeadAfter *durationpb.Duration `protobuf:"bytes,7,opt,name=replace_dead_after,json=replaceDeadAfter,proto3" json:"replace_dead_after,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How often the cluster was restored or recovered; the new master's data belongs to it.
+	Generation    uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1321,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[10]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1334,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{10}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -1018,6 +1386,13 @@ func (x *JoinResponse) GetReplaceDeadAfter() *durationpb.Duration {
 	return nil
 }
 
+func (x *JoinResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // RemoveRequest names a master to remove.
 type RemoveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1034,7 +1409,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1421,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[11]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1434,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{11}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveRequest) GetName() string {
@@ -1104,7 +1479,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1491,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[12]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1504,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{12}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveResponse) GetBefore() *Quorum {
@@ -1185,7 +1560,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1572,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[13]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1585,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{13}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TransferRequest) GetTo() string {
@@ -1231,7 +1606,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1618,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[14]
+	mi := &file_kijabi_masters_v1_masters_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1631,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{14}
+	return file_kijabi_masters_v1_masters_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TransferResponse) GetLeader() string {
@@ -1311,7 +1686,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06voters\x18\x01 \x01(\x05R\x06voters\x12\x16\n" +
 	"\x06living\x18\x02 \x01(\x05R\x06living\x12\x16\n" +
 	"\x06needed\x18\x03 \x01(\x05R\x06needed\x12\x1c\n" +
-	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xc7\x03\n" +
+	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xa8\x04\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -1325,7 +1700,31 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\anetwork\x18\b \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12O\n" +
 	"\x13last_leader_changes\x18\t \x03(\v2\x1f.kijabi.masters.v1.LeaderChangeR\x11lastLeaderChanges\x121\n" +
 	"\x06quorum\x18\n" +
-	" \x01(\v2\x19.kijabi.masters.v1.QuorumR\x06quorum\"\xdd\x01\n" +
+	" \x01(\v2\x19.kijabi.masters.v1.QuorumR\x06quorum\x12\x1e\n" +
+	"\n" +
+	"generation\x18\v \x01(\x04R\n" +
+	"generation\x12?\n" +
+	"\tsnapshots\x18\f \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\"\x8e\x01\n" +
+	"\x0eSnapshotStatus\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12/\n" +
+	"\x04last\x18\x02 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\x04last\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x98\x01\n" +
+	"\bSnapshot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06master\x18\x02 \x01(\tR\x06master\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"/\n" +
+	"\x13SaveSnapshotRequest\x12\x18\n" +
+	"\acontent\x18\x01 \x01(\bR\acontent\"c\n" +
+	"\x14SaveSnapshotResponse\x127\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\bsnapshot\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\",\n" +
+	"\x14ListSnapshotsRequest\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"l\n" +
+	"\x15ListSnapshotsResponse\x129\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1b.kijabi.masters.v1.SnapshotR\tsnapshots\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing\"\xdd\x01\n" +
 	"\aNetwork\x12\x19\n" +
 	"\bpod_cidr\x18\x01 \x01(\tR\apodCidr\x12!\n" +
 	"\fservice_cidr\x18\x02 \x01(\tR\vserviceCidr\x12\x1f\n" +
@@ -1339,7 +1738,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\"\n" +
 	"\retcd_peer_url\x18\x03 \x01(\tR\vetcdPeerUrl\x12!\n" +
 	"\fgrpc_address\x18\x04 \x01(\tR\vgrpcAddress\x12!\n" +
-	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xb1\x03\n" +
+	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xd1\x03\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
@@ -1348,7 +1747,10 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x03pki\x18\x04 \x03(\v2(.kijabi.masters.v1.JoinResponse.PkiEntryR\x03pki\x124\n" +
 	"\anetwork\x18\x05 \x01(\v2\x1a.kijabi.masters.v1.NetworkR\anetwork\x12(\n" +
 	"\x10etcd_quota_bytes\x18\x06 \x01(\x03R\x0eetcdQuotaBytes\x12G\n" +
-	"\x12replace_dead_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10replaceDeadAfter\x1a6\n" +
+	"\x12replace_dead_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10replaceDeadAfter\x12\x1e\n" +
+	"\n" +
+	"generation\x18\b \x01(\x04R\n" +
+	"generation\x1a6\n" +
 	"\bPkiEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"V\n" +
@@ -1373,7 +1775,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x11MEMBER_ROLE_VOTER\x10\x01\x12\x17\n" +
 	"\x13MEMBER_ROLE_LEARNER\x10\x02\x12\x15\n" +
 	"\x11MEMBER_ROLE_SPARE\x10\x03\x12\x17\n" +
-	"\x13MEMBER_ROLE_LEAVING\x10\x042\xbb\x04\n" +
+	"\x13MEMBER_ROLE_LEAVING\x10\x042\xa4\x06\n" +
 	"\x0eMastersService\x12\xac\x01\n" +
 	"\vWatchLeader\x12%.kijabi.masters.v1.WatchLeaderRequest\x1a&.kijabi.masters.v1.WatchLeaderResponse\"L\xea\xe0\x18H\n" +
 	"\tscheduler\n" +
@@ -1388,6 +1790,11 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x05admin\n" +
 	"\x06master\x12h\n" +
 	"\bTransfer\x12\".kijabi.masters.v1.TransferRequest\x1a#.kijabi.masters.v1.TransferResponse\"\x13\xea\xe0\x18\x0f\n" +
+	"\x05admin\n" +
+	"\x06master\x12n\n" +
+	"\fSaveSnapshot\x12&.kijabi.masters.v1.SaveSnapshotRequest\x1a'.kijabi.masters.v1.SaveSnapshotResponse\"\v\xea\xe0\x18\a\n" +
+	"\x05admin0\x01\x12w\n" +
+	"\rListSnapshots\x12'.kijabi.masters.v1.ListSnapshotsRequest\x1a(.kijabi.masters.v1.ListSnapshotsResponse\"\x13\xea\xe0\x18\x0f\n" +
 	"\x05admin\n" +
 	"\x06masterB\xbd\x01\n" +
 	"\x15com.kijabi.masters.v1B\fMastersProtoP\x01Z0kijabi.dev/proto/gen/kijabi/masters/v1;mastersv1\xa2\x02\x03KMX\xaa\x02\x11Kijabi.Masters.V1\xca\x02\x11Kijabi\\Masters\\V1\xe2\x02\x1dKijabi\\Masters\\V1\\GPBMetadata\xea\x02\x13Kijabi::Masters::V1b\x06proto3"
@@ -1405,7 +1812,7 @@ func file_kijabi_masters_v1_masters_proto_rawDescGZIP() []byte {
 }
 
 var file_kijabi_masters_v1_masters_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kijabi_masters_v1_masters_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(MemberRole)(0),               // 0: kijabi.masters.v1.MemberRole
 	(*WatchLeaderRequest)(nil),    // 1: kijabi.masters.v1.WatchLeaderRequest
@@ -1416,51 +1823,67 @@ var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	(*LeaderChange)(nil),          // 6: kijabi.masters.v1.LeaderChange
 	(*Quorum)(nil),                // 7: kijabi.masters.v1.Quorum
 	(*StatusResponse)(nil),        // 8: kijabi.masters.v1.StatusResponse
-	(*Network)(nil),               // 9: kijabi.masters.v1.Network
-	(*JoinRequest)(nil),           // 10: kijabi.masters.v1.JoinRequest
-	(*JoinResponse)(nil),          // 11: kijabi.masters.v1.JoinResponse
-	(*RemoveRequest)(nil),         // 12: kijabi.masters.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 13: kijabi.masters.v1.RemoveResponse
-	(*TransferRequest)(nil),       // 14: kijabi.masters.v1.TransferRequest
-	(*TransferResponse)(nil),      // 15: kijabi.masters.v1.TransferResponse
-	nil,                           // 16: kijabi.masters.v1.JoinResponse.PkiEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*SnapshotStatus)(nil),        // 9: kijabi.masters.v1.SnapshotStatus
+	(*Snapshot)(nil),              // 10: kijabi.masters.v1.Snapshot
+	(*SaveSnapshotRequest)(nil),   // 11: kijabi.masters.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),  // 12: kijabi.masters.v1.SaveSnapshotResponse
+	(*ListSnapshotsRequest)(nil),  // 13: kijabi.masters.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil), // 14: kijabi.masters.v1.ListSnapshotsResponse
+	(*Network)(nil),               // 15: kijabi.masters.v1.Network
+	(*JoinRequest)(nil),           // 16: kijabi.masters.v1.JoinRequest
+	(*JoinResponse)(nil),          // 17: kijabi.masters.v1.JoinResponse
+	(*RemoveRequest)(nil),         // 18: kijabi.masters.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 19: kijabi.masters.v1.RemoveResponse
+	(*TransferRequest)(nil),       // 20: kijabi.masters.v1.TransferRequest
+	(*TransferResponse)(nil),      // 21: kijabi.masters.v1.TransferResponse
+	nil,                           // 22: kijabi.masters.v1.JoinResponse.PkiEntry
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
 }
 var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	0,  // 0: kijabi.masters.v1.Member.role:type_name -> kijabi.masters.v1.MemberRole
 	4,  // 1: kijabi.masters.v1.Member.components:type_name -> kijabi.masters.v1.ComponentStatus
-	17, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
-	18, // 3: kijabi.masters.v1.Member.disk_latency:type_name -> google.protobuf.Duration
-	17, // 4: kijabi.masters.v1.Member.certificate_not_after:type_name -> google.protobuf.Timestamp
-	17, // 5: kijabi.masters.v1.LeaderChange.time:type_name -> google.protobuf.Timestamp
+	23, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
+	24, // 3: kijabi.masters.v1.Member.disk_latency:type_name -> google.protobuf.Duration
+	23, // 4: kijabi.masters.v1.Member.certificate_not_after:type_name -> google.protobuf.Timestamp
+	23, // 5: kijabi.masters.v1.LeaderChange.time:type_name -> google.protobuf.Timestamp
 	5,  // 6: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
-	18, // 7: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
-	9,  // 8: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
+	24, // 7: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
+	15, // 8: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
 	6,  // 9: kijabi.masters.v1.StatusResponse.last_leader_changes:type_name -> kijabi.masters.v1.LeaderChange
 	7,  // 10: kijabi.masters.v1.StatusResponse.quorum:type_name -> kijabi.masters.v1.Quorum
-	5,  // 11: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
-	16, // 12: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
-	9,  // 13: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
-	18, // 14: kijabi.masters.v1.JoinResponse.replace_dead_after:type_name -> google.protobuf.Duration
-	7,  // 15: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
-	7,  // 16: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
-	0,  // 17: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
-	1,  // 18: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
-	3,  // 19: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
-	10, // 20: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
-	12, // 21: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
-	14, // 22: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
-	2,  // 23: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
-	8,  // 24: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
-	11, // 25: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
-	13, // 26: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
-	15, // 27: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	9,  // 11: kijabi.masters.v1.StatusResponse.snapshots:type_name -> kijabi.masters.v1.SnapshotStatus
+	24, // 12: kijabi.masters.v1.SnapshotStatus.interval:type_name -> google.protobuf.Duration
+	10, // 13: kijabi.masters.v1.SnapshotStatus.last:type_name -> kijabi.masters.v1.Snapshot
+	23, // 14: kijabi.masters.v1.Snapshot.time:type_name -> google.protobuf.Timestamp
+	10, // 15: kijabi.masters.v1.SaveSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
+	10, // 16: kijabi.masters.v1.ListSnapshotsResponse.snapshots:type_name -> kijabi.masters.v1.Snapshot
+	5,  // 17: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
+	22, // 18: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
+	15, // 19: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
+	24, // 20: kijabi.masters.v1.JoinResponse.replace_dead_after:type_name -> google.protobuf.Duration
+	7,  // 21: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
+	7,  // 22: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
+	0,  // 23: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
+	1,  // 24: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
+	3,  // 25: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
+	16, // 26: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
+	18, // 27: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
+	20, // 28: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
+	11, // 29: kijabi.masters.v1.MastersService.SaveSnapshot:input_type -> kijabi.masters.v1.SaveSnapshotRequest
+	13, // 30: kijabi.masters.v1.MastersService.ListSnapshots:input_type -> kijabi.masters.v1.ListSnapshotsRequest
+	2,  // 31: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
+	8,  // 32: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
+	17, // 33: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
+	19, // 34: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
+	21, // 35: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
+	12, // 36: kijabi.masters.v1.MastersService.SaveSnapshot:output_type -> kijabi.masters.v1.SaveSnapshotResponse
+	14, // 37: kijabi.masters.v1.MastersService.ListSnapshots:output_type -> kijabi.masters.v1.ListSnapshotsResponse
+	31, // [31:38] is the sub-list for method output_type
+	24, // [24:31] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_masters_v1_masters_proto_init() }
@@ -1474,7 +1897,7 @@ func file_kijabi_masters_v1_masters_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_masters_v1_masters_proto_rawDesc), len(file_kijabi_masters_v1_masters_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,11 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MastersService_WatchLeader_FullMethodName = "/kijabi.masters.v1.MastersService/WatchLeader"
-	MastersService_Status_FullMethodName      = "/kijabi.masters.v1.MastersService/Status"
-	MastersService_Join_FullMethodName        = "/kijabi.masters.v1.MastersService/Join"
-	MastersService_Remove_FullMethodName      = "/kijabi.masters.v1.MastersService/Remove"
-	MastersService_Transfer_FullMethodName    = "/kijabi.masters.v1.MastersService/Transfer"
+	MastersService_WatchLeader_FullMethodName   = "/kijabi.masters.v1.MastersService/WatchLeader"
+	MastersService_Status_FullMethodName        = "/kijabi.masters.v1.MastersService/Status"
+	MastersService_Join_FullMethodName          = "/kijabi.masters.v1.MastersService/Join"
+	MastersService_Remove_FullMethodName        = "/kijabi.masters.v1.MastersService/Remove"
+	MastersService_Transfer_FullMethodName      = "/kijabi.masters.v1.MastersService/Transfer"
+	MastersService_SaveSnapshot_FullMethodName  = "/kijabi.masters.v1.MastersService/SaveSnapshot"
+	MastersService_ListSnapshots_FullMethodName = "/kijabi.masters.v1.MastersService/ListSnapshots"
 )
 
 // MastersServiceClient is the client API for MastersService service.
@@ -50,6 +52,12 @@ type MastersServiceClient interface {
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Transfer hands leadership to a named master or to the best one.
 	Transfer(ctx context.Context, in *TransferRequest, opts ...grpc.CallOption) (*TransferResponse, error)
+	// SaveSnapshot makes a snapshot on the called master and keeps it in its archive, or, if asked
+	// to, hands it to the caller instead. The first message says what was made; with content, the
+	// pieces of the encrypted file follow. Not idempotent: each call makes a snapshot.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
+	// ListSnapshots lists the archives of all living masters, newest first. Idempotent.
+	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsResponse, error)
 }
 
 type mastersServiceClient struct {
@@ -119,6 +127,35 @@ func (c *mastersServiceClient) Transfer(ctx context.Context, in *TransferRequest
 	return out, nil
 }
 
+func (c *mastersServiceClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MastersService_ServiceDesc.Streams[1], MastersService_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MastersService_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
+func (c *mastersServiceClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSnapshotsResponse)
+	err := c.cc.Invoke(ctx, MastersService_ListSnapshots_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MastersServiceServer is the server API for MastersService service.
 // All implementations must embed UnimplementedMastersServiceServer
 // for forward compatibility.
@@ -141,6 +178,12 @@ type MastersServiceServer interface {
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Transfer hands leadership to a named master or to the best one.
 	Transfer(context.Context, *TransferRequest) (*TransferResponse, error)
+	// SaveSnapshot makes a snapshot on the called master and keeps it in its archive, or, if asked
+	// to, hands it to the caller instead. The first message says what was made; with content, the
+	// pieces of the encrypted file follow. Not idempotent: each call makes a snapshot.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
+	// ListSnapshots lists the archives of all living masters, newest first. Idempotent.
+	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsResponse, error)
 	mustEmbedUnimplementedMastersServiceServer()
 }
 
@@ -165,6 +208,12 @@ func (UnimplementedMastersServiceServer) Remove(context.Context, *RemoveRequest)
 }
 func (UnimplementedMastersServiceServer) Transfer(context.Context, *TransferRequest) (*TransferResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
+}
+func (UnimplementedMastersServiceServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
+}
+func (UnimplementedMastersServiceServer) ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSnapshots not implemented")
 }
 func (UnimplementedMastersServiceServer) mustEmbedUnimplementedMastersServiceServer() {}
 func (UnimplementedMastersServiceServer) testEmbeddedByValue()                        {}
@@ -270,6 +319,35 @@ func _MastersService_Transfer_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MastersService_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MastersServiceServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MastersService_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
+func _MastersService_ListSnapshots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSnapshotsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MastersServiceServer).ListSnapshots(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MastersService_ListSnapshots_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MastersServiceServer).ListSnapshots(ctx, req.(*ListSnapshotsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // MastersService_ServiceDesc is the grpc.ServiceDesc for MastersService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -293,11 +371,20 @@ var MastersService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Transfer",
 			Handler:    _MastersService_Transfer_Handler,
 		},
+		{
+			MethodName: "ListSnapshots",
+			Handler:    _MastersService_ListSnapshots_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "WatchLeader",
 			Handler:       _MastersService_WatchLeader_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _MastersService_SaveSnapshot_Handler,
 			ServerStreams: true,
 		},
 	},

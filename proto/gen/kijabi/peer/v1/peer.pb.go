@@ -14,6 +14,7 @@ import (
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
+	v1 "kijabi.dev/proto/gen/kijabi/masters/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -32,7 +33,10 @@ type RaftRequest struct {
 	// Kind of RPC: "AppendEntries", "RequestVote", "RequestPreVote" or "TimeoutNow". Required.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The request in msgpack. Required.
-	Body          []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	Body []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// How often the sender's group was restored or recovered. Groups of different
+	// generations do not speak with each other.
+	Generation    uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -79,6 +83,13 @@ func (x *RaftRequest) GetBody() []byte {
 		return x.Body
 	}
 	return nil
+}
+
+func (x *RaftRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // RaftResponse is its answer.
@@ -142,7 +153,9 @@ type InstallSnapshotRequest struct {
 	// The raft request in msgpack; first message only.
 	Head []byte `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
 	// Snapshot bytes in order.
-	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// As in RaftRequest; first message only.
+	Generation    uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +202,13 @@ func (x *InstallSnapshotRequest) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *InstallSnapshotRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // InstallSnapshotResponse is its answer.
@@ -246,6 +266,98 @@ func (x *InstallSnapshotResponse) GetError() string {
 	return ""
 }
 
+// MakeSnapshotRequest names a slot.
+type MakeSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the slot begins. Required.
+	Slot          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeSnapshotRequest) Reset() {
+	*x = MakeSnapshotRequest{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeSnapshotRequest) ProtoMessage() {}
+
+func (x *MakeSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*MakeSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MakeSnapshotRequest) GetSlot() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+// MakeSnapshotResponse describes the snapshot of the slot.
+type MakeSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The snapshot.
+	Snapshot      *v1.Snapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeSnapshotResponse) Reset() {
+	*x = MakeSnapshotResponse{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeSnapshotResponse) ProtoMessage() {}
+
+func (x *MakeSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*MakeSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MakeSnapshotResponse) GetSnapshot() *v1.Snapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
 // NodeSeen is a node that a master hears.
 type NodeSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -261,7 +373,7 @@ type NodeSeen struct {
 
 func (x *NodeSeen) Reset() {
 	*x = NodeSeen{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +385,7 @@ func (x *NodeSeen) String() string {
 func (*NodeSeen) ProtoMessage() {}
 
 func (x *NodeSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +398,7 @@ func (x *NodeSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSeen.ProtoReflect.Descriptor instead.
 func (*NodeSeen) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NodeSeen) GetNode() string {
@@ -325,7 +437,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +449,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +462,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Handover) GetEpoch() uint64 {
@@ -407,7 +519,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +531,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +544,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReportRequest) GetName() string {
@@ -530,7 +642,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +654,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +667,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReportResponse) GetReport() *ReportRequest {
@@ -569,19 +681,29 @@ var File_kijabi_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x19kijabi/peer/v1/peer.proto\x12\x0ekijabi.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\"5\n" +
+	"\x19kijabi/peer/v1/peer.proto\x12\x0ekijabi.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\x1a\x1fkijabi/masters/v1/masters.proto\"U\n" +
 	"\vRaftRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"8\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\"8\n" +
 	"\fRaftResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"@\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"`\n" +
 	"\x16InstallSnapshotRequest\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"C\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\"C\n" +
 	"\x17InstallSnapshotResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"a\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"E\n" +
+	"\x13MakeSnapshotRequest\x12.\n" +
+	"\x04slot\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04slot\"O\n" +
+	"\x14MakeSnapshotResponse\x127\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\bsnapshot\"a\n" +
 	"\bNodeSeen\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x10age_milliseconds\x18\x02 \x01(\x03R\x0fageMilliseconds\x12\x16\n" +
@@ -608,12 +730,14 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\bhandover\x18\v \x01(\v2\x18.kijabi.peer.v1.HandoverR\bhandover\x121\n" +
 	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\"G\n" +
 	"\x0eReportResponse\x125\n" +
-	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\xb2\x02\n" +
+	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\x9e\x03\n" +
 	"\vPeerService\x12R\n" +
 	"\x04Raft\x12\x1b.kijabi.peer.v1.RaftRequest\x1a\x1c.kijabi.peer.v1.RaftResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver\x12u\n" +
 	"\x0fInstallSnapshot\x12&.kijabi.peer.v1.InstallSnapshotRequest\x1a'.kijabi.peer.v1.InstallSnapshotResponse\"\x0f\xea\xe0\x18\v\n" +
-	"\tapiserver(\x01\x12X\n" +
+	"\tapiserver(\x01\x12j\n" +
+	"\fMakeSnapshot\x12#.kijabi.peer.v1.MakeSnapshotRequest\x1a$.kijabi.peer.v1.MakeSnapshotResponse\"\x0f\xea\xe0\x18\v\n" +
+	"\tapiserver\x12X\n" +
 	"\x06Report\x12\x1d.kijabi.peer.v1.ReportRequest\x1a\x1e.kijabi.peer.v1.ReportResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserverB\xa5\x01\n" +
 	"\x12com.kijabi.peer.v1B\tPeerProtoP\x01Z*kijabi.dev/proto/gen/kijabi/peer/v1;peerv1\xa2\x02\x03KPX\xaa\x02\x0eKijabi.Peer.V1\xca\x02\x0eKijabi\\Peer\\V1\xe2\x02\x1aKijabi\\Peer\\V1\\GPBMetadata\xea\x02\x10Kijabi::Peer::V1b\x06proto3"
@@ -630,38 +754,45 @@ func file_kijabi_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_kijabi_peer_v1_peer_proto_rawDescData
 }
 
-var file_kijabi_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_kijabi_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_kijabi_peer_v1_peer_proto_goTypes = []any{
 	(*RaftRequest)(nil),             // 0: kijabi.peer.v1.RaftRequest
 	(*RaftResponse)(nil),            // 1: kijabi.peer.v1.RaftResponse
 	(*InstallSnapshotRequest)(nil),  // 2: kijabi.peer.v1.InstallSnapshotRequest
 	(*InstallSnapshotResponse)(nil), // 3: kijabi.peer.v1.InstallSnapshotResponse
-	(*NodeSeen)(nil),                // 4: kijabi.peer.v1.NodeSeen
-	(*Handover)(nil),                // 5: kijabi.peer.v1.Handover
-	(*ReportRequest)(nil),           // 6: kijabi.peer.v1.ReportRequest
-	(*ReportResponse)(nil),          // 7: kijabi.peer.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil),   // 8: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 9: google.protobuf.Duration
+	(*MakeSnapshotRequest)(nil),     // 4: kijabi.peer.v1.MakeSnapshotRequest
+	(*MakeSnapshotResponse)(nil),    // 5: kijabi.peer.v1.MakeSnapshotResponse
+	(*NodeSeen)(nil),                // 6: kijabi.peer.v1.NodeSeen
+	(*Handover)(nil),                // 7: kijabi.peer.v1.Handover
+	(*ReportRequest)(nil),           // 8: kijabi.peer.v1.ReportRequest
+	(*ReportResponse)(nil),          // 9: kijabi.peer.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
+	(*v1.Snapshot)(nil),             // 11: kijabi.masters.v1.Snapshot
+	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
 }
 var file_kijabi_peer_v1_peer_proto_depIdxs = []int32{
-	4,  // 0: kijabi.peer.v1.ReportRequest.nodes:type_name -> kijabi.peer.v1.NodeSeen
-	8,  // 1: kijabi.peer.v1.ReportRequest.time:type_name -> google.protobuf.Timestamp
-	9,  // 2: kijabi.peer.v1.ReportRequest.disk_latency:type_name -> google.protobuf.Duration
-	8,  // 3: kijabi.peer.v1.ReportRequest.certificate_not_after:type_name -> google.protobuf.Timestamp
-	5,  // 4: kijabi.peer.v1.ReportRequest.handover:type_name -> kijabi.peer.v1.Handover
-	9,  // 5: kijabi.peer.v1.ReportRequest.uptime:type_name -> google.protobuf.Duration
-	6,  // 6: kijabi.peer.v1.ReportResponse.report:type_name -> kijabi.peer.v1.ReportRequest
-	0,  // 7: kijabi.peer.v1.PeerService.Raft:input_type -> kijabi.peer.v1.RaftRequest
-	2,  // 8: kijabi.peer.v1.PeerService.InstallSnapshot:input_type -> kijabi.peer.v1.InstallSnapshotRequest
-	6,  // 9: kijabi.peer.v1.PeerService.Report:input_type -> kijabi.peer.v1.ReportRequest
-	1,  // 10: kijabi.peer.v1.PeerService.Raft:output_type -> kijabi.peer.v1.RaftResponse
-	3,  // 11: kijabi.peer.v1.PeerService.InstallSnapshot:output_type -> kijabi.peer.v1.InstallSnapshotResponse
-	7,  // 12: kijabi.peer.v1.PeerService.Report:output_type -> kijabi.peer.v1.ReportResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 0: kijabi.peer.v1.MakeSnapshotRequest.slot:type_name -> google.protobuf.Timestamp
+	11, // 1: kijabi.peer.v1.MakeSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
+	6,  // 2: kijabi.peer.v1.ReportRequest.nodes:type_name -> kijabi.peer.v1.NodeSeen
+	10, // 3: kijabi.peer.v1.ReportRequest.time:type_name -> google.protobuf.Timestamp
+	12, // 4: kijabi.peer.v1.ReportRequest.disk_latency:type_name -> google.protobuf.Duration
+	10, // 5: kijabi.peer.v1.ReportRequest.certificate_not_after:type_name -> google.protobuf.Timestamp
+	7,  // 6: kijabi.peer.v1.ReportRequest.handover:type_name -> kijabi.peer.v1.Handover
+	12, // 7: kijabi.peer.v1.ReportRequest.uptime:type_name -> google.protobuf.Duration
+	8,  // 8: kijabi.peer.v1.ReportResponse.report:type_name -> kijabi.peer.v1.ReportRequest
+	0,  // 9: kijabi.peer.v1.PeerService.Raft:input_type -> kijabi.peer.v1.RaftRequest
+	2,  // 10: kijabi.peer.v1.PeerService.InstallSnapshot:input_type -> kijabi.peer.v1.InstallSnapshotRequest
+	4,  // 11: kijabi.peer.v1.PeerService.MakeSnapshot:input_type -> kijabi.peer.v1.MakeSnapshotRequest
+	8,  // 12: kijabi.peer.v1.PeerService.Report:input_type -> kijabi.peer.v1.ReportRequest
+	1,  // 13: kijabi.peer.v1.PeerService.Raft:output_type -> kijabi.peer.v1.RaftResponse
+	3,  // 14: kijabi.peer.v1.PeerService.InstallSnapshot:output_type -> kijabi.peer.v1.InstallSnapshotResponse
+	5,  // 15: kijabi.peer.v1.PeerService.MakeSnapshot:output_type -> kijabi.peer.v1.MakeSnapshotResponse
+	9,  // 16: kijabi.peer.v1.PeerService.Report:output_type -> kijabi.peer.v1.ReportResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_peer_v1_peer_proto_init() }
@@ -675,7 +806,7 @@ func file_kijabi_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_peer_v1_peer_proto_rawDesc), len(file_kijabi_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	PeerService_Raft_FullMethodName            = "/kijabi.peer.v1.PeerService/Raft"
 	PeerService_InstallSnapshot_FullMethodName = "/kijabi.peer.v1.PeerService/InstallSnapshot"
+	PeerService_MakeSnapshot_FullMethodName    = "/kijabi.peer.v1.PeerService/MakeSnapshot"
 	PeerService_Report_FullMethodName          = "/kijabi.peer.v1.PeerService/Report"
 )
 
@@ -38,6 +39,9 @@ type PeerServiceClient interface {
 	Raft(ctx context.Context, in *RaftRequest, opts ...grpc.CallOption) (*RaftResponse, error)
 	// InstallSnapshot streams a raft snapshot: the first message holds the raft request, later ones data.
 	InstallSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[InstallSnapshotRequest, InstallSnapshotResponse], error)
+	// MakeSnapshot makes the snapshot of one time slot. Called by the leader. Idempotent by slot: one
+	// that is being made is waited for, one that was made is described again.
+	MakeSnapshot(ctx context.Context, in *MakeSnapshotRequest, opts ...grpc.CallOption) (*MakeSnapshotResponse, error)
 	// Report exchanges what two masters know: state, components, nodes they hear. Idempotent.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
@@ -73,6 +77,16 @@ func (c *peerServiceClient) InstallSnapshot(ctx context.Context, opts ...grpc.Ca
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_InstallSnapshotClient = grpc.ClientStreamingClient[InstallSnapshotRequest, InstallSnapshotResponse]
 
+func (c *peerServiceClient) MakeSnapshot(ctx context.Context, in *MakeSnapshotRequest, opts ...grpc.CallOption) (*MakeSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MakeSnapshotResponse)
+	err := c.cc.Invoke(ctx, PeerService_MakeSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerServiceClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReportResponse)
@@ -95,6 +109,9 @@ type PeerServiceServer interface {
 	Raft(context.Context, *RaftRequest) (*RaftResponse, error)
 	// InstallSnapshot streams a raft snapshot: the first message holds the raft request, later ones data.
 	InstallSnapshot(grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]) error
+	// MakeSnapshot makes the snapshot of one time slot. Called by the leader. Idempotent by slot: one
+	// that is being made is waited for, one that was made is described again.
+	MakeSnapshot(context.Context, *MakeSnapshotRequest) (*MakeSnapshotResponse, error)
 	// Report exchanges what two masters know: state, components, nodes they hear. Idempotent.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
@@ -112,6 +129,9 @@ func (UnimplementedPeerServiceServer) Raft(context.Context, *RaftRequest) (*Raft
 }
 func (UnimplementedPeerServiceServer) InstallSnapshot(grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method InstallSnapshot not implemented")
+}
+func (UnimplementedPeerServiceServer) MakeSnapshot(context.Context, *MakeSnapshotRequest) (*MakeSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MakeSnapshot not implemented")
 }
 func (UnimplementedPeerServiceServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
@@ -162,6 +182,24 @@ func _PeerService_InstallSnapshot_Handler(srv interface{}, stream grpc.ServerStr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_InstallSnapshotServer = grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]
 
+func _PeerService_MakeSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MakeSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).MakeSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_MakeSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).MakeSnapshot(ctx, req.(*MakeSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PeerService_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReportRequest)
 	if err := dec(in); err != nil {
@@ -190,6 +228,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Raft",
 			Handler:    _PeerService_Raft_Handler,
+		},
+		{
+			MethodName: "MakeSnapshot",
+			Handler:    _PeerService_MakeSnapshot_Handler,
 		},
 		{
 			MethodName: "Report",
