@@ -112,8 +112,6 @@ func (a asker) until(what string, cfg *configv1.APIServerConfiguration, method, 
 	}
 }
 
-const configMaps = "/api/v1/namespaces/default/configmaps"
-
 func (a asker) write(cfg *configv1.APIServerConfiguration, name string) {
 	a.t.Helper()
 	a.until("write "+name+" through "+cfg.NodeName, cfg, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":%q}}`, name), http.StatusCreated)

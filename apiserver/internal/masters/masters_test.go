@@ -121,8 +121,6 @@ type master struct {
 	ended   chan error // why its part among the masters ended by itself
 	etcdEnd chan error // why its etcd member did
 	kill    func()
-	// ended receives what Run returned.
-	ended chan error
 }
 
 // address returns a loopback address of its own: a port picked from the common range can be

@@ -71,7 +71,7 @@ func TestOneSnapshotForAllMasters(t *testing.T) {
 			t.Errorf("hour %d: made by %+v, %s leads", hour, state.Last, lead.name)
 		}
 		for range 3 { // each leader looks, none repeats it
-			if _, err := leader(t, machines).running.Transfer(t.Context(), ""); err != nil {
+			if _, err := leader(t, machines).running.Transfer(t.Context(), "", "the test"); err != nil {
 				t.Logf("leadership stays: %v", err)
 			}
 			leader(t, machines)

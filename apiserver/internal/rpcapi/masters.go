@@ -85,7 +85,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
 		Network: s.network(), Quorum: quorum(status.Quorum),
-		Network: s.network(), Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(),
+		Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(),
 	}
 	for _, c := range status.LastChanges {
 		resp.LastLeaderChanges = append(resp.LastLeaderChanges, &mastersv1pb.LeaderChange{
