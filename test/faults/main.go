@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +40,7 @@ type options struct {
 	list      bool
 	report    bool
 	artifacts string
+	expect    string
 }
 
 func main() {
@@ -61,6 +63,7 @@ func run() error {
 	flag.BoolVar(&o.list, "list", false, "list the faults")
 	flag.BoolVar(&o.report, "report", false, "print the sums of the campaign's file")
 	flag.StringVar(&o.artifacts, "artifacts", "artifacts/faults", "directory for what is needed to understand a violation")
+	flag.StringVar(&o.expect, "expect", "", "regular expression of a violation that must be found, for programs with a known mistake")
 	flag.Parse()
 	switch {
 	case o.list:
@@ -104,6 +107,10 @@ func (o options) sessions(ctx context.Context) error {
 	if bin == "" || os.Geteuid() != 0 {
 		return errors.New("this makes machines out of namespaces: it needs root, and the programs' directory in KIJABI_BIN; run it by `make faults`")
 	}
+	expected, err := regexp.Compile(o.expect)
+	if err != nil {
+		return fmt.Errorf("-expect: %w", err)
+	}
 	var records []campaign.Record
 	for until := time.Now().Add(o.duration); ; {
 		r, err := o.once(ctx, bin, chosen, min(o.session, time.Until(until)))
@@ -111,7 +118,11 @@ func (o options) sessions(ctx context.Context) error {
 			return err
 		}
 		records = append(records, *r)
-		if len(r.Violations) > 0 || o.replay != 0 || o.rounds > 0 || ctx.Err() != nil || time.Until(until) < time.Minute {
+		found := len(r.Violations) > 0
+		if o.expect != "" {
+			found = matching(*r, expected) != ""
+		}
+		if found || o.replay != 0 || o.rounds > 0 || ctx.Err() != nil || time.Until(until) < time.Minute {
 			break
 		}
 		o.seed = 0
@@ -119,10 +130,33 @@ func (o options) sessions(ctx context.Context) error {
 	if err := campaign.Print(os.Stdout, records); err != nil {
 		return err
 	}
-	if violations := records[len(records)-1].Violations; len(violations) > 0 {
-		return fmt.Errorf("seed %d: %d violations, the first: %s", records[len(records)-1].Seed, len(violations), violations[0])
+	return o.judge(records[len(records)-1], expected)
+}
+
+// judge says whether the last session found what it should: nothing, or what was expected.
+func (o options) judge(r campaign.Record, expected *regexp.Regexp) error {
+	if o.expect == "" {
+		if len(r.Violations) > 0 {
+			return fmt.Errorf("seed %d: %d violations, the first: %s", r.Seed, len(r.Violations), r.Violations[0])
+		}
+		return nil
 	}
-	return nil
+	if text := matching(r, expected); text != "" {
+		first, _, _ := strings.Cut(text, "\n")
+		fmt.Printf("found as expected: %s\n", first)
+		return nil
+	}
+	return fmt.Errorf("seed %d: no violation is like %q, but there are %q", r.Seed, o.expect, r.Violations)
+}
+
+// matching is a violation that a regular expression matches, empty for none.
+func matching(r campaign.Record, expected *regexp.Regexp) string {
+	for _, text := range r.Violations {
+		if expected.MatchString(text) {
+			return text
+		}
+	}
+	return ""
 }
 
 // recall takes over what a session is to repeat.

@@ -43,6 +43,9 @@ func (d *delivery) size() int {
 
 // push never blocks: a reader that is too far behind loses its watch instead.
 func (w *Watcher) push(d delivery) {
+	if isDropped(d) {
+		return
+	}
 	w.mu.Lock()
 	switch {
 	case w.err != nil:

@@ -157,10 +157,10 @@ func (s *session) checkLogs(ledger fencecheck.Ledger, operations []history.Opera
 		}
 		lines = append(lines, own...)
 	}
-	writes, violations := fencecheck.ComponentEpochs(ledger, lines)
-	s.record.ComponentWrites = writes
+	writes, refused, violations := fencecheck.ComponentEpochs(ledger, lines)
+	s.record.ComponentWrites, s.record.ComponentsFenced = writes, refused
 	s.violateAll(violations)
-	s.violateAll(fencecheck.Evicted(lines))
+	s.violateAll(fencecheck.Evicted(lines, "default"))
 
 	acknowledged := map[string]string{}
 	ended := map[string]time.Duration{}
@@ -172,7 +172,7 @@ func (s *session) checkLogs(ledger fencecheck.Ledger, operations []history.Opera
 	s.record.Audited = len(acknowledged)
 	violations = fencecheck.AuditedOnce(lines, acknowledged, func(id, master string) bool {
 		for _, k := range s.killed {
-			if k.master == master && ended[id] < k.at && ended[id] > k.at-auditDelay {
+			if k.master == master && ended[id] > k.from-auditDelay && ended[id] < k.to {
 				return true
 			}
 		}

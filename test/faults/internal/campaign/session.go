@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/platform/kube/object"
 
 	"kijabi.dev/test/faults/internal/cluster"
 	"kijabi.dev/test/faults/internal/faults"
@@ -31,9 +32,9 @@ const (
 
 	// wholeWithin is how long a healed cluster may take, unless the fault says otherwise.
 	wholeWithin = time.Minute
-	// stallOfHost is as long as raft's election timeout: a host that did not run the leader
-	// for that long has caused the election itself.
-	stallOfHost = 150 * time.Millisecond
+	// stallOfHost is half of raft's leader lease: a host that did not run an apiserver for that
+	// long may have caused the election itself.
+	stallOfHost = 100 * time.Millisecond
 	// warmUp is how many writes of each prober are acknowledged before something is broken.
 	warmUp = 20
 )
@@ -75,10 +76,11 @@ type session struct {
 	changes []change  // leader changes that no fault explains, as far as known
 }
 
-// killing is that a master's programs may have lost what they had not written yet.
+// killing is that a master's programs may have lost what they had not written yet, at some time
+// in a span.
 type killing struct {
-	master string
-	at     time.Duration
+	master   string
+	from, to time.Duration
 }
 
 // change is a span of epochs in which no fault allowed a leader change.
@@ -144,13 +146,14 @@ func (s *session) work(ctx context.Context) error {
 		s.watchers = append(s.watchers, w)
 		background.Go(func() { w.Run(working) })
 	}
-	background.Go(func() { s.host.run(working) })
-	background.Go(func() { s.sampleMemory(working) })
+	background.Go(func() { s.watchHost(working) })
 	s.clients = &workload.Clients{Namespace: namespace, Masters: s.masters, Recorder: s.recorder, Seed: s.cfg.Seed}
 	competing, calm := context.WithCancel(working)
 	defer calm()
 	competed := make(chan struct{})
 	background.Go(func() { s.clients.Run(competing); close(competed) })
+
+	background.Go(func() { workload.Churn(competing, object.Key{Namespace: namespace, Name: "churn"}, s.masters) })
 
 	err := s.rounds(ctx)
 	calm()
@@ -181,6 +184,9 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	if _, err := s.cluster.Kubectl(ctx, pods, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	if _, err := s.cluster.Kubectl(ctx, churn, "apply", "-f", "-"); err != nil {
 		return err
 	}
 	return cluster.Await(ctx, time.Minute, "the pods run", func() error {
@@ -223,6 +229,23 @@ spec:
     spec:
       terminationGracePeriodSeconds: 0
       tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists}]
+      containers:
+      - {name: pause, image: "registry.kijabi.dev/pause:1"}
+`
+
+// churn are pods that fit nowhere: changing their number keeps the leader's components writing
+// and no node busy.
+const churn = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: churn, namespace: ` + namespace + `}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: churn}}
+  template:
+    metadata: {labels: {app: churn}}
+    spec:
+      nodeSelector: {nowhere: "true"}
       containers:
       - {name: pause, image: "registry.kijabi.dev/pause:1"}
 `
@@ -284,12 +307,11 @@ func (s *session) round(ctx context.Context, number int, fault faults.Fault, las
 		}
 		return r, fmt.Errorf("inject: %w", err)
 	}
-	for _, master := range in.Killed {
-		s.killed = append(s.killed, killing{master, s.recorder.Now()})
-	}
 	err = s.endure(ctx, fault, in, probers, from, r)
 	verify := in.Verify(ctx)
-	s.note(in.Killed)
+	for _, master := range in.Killed {
+		s.killed = append(s.killed, killing{master, from, s.recorder.Now()})
+	}
 	healed := time.Now()
 	if err := errors.Join(err, verify, in.Heal(context.WithoutCancel(ctx))); err != nil {
 		return r, err
@@ -309,13 +331,6 @@ func (s *session) round(ctx context.Context, number int, fault faults.Fault, las
 	s.logf("round %d: %s at %s: next write after %.0f to %.0f ms, whole %.0f ms after healing, epoch %d → %d, host stalled %.0f ms",
 		number, fault.ID, leader, r.best(), r.worst(), r.Whole, r.Before, r.After, r.Machine)
 	return r, nil
-}
-
-// note remembers again that masters were killed: programs may have been started and ended meanwhile.
-func (s *session) note(killed []string) {
-	for _, master := range killed {
-		s.killed = append(s.killed, killing{master, s.recorder.Now()})
-	}
 }
 
 // endure waits until writes are acknowledged again, holds the fault, and measures.
@@ -342,6 +357,11 @@ func (s *session) endure(ctx context.Context, fault faults.Fault, in *faults.Inj
 	}
 	if err := pause(ctx, fault.Hold); err != nil {
 		return err
+	}
+	for name, p := range probers {
+		if fastest := p.Fastest(injected); fault.AtLeast > 0 && fastest > 0 && fastest < fault.AtLeast {
+			s.violate("%s: a write through %s was acknowledged after %s, before it can have been on the disks of a majority", fault.ID, name, fastest)
+		}
 	}
 	r.Stalls = map[string]float64{}
 	now := s.recorder.Now()

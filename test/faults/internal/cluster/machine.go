@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Dir is where the host keeps a machine's directories: etc, lib and log are what the machine
@@ -101,8 +102,22 @@ func (p Process) Signal(signal syscall.Signal) error {
 }
 
 // State is the letter of a process's state, as proc(5) has it; T is stopped, 0 that it has ended.
-func (p Process) State() byte {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+func (p Process) State() byte { return stateIn(fmt.Sprintf("/proc/%d/stat", p.PID)) }
+
+// Threads are the states of a process's threads.
+func (p Process) Threads() map[int]byte {
+	states := map[int]byte{}
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID)) // none when it has ended
+	for _, task := range tasks {
+		if thread, err := strconv.Atoi(task.Name()); err == nil {
+			states[thread] = stateIn(fmt.Sprintf("/proc/%d/task/%d/stat", p.PID, thread))
+		}
+	}
+	return states
+}
+
+func stateIn(file string) byte {
+	content, err := os.ReadFile(file)
 	if err != nil {
 		return 0
 	}
@@ -111,6 +126,24 @@ func (p Process) State() byte {
 		return 0
 	}
 	return rest[0]
+}
+
+// Waits are how long each thread of a process has waited for a CPU since it began, by thread.
+func (p Process) Waits() map[int]time.Duration {
+	waits := map[int]time.Duration{}
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.PID)) // none when it has ended
+	for _, task := range tasks {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", p.PID, task.Name()))
+		if err != nil {
+			continue
+		}
+		var ran, waited int64
+		thread, err := strconv.Atoi(task.Name())
+		if _, scanned := fmt.Sscan(string(content), &ran, &waited); err == nil && scanned == nil {
+			waits[thread] = time.Duration(waited)
+		}
+	}
+	return waits
 }
 
 // RSS is a process's resident memory in bytes, 0 when it has ended.

@@ -16,6 +16,9 @@ import (
 	"kijabi.dev/test/faults/internal/cluster"
 )
 
+// hung is longer than any fault lasts.
+const hung = 10 * time.Minute
+
 // slowDisk delays what syncs a file, of one master's apiserver. strace stops the program at
 // every other system call, too, so it is slower all over.
 func slowDisk() []Fault {
@@ -27,16 +30,38 @@ func slowDisk() []Fault {
 				if leader {
 					master = s.Leader
 				}
-				return strace(ctx, s, master, fmt.Sprintf("delay_enter=%d", by.Microseconds()), "DELAYED")
+				in, err := strace(ctx, s, master, fmt.Sprintf("delay_enter=%d", by.Microseconds()), "DELAYED")
+				if in != nil && by == hung {
+					in.Verify = func(ctx context.Context) error { return hangs(ctx, s, master) }
+				}
+				return in, err
 			},
 		}
 	}
 	return []Fault{
 		delay("100ms", "each fsync of the leader takes 100 ms longer", 100*time.Millisecond, true),
 		delay("2s", "each fsync of the leader takes 2 s longer", 2*time.Second, true),
-		delay("hung", "no fsync of the leader returns", 10*time.Minute, true),
+		delay("hung", "no fsync of the leader returns", hung, true),
+		{
+			ID: "F6/durable", About: "each fsync of every master takes 150 ms longer: a write that is faster is not on disk", Hold: 2 * time.Second, Limit: 30 * time.Second,
+			AtLeast: 150 * time.Millisecond,
+			Inject: func(ctx context.Context, s Scene) (*Injection, error) {
+				all := &Injection{Verify: nothing, Heal: nothing}
+				for _, master := range s.Cluster.Masters() {
+					one, err := strace(ctx, s, master, "delay_enter=150000", "DELAYED")
+					if one != nil {
+						all = all.and(one)
+					}
+					if err != nil {
+						return all, err
+					}
+				}
+				all.Victims = nil
+				return all, nil
+			},
+		},
 		delay("follower-2s", "each fsync of a follower takes 2 s longer", 2*time.Second, false),
-		delay("follower-hung", "no fsync of a follower returns", 10*time.Minute, false),
+		delay("follower-hung", "no fsync of a follower returns", hung, false),
 	}
 }
 
@@ -112,6 +137,33 @@ func strace(ctx context.Context, s Scene, master, inject, mark string) (*Injecti
 		return nil
 	})
 	return in, err
+}
+
+// hangs checks that a thread of a master's apiserver does not get out of a call that is delayed;
+// strace writes nothing about one that has not returned.
+func hangs(ctx context.Context, s Scene, master string) error {
+	p, err := s.Cluster.Process(master, "apiserver")
+	if err != nil {
+		return nil //nolint:nilerr // the master has given up and ended
+	}
+	stopped := map[int]time.Time{}
+	return cluster.Await(ctx, 5*time.Second, "an fsync of "+master+" hangs", func() error {
+		now := map[int]time.Time{}
+		for thread, state := range p.Threads() {
+			if state != 't' { // stopped by its tracer
+				continue
+			}
+			since, found := stopped[thread]
+			if !found {
+				since = time.Now()
+			}
+			if now[thread] = since; time.Since(since) > 500*time.Millisecond {
+				return nil
+			}
+		}
+		stopped = now
+		return fmt.Errorf("%d threads are stopped for a moment", len(now))
+	})
 }
 
 // tracerOf is the process that traces p, 0 for none.

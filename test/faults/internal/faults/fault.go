@@ -4,6 +4,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -43,6 +44,9 @@ type Fault struct {
 	Rest time.Duration
 	// NoQuorum says that no write may be acknowledged while the fault lasts.
 	NoQuorum bool
+	// AtLeast says how fast an acknowledged write must not be: less means that it was not yet on
+	// the disks of a majority.
+	AtLeast time.Duration
 	// KeepsLeader says that leadership must not change.
 	KeepsLeader bool
 	// Inject breaks the cluster.
@@ -65,7 +69,7 @@ type Injection struct {
 // All are the faults that can be injected here, in the order of the matrix.
 func All() []Fault {
 	return slices.Concat(kills(), power(), lostDisk(), fullDisk(), slowDisk(), brokenDisk(), suspend(), partitions(), loss(),
-		pauses(), flips(), memory(), starvation(), garbage())
+		pauses(), flips(), watchers(), memory(), starvation(), garbage())
 }
 
 // NotInjectable are the faults of the suite's list that cannot be injected here, and why.
@@ -96,3 +100,12 @@ func Choose(list string) ([]Fault, error) {
 }
 
 func nothing(context.Context) error { return nil }
+
+// and joins two injections.
+func (in *Injection) and(other *Injection) *Injection {
+	return &Injection{
+		Victims: append(in.Victims, other.Victims...), Killed: append(in.Killed, other.Killed...),
+		Verify: func(ctx context.Context) error { return errors.Join(in.Verify(ctx), other.Verify(ctx)) },
+		Heal:   func(ctx context.Context) error { return errors.Join(in.Heal(ctx), other.Heal(ctx)) },
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -63,9 +65,13 @@ func ReadAudit(master string, files []string) ([]Line, error) {
 	return lines, nil
 }
 
-// ComponentEpochs checks each write of a leader's component: the batch that committed it is of
-// the epoch under which the component was started. It counts the writes that were checked.
-func ComponentEpochs(ledger Ledger, lines []Line) (checked int, violations []string) {
+// components are those that write only while their master leads, and under its epoch.
+var components = []string{"system:kube-scheduler", "system:kube-controller-manager", "system:cloud-controller-manager"}
+
+// ComponentEpochs checks each write of a leader's component: it names the epoch under which the
+// component was started, and the batch that committed it is of that epoch. It counts the writes
+// that were checked, and those that the apiserver refused for their epoch.
+func ComponentEpochs(ledger Ledger, lines []Line) (checked, refused int, violations []string) {
 	type batch struct {
 		epoch    uint64
 		revision int64
@@ -79,8 +85,14 @@ func ComponentEpochs(ledger Ledger, lines []Line) (checked int, violations []str
 		}
 	}
 	for _, line := range lines {
+		if !slices.Contains(components, line.User.Username) {
+			continue
+		}
+		if line.epoch() != 0 && line.ResponseStatus.Code == http.StatusPreconditionFailed {
+			refused++
+		}
 		b, wrote := committed[line.AuditID]
-		if !wrote || line.epoch() == 0 {
+		if !wrote {
 			continue
 		}
 		checked++
@@ -89,7 +101,7 @@ func ComponentEpochs(ledger Ledger, lines []Line) (checked int, violations []str
 				line.Verb, line.User.Username, line.epoch(), b.revision, b.epoch, line.AuditID, line.Master))
 		}
 	}
-	return checked, violations
+	return checked, refused, violations
 }
 
 // AuditedOnce checks that the requests, by id, are in the logs once. A request through a
@@ -112,11 +124,12 @@ func AuditedOnce(lines []Line, requests map[string]string, may func(id, master s
 	return violations
 }
 
-// Evicted lists the pods that were deleted or evicted, by whomever (I10).
-func Evicted(lines []Line) (violations []string) {
+// Evicted lists the pods of a namespace that were deleted or evicted, by whomever (I10).
+func Evicted(lines []Line, namespace string) (violations []string) {
 	for _, line := range lines {
-		deletes := (line.Verb == "delete" || line.Verb == "deletecollection") && line.ObjectRef.Resource == "pods" ||
-			strings.Contains(line.Annotations["kijabi.dev/operations"], "delete pods ")
+		deletes := line.ObjectRef.Resource == "pods" && line.ObjectRef.Namespace == namespace &&
+			(line.Verb == "delete" || line.Verb == "deletecollection" || line.Verb == "create" && strings.HasSuffix(line.RequestURI, "/eviction")) ||
+			strings.Contains(line.Annotations["kijabi.dev/operations"], "delete pods "+namespace+"/")
 		if deletes && line.ResponseStatus.Code < 300 {
 			violations = append(violations, fmt.Sprintf("pod deleted: %s %s/%s %s by %s at %s", line.Verb, line.ObjectRef.Namespace,
 				line.ObjectRef.Name, line.Annotations["kijabi.dev/operations"], line.User.Username, line.Master))

@@ -17,9 +17,9 @@ const (
 	probeEvery = 5 * time.Millisecond
 	// probeDeadline is how long one may take: a write that got lost must not hide that the next
 	// succeeds.
-	probeDeadline = 500 * time.Millisecond
+	probeDeadline = time.Second
 	// probesAtOnce is more than begin within a deadline.
-	probesAtOnce = 128
+	probesAtOnce = 256
 )
 
 // Prober creates objects through one master, whether or not earlier ones were answered, and
@@ -105,6 +105,20 @@ func (p *Prober) AcknowledgedSince(since time.Duration) int {
 		}
 	}
 	return n
+}
+
+// Fastest is how long the quickest acknowledged write took that began after a time, 0 when there
+// was none.
+func (p *Prober) Fastest(since time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var fastest time.Duration
+	for _, a := range p.acks {
+		if took := a.returned - a.called; a.called >= since && (fastest == 0 || took < fastest) {
+			fastest = took
+		}
+	}
+	return fastest
 }
 
 // Stall is the longest time without an acknowledgement between the last one before from and
