@@ -78,7 +78,10 @@ func set(dir, file, value string) error {
 	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
 }
 
-// memory gives a leader's apiserver less memory than it has, so that the kernel ends it.
+// roomLeft is what an apiserver that is out of memory may still allocate.
+const roomLeft = "1048576"
+
+// memory leaves a leader's apiserver no more memory than it has, so that the kernel ends it.
 func memory() []Fault {
 	return []Fault{{
 		ID: "F20", About: "the leader's apiserver reaches its memory limit", Hold: time.Second, Limit: 20 * time.Second,
@@ -105,21 +108,13 @@ func memory() []Fault {
 						return nil
 					})
 				},
-				Heal: func(context.Context) error { return os.Remove(dir) },
+				Heal: func(context.Context) error {
+					_ = set(parent, "cgroup.procs", strconv.Itoa(p.PID)) // it has ended, normally
+					return os.Remove(dir)
+				},
 			}
-			limit := strconv.FormatInt(p.RSS()/4, 10)
-			return in, errors.Join(
-				// Pages that it has already count for its new cgroup, too.
-				set(dir, "memory.move_charge_at_immigrate", "3"), set(dir, "cgroup.procs", strconv.Itoa(p.PID)),
-				limitMemory(dir, limit))
+			// What it has already still counts for its former cgroup.
+			return in, errors.Join(set(dir, "memory.limit_in_bytes", roomLeft), set(dir, "cgroup.procs", strconv.Itoa(p.PID)))
 		},
 	}}
-}
-
-// limitMemory sets a limit below what is used, which the kernel first tries to free.
-func limitMemory(dir, limit string) error {
-	if err := set(dir, "memory.limit_in_bytes", limit); err != nil && !errors.Is(err, os.ErrInvalid) {
-		return fmt.Errorf("memory limit: %w", err)
-	}
-	return nil
 }

@@ -14,7 +14,7 @@ import (
 func pauses() []Fault {
 	return []Fault{
 		{
-			ID: "F12", About: "the leader's apiserver is stopped until another leads, and goes on", Hold: 500 * time.Millisecond, Limit: 10 * time.Second,
+			ID: "F12/apiserver", About: "the leader's apiserver is stopped until another leads, and goes on", Hold: 500 * time.Millisecond, Limit: 10 * time.Second,
 			Inject: func(_ context.Context, s Scene) (*Injection, error) { return pause(s, s.Leader, "apiserver") },
 		},
 		{

@@ -10,7 +10,7 @@ import (
 func power() []Fault {
 	return []Fault{
 		{
-			ID: "F2", About: "the leader's machine is killed", Hold: 300 * time.Millisecond, Limit: 10 * time.Second,
+			ID: "F2/leader", About: "the leader's machine is killed", Hold: 300 * time.Millisecond, Limit: 10 * time.Second,
 			Inject: func(ctx context.Context, s Scene) (*Injection, error) { return kill(ctx, s, s.Leader) },
 		},
 		{
@@ -19,7 +19,7 @@ func power() []Fault {
 			Inject:      func(ctx context.Context, s Scene) (*Injection, error) { return kill(ctx, s, s.follower()) },
 		},
 		{
-			ID: "F4", About: "a majority of the masters is killed for a while", Hold: 3 * time.Second, Limit: 10 * time.Second, NoQuorum: true,
+			ID: "F4/temporary", About: "a majority of the masters is killed for a while", Hold: 3 * time.Second, Limit: 10 * time.Second, NoQuorum: true,
 			Inject: func(ctx context.Context, s Scene) (*Injection, error) {
 				names := s.Cluster.Masters()
 				s.Pick.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
