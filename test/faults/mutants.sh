@@ -7,7 +7,7 @@ bin=$1 dir=$2
 shift 2
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
-# find NAME FAULTS VIOLATION
+# find_mistake NAME FAULTS VIOLATION
 find_mistake() {
 	echo "mutant: $1"
 	rm -rf "${dir:?}/$1"
