@@ -100,21 +100,22 @@ func memory() []Fault {
 			}
 			in := &Injection{
 				Victims: []string{s.Leader}, Killed: []string{s.Leader},
-				Verify: func(ctx context.Context) error {
-					return cluster.Await(ctx, 10*time.Second, "the kernel ends the apiserver", func() error {
-						if p.State() != 0 {
-							return fmt.Errorf("%d lives with %d bytes", p.PID, p.RSS())
-						}
-						return nil
-					})
-				},
+				Verify: nothing, // Inject has waited for it
 				Heal: func(context.Context) error {
 					_ = set(parent, "cgroup.procs", strconv.Itoa(p.PID)) // it has ended, normally
 					return os.Remove(dir)
 				},
 			}
 			// What it has already still counts for its former cgroup.
-			return in, errors.Join(set(dir, "memory.limit_in_bytes", roomLeft), set(dir, "cgroup.procs", strconv.Itoa(p.PID)))
+			if err := errors.Join(set(dir, "memory.limit_in_bytes", roomLeft), set(dir, "cgroup.procs", strconv.Itoa(p.PID))); err != nil {
+				return in, err
+			}
+			return in, cluster.Await(ctx, 20*time.Second, "the kernel ends the apiserver", func() error {
+				if p.State() != 0 {
+					return fmt.Errorf("%d lives with %d bytes", p.PID, p.RSS())
+				}
+				return nil
+			})
 		},
 	}}
 }

@@ -34,8 +34,9 @@ func Epochs(ledger Ledger) Fence {
 			if r.Epoch != epoch {
 				f.Stale++
 				f.violate("revision %d was committed under epoch %d while %d was claimed", r.Number, r.Epoch, epoch)
-			} else if r.Batch <= batch {
-				// An epoch may skip a number: a batch that was refused.
+				continue
+			}
+			if r.Batch <= batch { // it may be skipped: a batch that was refused has a number, too
 				f.violate("revision %d is batch %d of epoch %d, after batch %d", r.Number, r.Batch, r.Epoch, batch)
 			}
 			batch = r.Batch
