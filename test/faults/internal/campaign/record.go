@@ -71,6 +71,7 @@ type Record struct {
 	Stale            int `json:"stale"` // batches of an epoch that was over
 	ComponentWrites  int `json:"componentWrites"`
 	ComponentsFenced int `json:"componentsFenced"` // those that were refused
+	Leftovers        int `json:"leftovers"`        // writes under an epoch that is over, all refused
 
 	WatchEvents     int `json:"watchEvents"`
 	WatchStreams    int `json:"watchStreams"`
@@ -131,6 +132,7 @@ func Print(out io.Writer, records []Record) error {
 		sum.Stale += r.Stale
 		sum.ComponentWrites += r.ComponentWrites
 		sum.ComponentsFenced += r.ComponentsFenced
+		sum.Leftovers += r.Leftovers
 		sum.WatchEvents += r.WatchEvents
 		sum.WatchStreams += r.WatchStreams
 		sum.Relists += r.Relists
@@ -163,12 +165,12 @@ acknowledged writes checked %d, lost %d
 histories checked for linearizability %d
 leader changes %d, without a fault and without a stall of this host %d
 batches %d, committed under a stale epoch %d (95%% bound if none: %s)
-writes of components checked %d, refused as fenced %d
+writes of components checked %d, refused as fenced %d; writes under an epoch that is over refused %d
 watch events %d in %d streams, lists in between %d, violations %d
 audited requests %d; most memory of an apiserver %d MiB
 violations of all kinds %d
 `, len(records), sum.Operations, sum.Unknown, sum.Checked, sum.Lost, sum.Keys, sum.Claims, sum.Unexplained, sum.Batches, sum.Stale, bound,
-		sum.ComponentWrites, sum.ComponentsFenced, sum.WatchEvents, sum.WatchStreams, sum.Relists, sum.WatchViolations, sum.Audited, sum.RSS>>20, violations)
+		sum.ComponentWrites, sum.ComponentsFenced, sum.Leftovers, sum.WatchEvents, sum.WatchStreams, sum.Relists, sum.WatchViolations, sum.Audited, sum.RSS>>20, violations)
 	return err
 }
 

@@ -328,6 +328,11 @@ func (s *session) round(ctx context.Context, number int, fault faults.Fault, las
 	if fault.KeepsLeader && r.After != r.Before {
 		s.changes = append(s.changes, change{r.Before, r.After, r.Machine, fault.ID})
 	}
+	if r.After != r.Before {
+		refused, violations := workload.Leftover(ctx, s.masters, namespace, r.Before)
+		s.record.Leftovers += refused
+		s.violateAll(violations)
+	}
 	s.logf("round %d: %s at %s: next write after %.0f to %.0f ms, whole %.0f ms after healing, epoch %d → %d, host stalled %.0f ms",
 		number, fault.ID, leader, r.best(), r.worst(), r.Whole, r.Before, r.After, r.Machine)
 	return r, nil
