@@ -28,18 +28,18 @@ const (
 func (s *session) check(ctx context.Context) error {
 	operations := s.recorder.Operations()
 	s.record.Operations = len(operations)
-	states, err := s.lists(ctx)
-	if err != nil {
-		return err
-	}
+	states := s.lists(ctx)
 	if err := s.cluster.Power(ctx, "stop", s.cluster.Masters()...); err != nil {
 		return err
 	}
 	members := map[string]fencecheck.Ledger{}
 	for _, name := range s.cluster.Masters() {
-		if members[name], err = fencecheck.Open(s.cluster.Database(name)); err != nil {
-			return err
+		member, err := fencecheck.Open(s.cluster.Database(name))
+		if err != nil {
+			s.violate("the database of %s: %v", name, err)
+			continue
 		}
+		members[name] = member
 	}
 	s.violateAll(fencecheck.SameData(members))
 	ledger := fencecheck.Longest(members)
@@ -56,13 +56,14 @@ func (s *session) violateAll(violations []string) {
 	}
 }
 
-// lists are the versions of all objects as each master lists them.
-func (s *session) lists(ctx context.Context) (map[string]map[string]uint64, error) {
+// lists are the versions of all objects as each master lists them that can.
+func (s *session) lists(ctx context.Context) map[string]map[string]uint64 {
 	all := map[string]map[string]uint64{}
 	for _, master := range s.masters {
 		page, err := list(ctx, master.API)
 		if err != nil {
-			return nil, fmt.Errorf("list through %s: %w", master.Name, err)
+			s.violate("list through %s: %v", master.Name, err)
+			continue
 		}
 		state := map[string]uint64{}
 		for _, cm := range page.Items {
@@ -70,7 +71,7 @@ func (s *session) lists(ctx context.Context) (map[string]map[string]uint64, erro
 		}
 		all[master.Name] = state
 	}
-	return all, nil
+	return all
 }
 
 func (s *session) checkFence(ledger fencecheck.Ledger) {
