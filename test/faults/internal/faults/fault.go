@@ -57,8 +57,8 @@ type Fault struct {
 type Injection struct {
 	// Victims are the masters through which no client can count on writing.
 	Victims []string
-	// Killed are the masters whose programs were ended without asking them: their logs may
-	// lack what they had not written yet.
+	// Killed are the masters whose programs were ended without asking them, or could not write:
+	// their logs may lack what happened meanwhile and just before.
 	Killed []string
 	// Verify is called before Heal and fails when the fault took no effect.
 	Verify func(ctx context.Context) error
