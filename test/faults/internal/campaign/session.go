@@ -279,7 +279,6 @@ func (s *session) rounds(ctx context.Context) error {
 
 // round injects one fault. last is the epoch after the round before.
 func (s *session) round(ctx context.Context, number int, fault faults.Fault, last uint64) (*Round, error) {
-	s.host.reset()
 	leader, epoch, err := s.cluster.AwaitWhole(ctx, wholeWithin)
 	if err != nil {
 		return nil, err
