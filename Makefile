@@ -92,7 +92,7 @@ compose-down: ## remove the compose demo and all that belongs to it
 UNIT_MODULES := $(filter-out test,$(MODULES))
 
 .PHONY: test
-test: test-deps build test-unit test-e2e ## unit, integration and end-to-end tests
+test: test-deps build test-unit test-e2e test-faults ## unit, integration and end-to-end tests, faults for 3 minutes
 
 .PHONY: test-deps
 test-deps: ## install missing packages that tests use (NO_INSTALL=1 only prints the command)
@@ -140,6 +140,34 @@ test-clients: test-deps build ## unmodified kubectl, helm, client-go, kwok, Core
 test-clients-quick: test-deps build ## of these, those that are quick to build and to run
 	@sh test/clients/programs/build.sh $(BIN)/test-clients kubectl helm4
 	@cd test && $(SUDO) env KIJABI_BIN=$(BIN) go test -short -count=1 -timeout 20m -v ./clients
+
+# Where the counts of campaigns add up, and which faults and masters they have.
+CAMPAIGN      ?= $(CURDIR)/.cache/faults.jsonl
+FAULT_MASTERS ?= 3
+RUN_FAULTS     = cd test && $(SUDO) env KIJABI_BIN=$(BIN) go run ./faults -masters $(FAULT_MASTERS) -campaign $(CAMPAIGN)
+
+.PHONY: test-faults
+test-faults: test-deps build ## break a cluster of masters for 3 minutes and check what it promises
+	@$(RUN_FAULTS) -duration 3m -faults F1/apiserver,F2,F10,F12
+
+.PHONY: faults
+faults: test-deps build ## the same for 15 minutes, with more kinds of faults (FAULT_MASTERS=5)
+	@$(RUN_FAULTS) -duration 15m -faults F1,F2,F3,F4,F6,F7,F10,F11,F12,F14,F15,F20,F21
+
+# The hours that `make soak` takes.
+HOURS ?= 8
+
+.PHONY: soak
+soak: test-deps build ## the same for HOURS=8; may be stopped, its counts add up with those of earlier runs
+	@$(RUN_FAULTS) -duration $(HOURS)h -faults F1,F2,F3,F4,F5,F6,F7,F9,F10,F11,F12,F14,F15,F20,F21
+
+.PHONY: faults-report
+faults-report: ## print the sums of all campaigns so far
+	@cd test && go run ./faults -campaign $(CAMPAIGN) -report
+
+.PHONY: faults-mutants
+faults-mutants: test-deps build ## build apiservers with a known mistake; the suite must find each
+	@sh test/faults/mutants.sh $(BIN) $(CURDIR)/.cache/mutants
 
 .PHONY: bench
 bench: build ## measure; prints tables with ratios to the floors of the same run

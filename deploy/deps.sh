@@ -28,6 +28,7 @@ if [ "${1:-}" = test ]; then
 	[ -x "${KIJABI_DEBIAN_KUBECTL:-}" ] || has kubectl || need 'kubectl (for the end-to-end test)' kubernetes-client kubernetes-client
 	has openssl || need 'openssl (for tests of signatures)' openssl openssl
 	has nft || need 'nft (for a test of the rules)' nftables nftables
+	has strace || need 'strace (for slow disks in the fault suite)' strace strace
 	has systemd-analyze || need 'systemd-analyze (for a test of the units)' systemd systemd
 	has sudo || need 'sudo (for a test of kijabi deploy)' sudo sudo
 fi

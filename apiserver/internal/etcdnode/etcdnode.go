@@ -187,6 +187,7 @@ func embedConfig(ctx context.Context, cfg Config) (*embed.Config, error) {
 	ec.MaxTxnOps, ec.MaxRequestBytes, ec.MaxLearners = maxTxnOps, maxRequestBytes, maxLearners
 	ec.QuotaBackendBytes = orDefault(cfg.QuotaBytes, defaultQuota)
 	ec.SnapshotCatchUpEntries = catchUpEntries
+	ec.UnsafeNoFsync = withoutFsync
 	ec.AutoCompactionMode = embed.CompactorModePeriodic
 	ec.AutoCompactionRetention = orDefault(cfg.Retention, defaultRetention).String()
 	ec.TickMs = uint(orDefault(cfg.Tick, defaultTick).Milliseconds())

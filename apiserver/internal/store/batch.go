@@ -85,7 +85,7 @@ func (s *Store) add(b *batch, p *pending, now time.Time) verdict {
 	}
 	m := member{p: p, first: len(b.planned), last: len(b.planned)}
 	switch {
-	case g.Epoch != 0 && g.Epoch != s.epoch:
+	case isFenced(g.Epoch, s.epoch):
 		m.err = ErrFenced
 	default:
 		if o := s.requests.find(id, now); o != nil && len(o.writes) == len(g.Writes) {

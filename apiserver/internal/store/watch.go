@@ -52,6 +52,9 @@ func newDelivery(events []Event, progress uint64) delivery {
 // push never blocks: a reader that is too far behind loses its watch instead. The hub wakes
 // the reader.
 func (w *Watcher) push(d delivery) {
+	if isDropped(d) {
+		return
+	}
 	w.mu.Lock()
 	switch {
 	case w.err != nil:

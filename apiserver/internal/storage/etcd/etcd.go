@@ -120,7 +120,7 @@ func (b *Backend) Commit(ctx context.Context, guardKey string, guard int64, ops 
 			then[i].WithValueBytes(ops[i].Value) // spares a copy
 		}
 	}
-	resp, err := b.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(guardKey), "=", guard)).Then(then...).Commit()
+	resp, err := b.client.Txn(ctx).If(guarded(guardKey, guard)...).Then(then...).Commit()
 	if err != nil {
 		return 0, translate(err)
 	}
