@@ -13,13 +13,6 @@ import (
 // small message cost much stack.
 const maxDepth = 100
 
-// Encoded is a message that its sender has encoded. A stream's SendMsg takes it in place of a
-// protobuf message; what is kept encoded is sent so without being copied.
-type Encoded interface {
-	// Parts make the message, one after the other. They must not change afterwards.
-	Parts() mem.BufferSlice
-}
-
 // codec encodes protobuf as gRPC's own does, and refuses messages nested deeper
 // than maxDepth.
 type codec struct{}
@@ -31,9 +24,6 @@ func (codec) Name() string { return "proto" }
 
 // Marshal encodes into a pooled buffer where that pays.
 func (codec) Marshal(v any) (mem.BufferSlice, error) {
-	if encoded, ok := v.(Encoded); ok {
-		return encoded.Parts(), nil
-	}
 	message, err := messageOf(v)
 	if err != nil {
 		return nil, err

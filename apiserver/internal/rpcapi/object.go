@@ -175,19 +175,19 @@ func (s *ObjectService) List(req *objectv1pb.ListRequest, out objectv1pb.ObjectS
 	if err != nil {
 		return err
 	}
-	m := newListMessage(r.kind)
-	m.text(listVersion, list.ResourceVersion)
+	message := &objectv1pb.ListResponse{ResourceVersion: list.ResourceVersion}
+	size := 0
 	for _, record := range list.Records {
-		if m.size+len(record.Value) > chunkBytes && m.objects > 0 {
-			if err := m.send(out); err != nil {
+		if size += len(record.Value); size > chunkBytes && len(message.Objects) > 0 {
+			if err := out.Send(message); err != nil {
 				return err
 			}
+			message, size = &objectv1pb.ListResponse{}, len(record.Value)
 		}
-		m.listed(record)
+		message.Objects = append(message.Objects, pack(r.kind, record))
 	}
-	m.text(listContinue, list.Continue)
-	m.number(listRemaining, list.Remaining)
-	return m.send(out)
+	message.Continue, message.Remaining = list.Continue, list.Remaining
+	return out.Send(message)
 }
 
 // maxSelectorBytes bounds a selector, whose parsing costs hundreds of times its size, as the
@@ -243,20 +243,21 @@ func (s *ObjectService) Watch(req *objectv1pb.WatchRequest, out objectv1pb.Objec
 // sendBatch sends a batch in messages of bounded size; only the last carries the
 // progress mark, since a watch resumed there must have got all of it.
 func sendBatch(kind *registry.Kind, batch registry.WatchBatch, out objectv1pb.ObjectService_WatchServer) error {
-	m := newWatchMessage(kind)
+	message, size := &objectv1pb.WatchResponse{}, 0
 	for _, event := range batch.Events {
-		if m.size+len(event.Record.Value) > chunkBytes && m.objects > 0 {
-			if err := m.send(out); err != nil {
+		if size += len(event.Record.Value); size > chunkBytes && len(message.Events) > 0 {
+			if err := out.Send(message); err != nil {
 				return err
 			}
+			message, size = &objectv1pb.WatchResponse{}, len(event.Record.Value)
 		}
-		m.happened(eventTypes[event.Type], event.Record)
+		message.Events = append(message.Events, &objectv1pb.WatchEvent{Type: eventTypes[event.Type], Object: pack(kind, event.Record)})
 	}
 	if batch.Progress > 0 {
-		m.text(watchProgress, object.FormatVersion(batch.Progress))
+		message.Progress = object.FormatVersion(batch.Progress)
 	}
-	m.flag(watchInitialEnd, batch.InitialEnd)
-	return m.send(out)
+	message.InitialEventsEnd = batch.InitialEnd
+	return out.Send(message)
 }
 
 var eventTypes = map[store.EventType]objectv1pb.EventType{

@@ -200,14 +200,14 @@ func (s *observedStream) RecvMsg(m any) error {
 }
 
 func (s *observedStream) SendMsg(m any) error {
-	watch, ok := m.(*message)
-	if !ok || !watch.watch {
+	watch, ok := m.(*objectv1pb.WatchResponse)
+	if !ok {
 		return s.ServerStream.SendMsg(m)
 	}
 	s.control.Answering(s.request)
 	err := s.ServerStream.SendMsg(m)
 	if err == nil {
-		s.request.Sent(watch.objects)
+		s.request.Sent(len(watch.GetEvents()))
 	}
 	return err
 }

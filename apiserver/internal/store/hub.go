@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 )
 
 // hub keeps the recent history and hands each change to the watchers it concerns.
@@ -23,12 +22,6 @@ type hub struct {
 	marked   int64  // revision of the last progress mark
 	closed   error  // why no watch can begin now
 
-	// Watchers that have got something since they were woken last, when that was, and whether
-	// a timer will wake them.
-	due    []*Watcher
-	woken  time.Time
-	waking bool
-
 	published *versionWaiters // of callers that wait for the history to reach a revision
 }
 
@@ -45,12 +38,6 @@ type topic struct {
 	byField     map[field]watchers
 	fields      map[string]int // field name to number of watchers that use it
 }
-
-// roundInterval is the least time between two rounds of waking watchers. Where a revision comes
-// sooner, its events wait for the next round, and whoever watches gets several revisions in
-// one message: with a thousand revisions a second and a hundred watchers, waking each for
-// each takes more CPU time than all else, and delays what it should hasten.
-const roundInterval = time.Millisecond
 
 // historyBytes bounds the values that one resource's history keeps alive.
 const historyBytes = 16 << 20
@@ -91,46 +78,8 @@ func (h *hub) distribute(revision int64, events []Event) {
 	for len(events) > 0 {
 		resource := events[0].Record.Key.Resource
 		own, rest := split(events, func(e *Event) bool { return e.Record.Key.Resource == resource })
-		h.publishTo(h.topic(resource), newDelivery(own, progress))
+		h.topic(resource).publish(newDelivery(own, progress), h.keep)
 		events = rest
-	}
-	h.wake()
-}
-
-// wake wakes the watchers that are due: now, or when the next round may begin. mu is held.
-func (h *hub) wake() {
-	if len(h.due) == 0 || h.waking {
-		return
-	}
-	if wait := roundInterval - time.Since(h.woken); wait > 0 {
-		h.waking = true
-		time.AfterFunc(wait, func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.waking = false
-			h.wakeNow()
-		})
-		return
-	}
-	h.wakeNow()
-}
-
-func (h *hub) wakeNow() {
-	h.woken = time.Now()
-	for _, w := range h.due {
-		w.due = false
-		w.wake()
-	}
-	clear(h.due)
-	h.due = h.due[:0]
-}
-
-// push gives a delivery to a watcher, who is due then. mu is held.
-func (h *hub) push(w *Watcher, d delivery) {
-	w.push(d)
-	if !w.due {
-		w.due = true
-		h.due = append(h.due, w)
 	}
 }
 
@@ -153,12 +102,12 @@ func split(events []Event, choose func(*Event) bool) (chosen, rest []Event) {
 	return events, nil
 }
 
-func (h *hub) publishTo(t *topic, d delivery) {
+func (t *topic) publish(d delivery, keep int) {
 	t.history = append(t.history, d)
 	t.events += len(d.events)
 	t.bytes += d.bytes
 	drop := 0
-	for (t.events > h.keep || t.bytes > historyBytes) && drop < len(t.history)-1 {
+	for (t.events > keep || t.bytes > historyBytes) && drop < len(t.history)-1 {
 		t.events -= len(t.history[drop].events)
 		t.bytes -= t.history[drop].bytes
 		t.since = t.history[drop].progress
@@ -168,7 +117,7 @@ func (h *hub) publishTo(t *topic, d delivery) {
 	t.history = t.history[drop:]
 
 	for w := range t.all {
-		h.push(w, d)
+		w.push(d)
 	}
 	if len(t.byNamespace) > 0 {
 		for rest := d.events; len(rest) > 0; {
@@ -178,18 +127,18 @@ func (h *hub) publishTo(t *topic, d delivery) {
 			if group := t.byNamespace[namespace]; len(group) > 0 {
 				part := newDelivery(own, d.progress)
 				for w := range group {
-					h.push(w, part)
+					w.push(part)
 				}
 			}
 		}
 	}
 	for name := range t.fields {
-		h.publishField(t, name, d)
+		t.publishField(name, d)
 	}
 }
 
 // publishField hands each event to the watchers of the field's value before and after it.
-func (h *hub) publishField(t *topic, name string, d delivery) {
+func (t *topic) publishField(name string, d delivery) {
 	byValue := map[string][]Event{}
 	for _, e := range d.events {
 		value := e.Record.Index.Fields[name]
@@ -204,7 +153,7 @@ func (h *hub) publishField(t *topic, name string, d delivery) {
 		if group := t.byField[field{name, value}]; len(group) > 0 {
 			part := newDelivery(events, d.progress)
 			for w := range group {
-				h.push(w, part)
+				w.push(part)
 			}
 		}
 	}

@@ -25,8 +25,7 @@ type Watcher struct {
 	bytes   int // of their values
 	marked  uint64
 	err     error
-	ready   chan struct{} // holds one token when the reader shall look
-	due     bool          // it is in hub.due; guarded by hub.mu
+	ready   chan struct{} // holds one token when there may be something to read
 
 	// The reader's own.
 	spare []delivery
@@ -49,8 +48,7 @@ func newDelivery(events []Event, progress uint64) delivery {
 	return d
 }
 
-// push never blocks: a reader that is too far behind loses its watch instead. The hub wakes
-// the reader.
+// push never blocks: a reader that is too far behind loses its watch instead.
 func (w *Watcher) push(d delivery) {
 	if isDropped(d) {
 		return
@@ -65,6 +63,7 @@ func (w *Watcher) push(d delivery) {
 		w.enqueue(d)
 	}
 	w.mu.Unlock()
+	w.wake()
 }
 
 // enqueue adds to the queue; mu is held, or nobody knows the watcher yet.
@@ -103,11 +102,6 @@ func (w *Watcher) wake() {
 // ctx's, ErrExpired, ErrStale or ErrStopped.
 func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 	for {
-		select {
-		case <-ctx.Done():
-			return Batch{}, ctx.Err()
-		case <-w.ready:
-		}
 		w.mu.Lock()
 		queue, marked, err := w.queue, w.marked, w.err
 		w.queue, w.waiting, w.bytes = w.spare[:0], 0, 0
@@ -119,14 +113,15 @@ func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 		if len(b.Events) > 0 || err == nil && marked > w.told {
 			b.Progress = max(b.Progress, marked)
 			w.told = b.Progress
-			if err != nil {
-				w.wake() // to be told
-			}
 			return b, nil
 		}
 		if err != nil {
-			w.wake() // to be told again
 			return Batch{}, err
+		}
+		select {
+		case <-ctx.Done():
+			return Batch{}, ctx.Err()
+		case <-w.ready:
 		}
 	}
 }
