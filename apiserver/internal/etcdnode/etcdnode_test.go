@@ -3,6 +3,7 @@ package etcdnode
 import (
 	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,15 +19,18 @@ import (
 	"kijabi.dev/platform/pki"
 )
 
-// freeURL returns a loopback URL that nobody listens on.
+// freeURL returns a loopback URL that nobody listens on, at an address of its own: a port of the
+// common one could be taken by an outgoing connection before a member listens, or listens again.
 func freeURL(t *testing.T) string {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		address := fmt.Sprintf("127.%d.%d.%d:2380", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
+		if err == nil {
+			_ = l.Close()
+			return "http://" + address
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return fmt.Sprintf("http://%s", l.Addr())
 }
 
 func start(t *testing.T, name, url, initial string) *Node {
@@ -117,7 +121,7 @@ func TestPeersSpeakTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		cert, key, err := ca.Issue(pki.LeafRequest{
-			CommonName: name, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Life: time.Hour, Server: true, Client: true,
+			CommonName: name, IPs: []net.IP{net.ParseIP(strings.TrimSuffix(strings.TrimPrefix(url, "https://"), ":2380"))}, Life: time.Hour, Server: true, Client: true,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -29,3 +29,14 @@ func (m *Masters) MarkLeaving(name string) error {
 	member.Role = Leaving
 	return m.apply(command{Put: &member})
 }
+
+// HangLog makes every write to raft's log hang, as a disk does whose fsync never returns, and raft
+// with it, until release is called.
+func (m *Masters) HangLog() (release func(), err error) {
+	tx, err := m.logs.db.Begin(true)
+	if err != nil {
+		return nil, err
+	}
+	m.raft.Apply([]byte("{}"), 0) // a change of nothing, not waited for
+	return func() { _ = tx.Rollback() }, nil
+}

@@ -111,6 +111,9 @@ type Config struct {
 	// CertificateEnd is when the first of this master's certificates ends, for others to
 	// show; nil means not known.
 	CertificateEnd func() time.Time
+	// Abandon ends the process at once, of a leader that cannot lead, hand over, or end in order;
+	// nil means that it says so and exits with code 1.
+	Abandon func()
 	// SharedFiles returns the key material that a joining master needs; nil means none.
 	SharedFiles func() (map[string][]byte, error)
 	// Clock; nil means the real one. Raft's own times do not follow it.
@@ -160,6 +163,12 @@ func New(cfg Config) (*Masters, error) {
 	cfg.Election = orDefault(cfg.Election, max(defaultHeartbeat, cfg.Heartbeat))
 	cfg.LeaderLease = orDefault(cfg.LeaderLease, cfg.Heartbeat)
 	cfg.ComponentGrace = orDefault(cfg.ComponentGrace, 15*time.Second)
+	if cfg.Abandon == nil {
+		cfg.Abandon = func() {
+			cfg.Log.Error("this leader can neither lead nor hand over nor end, ending the process")
+			os.Exit(1)
+		}
+	}
 	m := &Masters{
 		cfg: cfg, log: cfg.Log, roster: newRoster(), conns: newConns(cfg.Dial), peers: newPeers(),
 		directory: newDirectory(cfg.Name, cfg.Clock), elected: make(chan bool, 16), leader: newLeader(),

@@ -3,6 +3,8 @@ package masters_test
 import (
 	"errors"
 	"os"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +98,30 @@ func TestLostDiskRejoins(t *testing.T) {
 		t.Errorf("the roster is %v", after)
 	}
 	converge(t, machines)
+}
+
+// TestLeaderThatHangsEnds hangs the disk of a leader, raft's log on it included: it can neither
+// lead nor hand over, but its heartbeats go on, so that it has to end for another to lead.
+func TestLeaderThatHangsEnds(t *testing.T) {
+	var abandoned atomic.Bool
+	machines := formWith(t, 3, func(c *masters.Config) { c.Abandon = func() { abandoned.Store(true) } })
+	lead := leader(t, machines)
+	allAlive(t, lead, 3)
+	release, err := lead.running.HangLog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(release)
+	t.Cleanup(release)
+	lead.running.backend.cut.Store(true)
+	began := time.Now()
+	eventually(t, "the leader gives its process up", abandoned.Load)
+	t.Logf("given up after %s", time.Since(began).Round(time.Millisecond))
+	release() // what hangs ends with a process
+	lead.stop()
+	if _, err := put(t.Context(), leader(t, without(machines, lead)).running.store, key(1), ""); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestLeaderThatCannotWriteHandsOver cuts the leader's store from its data.

@@ -27,6 +27,8 @@ const (
 	diskWithin = 5 * time.Second
 	// diskIdle is how often a master that does not lead measures its disk.
 	diskIdle = 10 * time.Second
+	// abandonAfter is how long a leader that cannot prove that it can lead may take to hand over.
+	abandonAfter = 2 * handOverTimeout
 	// firstGrace is how long a new leader may take to open for writes.
 	firstGrace = 5 * time.Second
 )
@@ -125,18 +127,27 @@ func (m *Masters) judge(ctx context.Context, probes []*probe) error {
 }
 
 // mustHandOver gives leadership away. A lone voter keeps trying instead: there is nobody better.
+//
+// A disk that hangs can hang raft as well, all of it but the heartbeats, for which the others would
+// wait in vain; then nothing here comes to an end, and the process has to.
 func (m *Masters) mustHandOver(ctx context.Context, probe string) error {
 	if !m.hasOtherVoters() {
 		return nil
 	}
+	if _, noHeir := m.successor(""); noHeir != nil {
+		return nil // raft's lease will end the leadership if nobody is there
+	}
+	end := time.AfterFunc(abandonAfter, m.cfg.Abandon)
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	err := m.handOver(ctx, "", "handed over: "+probe)
 	if err == nil || m.raft.State() != raft.Leader {
+		end.Stop()
 		return nil
 	}
 	if _, noHeir := m.successor(""); noHeir != nil {
-		return nil // raft's lease will end the leadership if nobody is there
+		end.Stop()
+		return nil
 	}
 	return fmt.Errorf("%w: %w", errCannotLead, err)
 }
