@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the packages that are missing: for the build a C compiler and libseccomp's
 # headers and static library (for runc); with the argument "test" also kubectl, nft,
-# openssl, systemd-analyze, sudo and sshd, which tests use as any user would; with the arguments "bundle ARCH..." the same
+# openssl, strace, systemd-analyze, sudo and sshd, which tests use as any user would; with the arguments "bundle ARCH..." the same
 # for other architectures, which only Debian's packages offer; with the argument "vm" what
 # makes and runs a Debian virtual machine. Says so first; NO_INSTALL=1 prints the command
 # and stops.

@@ -148,7 +148,7 @@ func FuzzContinue(f *testing.F) {
 	now := m.store.Version()
 	f.Fuzz(func(t *testing.T, token, version, match string, limit int64) {
 		if v, err := object.ParseVersion(version); err == nil && v > now {
-			t.Skip() // the engine waits for it, as its own test says
+			return // the engine waits for it, as its own test says
 		}
 		list, err := m.List(t.Context(), at("configmaps", "default", ""), registry.ListOptions{
 			Continue: token, ResourceVersion: version, ResourceVersionMatch: metav1.ResourceVersionMatch(match), Limit: limit,
