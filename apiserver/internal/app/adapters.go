@@ -38,13 +38,13 @@ func (p nodePods) NodeOf(namespace, name string) string {
 	if !ok {
 		return ""
 	}
-	return record.Index.Fields["spec.nodeName"]
+	return record.Index.Fields.Get("spec.nodeName")
 }
 
 func (p nodePods) UsedOn(node, resource, namespace, name string) bool {
 	kind := object.KindOf[*corev1.Pod]()
 	for _, record := range p.store.Snapshot(podsResource, namespace).Records {
-		if record.Index.Fields["spec.nodeName"] != node {
+		if record.Index.Fields.Get("spec.nodeName") != node {
 			continue
 		}
 		obj, err := object.Decode(kind, record.Value)

@@ -171,7 +171,7 @@ func resultOf(ref registry.Ref, packed *anypb.Any) (registry.OperationResult, er
 	out.Record = &store.Record{
 		Key:     store.Key{Resource: ref.Resource.GroupResource().String(), Namespace: meta.Namespace, Name: meta.Name},
 		Version: version, Value: packed.GetValue(),
-		Index: store.Index{UID: types.UID(meta.UID), Labels: meta.Labels, Deleting: meta.Deleting},
+		Index: store.Index{UID: types.UID(meta.UID), Labels: store.AttributesOf(meta.Labels), Deleting: meta.Deleting},
 	}
 	return out, nil
 }

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"fmt"
-	"maps"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -29,16 +28,18 @@ func NewIndexer(table []*Kind) store.Indexer {
 		if err != nil {
 			return store.Index{}, fmt.Errorf("index %s: %w", key, err)
 		}
-		index := store.Index{UID: types.UID(meta.UID), Labels: meta.Labels, Deleting: meta.Deleting}
+		index := store.Index{UID: types.UID(meta.UID), Labels: store.AttributesOf(meta.Labels), Deleting: meta.Deleting}
 		kind := byResource[key.Resource]
 		switch {
 		case kind == nil: // a kind that users have defined: its fields are not indexed
 		case kind.WireFields != nil:
-			index.Fields, err = kind.WireFields(value)
+			var fields map[string]string
+			fields, err = kind.WireFields(value)
+			index.Fields = store.AttributesOf(fields)
 		case kind.Fields != nil:
 			obj := kind.New()
 			if err = obj.Unmarshal(value); err == nil {
-				index.Fields = kind.Fields(obj)
+				index.Fields = store.AttributesOf(kind.Fields(obj))
 			}
 		}
 		if err != nil {
@@ -51,9 +52,9 @@ func NewIndexer(table []*Kind) store.Indexer {
 // indexOf does the same for an object in hand. The labels are copied, because the
 // object goes back to the caller.
 func indexOf(kind *Kind, obj object.Object) store.Index {
-	index := store.Index{UID: obj.GetUID(), Labels: maps.Clone(obj.GetLabels()), Deleting: obj.GetDeletionTimestamp() != nil}
+	index := store.Index{UID: obj.GetUID(), Labels: store.AttributesOf(obj.GetLabels()), Deleting: obj.GetDeletionTimestamp() != nil}
 	if kind.Fields != nil {
-		index.Fields = kind.Fields(obj)
+		index.Fields = store.AttributesOf(kind.Fields(obj))
 	}
 	return index
 }

@@ -1,7 +1,6 @@
 package registry_test
 
 import (
-	"maps"
 	"slices"
 	"testing"
 
@@ -52,7 +51,7 @@ func TestIndexOfEncodedPods(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.UID != p.UID || got.Deleting != (p.DeletionTimestamp != nil) || !maps.Equal(got.Labels, p.Labels) || !maps.Equal(got.Fields, podKind.Fields(p)) {
+		if got.UID != p.UID || got.Deleting != (p.DeletionTimestamp != nil) || !slices.Equal(got.Labels, store.AttributesOf(p.Labels)) || !slices.Equal(got.Fields, store.AttributesOf(podKind.Fields(p))) {
 			t.Fatalf("index %+v of %+v", got, p)
 		}
 		meta, err := kinds.ReadWireMeta(store.AppendVersion(slices.Clip(value), 7))

@@ -20,7 +20,7 @@ type selectors struct {
 	labels labels.Selector     // nil selects all
 	fields fields.Requirements // of the stored kind's fields
 	// custom computes the fields of objects whose index holds none; nil otherwise.
-	custom func(r *store.Record) map[string]string
+	custom func(r *store.Record) store.Attributes
 	// name is set when the selection can match only that object.
 	name string
 }
@@ -71,13 +71,13 @@ func parseSelectors(kind *Kind, ref Ref, labelSelector labels.Selector, fieldSel
 }
 
 // customFields computes the selectable fields of a kind that users have defined.
-func customFields(kind *Kind) func(*store.Record) map[string]string {
-	return func(r *store.Record) map[string]string {
+func customFields(kind *Kind) func(*store.Record) store.Attributes {
+	return func(r *store.Record) store.Attributes {
 		obj, err := decode(kind, r)
 		if err != nil {
 			return nil
 		}
-		return kind.Custom.Fields(obj.(*object.Custom))
+		return store.AttributesOf(kind.Custom.Fields(obj.(*object.Custom)))
 	}
 }
 
@@ -101,13 +101,13 @@ func (s *selectors) matches(r *store.Record) bool {
 		case "metadata.namespace":
 			value = r.Key.Namespace
 		default:
-			value = known[want.Field]
+			value = known.Get(want.Field)
 		}
 		if (value == want.Value) == (want.Operator == selection.NotEquals) {
 			return false
 		}
 	}
-	return s.labels == nil || s.labels.Matches(labels.Set(r.Index.Labels))
+	return s.labels == nil || s.labels.Matches(r.Index.Labels)
 }
 
 // watchOptions makes the store do the filtering; a selection of pods by node is indexed there.

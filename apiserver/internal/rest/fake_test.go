@@ -95,7 +95,7 @@ func (f *fakeRegistry) put(ref registry.Ref, obj object.Object) (object.Object, 
 	}
 	record := &store.Record{
 		Key: keyOf(ref), Version: f.version, Value: store.AppendVersion(value, f.version),
-		Index: store.Index{UID: obj.GetUID(), Labels: obj.GetLabels()},
+		Index: store.Index{UID: obj.GetUID(), Labels: store.AttributesOf(obj.GetLabels())},
 	}
 	event := store.Event{Type: store.Added, Record: record, Previous: previous}
 	if previous != nil {
@@ -218,7 +218,7 @@ func selects(ref registry.Ref, record *store.Record, l labels.Selector, fieldSel
 	if record.Key.Resource != ref.Resource.GroupResource().String() || ref.Namespace != "" && record.Key.Namespace != ref.Namespace {
 		return false
 	}
-	if l != nil && !l.Matches(labels.Set(record.Index.Labels)) {
+	if l != nil && !l.Matches(record.Index.Labels) {
 		return false
 	}
 	selector, err := fields.ParseSelector(fieldSelector)

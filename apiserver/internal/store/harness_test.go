@@ -25,7 +25,7 @@ func index(_ store.Key, value []byte) (store.Index, error) {
 			m[k] = v
 		}
 	}
-	return store.Index{Labels: m, Fields: m}, nil
+	return store.Index{Labels: store.AttributesOf(m), Fields: store.AttributesOf(m)}, nil
 }
 
 // value is a record's value without its version.

@@ -141,10 +141,10 @@ func (t *topic) publish(d delivery, keep int) {
 func (t *topic) publishField(name string, d delivery) {
 	byValue := map[string][]Event{}
 	for _, e := range d.events {
-		value := e.Record.Index.Fields[name]
+		value := e.Record.Index.Fields.Get(name)
 		byValue[value] = append(byValue[value], e)
 		if e.Previous != nil {
-			if before := e.Previous.Index.Fields[name]; before != value {
+			if before := e.Previous.Index.Fields.Get(name); before != value {
 				byValue[before] = append(byValue[before], e)
 			}
 		}
@@ -200,8 +200,8 @@ func (t *topic) concern(w *Watcher, events []Event) []Event {
 	switch o := &w.opts; {
 	case o.Field != "":
 		own, _ := split(events, func(e *Event) bool {
-			return e.Record.Index.Fields[o.Field] == o.Value ||
-				e.Previous != nil && e.Previous.Index.Fields[o.Field] == o.Value
+			return e.Record.Index.Fields.Get(o.Field) == o.Value ||
+				e.Previous != nil && e.Previous.Index.Fields.Get(o.Field) == o.Value
 		})
 		return own
 	case o.Namespace != "":

@@ -71,10 +71,10 @@ type Record struct {
 // Index holds what selectors and loops need of an object without decoding it.
 type Index struct {
 	UID    types.UID
-	Labels map[string]string
+	Labels Attributes
 	// Fields are the kind's selectable fields, such as "spec.nodeName".
 	// metadata.name and metadata.namespace are not in it: Key has them.
-	Fields map[string]string
+	Fields Attributes
 	// Deleting is true once deletionTimestamp is set.
 	Deleting bool
 }
@@ -184,7 +184,7 @@ type WatchOptions struct {
 	// as Added, one that ceases to match as Deleted with its last matching state. It must be
 	// pure and quick.
 	Filter func(*Record) bool
-	// Field and Value, if set, limit the watch to objects whose Index.Fields[Field] is
+	// Field and Value, if set, limit the watch to objects whose Index.Fields.Get(Field) is
 	// Value (or was, before the change). Unlike with Filter, other objects' events cost
 	// nothing. Field must come from a small set, such as "spec.nodeName".
 	Field, Value string

@@ -26,7 +26,7 @@ func TestWritesReachFollowersWithTheSameVersions(t *testing.T) {
 	}
 	same(t, a, f)
 	got := f.Snapshot("pods", "")
-	if len(got.Records) != 1 || value(got.Records[0]) != "v=2" || got.Records[0].Index.Fields["v"] != "2" {
+	if len(got.Records) != 1 || value(got.Records[0]) != "v=2" || got.Records[0].Index.Fields.Get("v") != "2" {
 		t.Errorf("follower has %v", got.Records)
 	}
 	if _, err := f.Commit(t.Context(), store.Group{Writes: []store.Write{remove(pod("x"))}}); !errors.Is(err, store.ErrNotLeading) {
@@ -489,7 +489,7 @@ func TestRewrite(t *testing.T) {
 		for _, name := range []string{"lasting", "passing"} {
 			before, _ := a.Get(pod(name))
 			after := commit(t, a, rewrite(pod(name)))[0].Record
-			if after.Version <= before.Version || value(after) != value(before) || len(after.Value) != len(before.Value) || after.Index.Fields["node"] != before.Index.Fields["node"] {
+			if after.Version <= before.Version || value(after) != value(before) || len(after.Value) != len(before.Value) || after.Index.Fields.Get("node") != before.Index.Fields.Get("node") {
 				t.Errorf("%s: %q at %d, then %q at %d", name, before.Value, before.Version, after.Value, after.Version)
 			}
 		}

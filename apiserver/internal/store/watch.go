@@ -190,7 +190,7 @@ func (w *Watcher) matches(r *Record) bool {
 	if w.opts.Namespace != "" && r.Key.Namespace != w.opts.Namespace {
 		return false
 	}
-	if w.opts.Field != "" && r.Index.Fields[w.opts.Field] != w.opts.Value {
+	if w.opts.Field != "" && r.Index.Fields.Get(w.opts.Field) != w.opts.Value {
 		return false
 	}
 	return w.opts.Filter == nil || w.opts.Filter(r)

@@ -144,7 +144,7 @@ func TestWatchSelectors(t *testing.T) {
 	a.lead()
 	other := store.Key{Resource: "pods", Namespace: "other", Name: "z"}
 	start := a.Version()
-	red := func(r *store.Record) bool { return r.Index.Labels["color"] == "red" }
+	red := func(r *store.Record) bool { return r.Index.Labels.Get("color") == "red" }
 	all := watch(t, a, store.WatchOptions{Resource: "pods", After: start})
 	reds := watch(t, a, store.WatchOptions{Resource: "pods", After: start, Filter: red})
 	onA := watch(t, a, store.WatchOptions{Resource: "pods", After: start, Field: "node", Value: "a"})
