@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ func (d *grpcDoor) echo(ctx context.Context, worker int) error {
 }
 
 func (d *grpcDoor) create(ctx context.Context, worker int, obj object.Object) error {
-	_, err := d.clients[worker%doorConns].Create(ctx, obj)
+	_, err := d.clients[worker%len(d.clients)].Create(ctx, obj)
 	return err
 }
 
@@ -156,10 +157,13 @@ type restDoor struct {
 func (c *cluster) restDoor(master int, title, media string) *restDoor {
 	d := &restDoor{title: title, media: media, base: fmt.Sprintf("https://10.95.0.%d:%d", 10+master, configv1.PortREST)}
 	for range doorConns {
-		tls := c.identity.ClientTLS("kubernetes")
-		d.clients = append(d.clients, &http.Client{Transport: &http.Transport{TLSClientConfig: tls, ForceAttemptHTTP2: true, DisableCompression: true}})
+		d.clients = append(d.clients, httpClient(c.identity.ClientTLS("kubernetes")))
 	}
 	return d
+}
+
+func httpClient(tls *tls.Config) *http.Client {
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: tls, ForceAttemptHTTP2: true, DisableCompression: true}}
 }
 
 func (d *restDoor) name() string { return d.title }

@@ -140,9 +140,14 @@ func (c *cluster) lists(ctx context.Context, pid, pods int) error {
 	if err != nil {
 		return err
 	}
+	floor, end, err := httpFloor(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	type result struct {
-		took, cpu   []time.Duration
-		items, size int
+		took, cpu, floor []time.Duration
+		items, size      int
 	}
 	results := map[string]*result{}
 	selectors := []string{"", "share=7"}
@@ -169,6 +174,12 @@ func (c *cluster) lists(ctx context.Context, pid, pods int) error {
 					return err
 				}
 				r.cpu = append(r.cpu, after-before)
+				runtime.GC()
+				began = time.Now()
+				if err := floor.bytes(ctx, r.size); err != nil {
+					return err
+				}
+				r.floor = append(r.floor, time.Since(began))
 			}
 		}
 	}
@@ -185,9 +196,11 @@ func (c *cluster) lists(ctx context.Context, pid, pods int) error {
 			for _, used := range r.cpu {
 				cpu += used
 			}
+			took, least := quantile(r.took, 0.5), quantile(r.floor, 0.5)
 			c.table.add(row{
 				what:   fmt.Sprintf("LIST %d of %d pods by %s, not decoded", r.items, pods, d.name()),
-				figure: fmt.Sprintf("p50 %s, %s of server CPU each; %d KB", milliseconds(quantile(r.took, 0.5)), milliseconds(cpu/listRounds), r.size/1000), goal: goal,
+				figure: fmt.Sprintf("p50 %s, %s of server CPU each; %d KB", milliseconds(took), milliseconds(cpu/listRounds), r.size/1000), goal: goal,
+				floor: "plain HTTPS server, same bytes " + milliseconds(least), ratio: ratio(float64(took), float64(least)),
 			})
 		}
 		d.close()

@@ -132,10 +132,6 @@ func listMeta(version, next string, remaining int64) metav1.ListMeta {
 	return m
 }
 
-// listPiece is how much of a list is written at a time: each write sets a deadline, and wakes
-// the goroutine that serves the connection.
-const listPiece = 256 << 10
-
 // protobufList writes a list whose items are encoded already. Every Kubernetes list has
 // metadata as field 1 and items as field 2.
 func protobufList(w io.Writer, gvk schema.GroupVersionKind, meta metav1.ListMeta, items [][]byte) error {
@@ -147,21 +143,19 @@ func protobufList(w io.Writer, gvk schema.GroupVersionKind, meta metav1.ListMeta
 	for _, item := range items {
 		size += protowire.SizeTag(2) + protowire.SizeBytes(len(item))
 	}
-	b := appendEnvelope(make([]byte, 0, listPiece+listPiece/4), gvk, size)
-	b = protowire.AppendTag(b, 1, protowire.BytesType)
-	b = protowire.AppendBytes(b, head)
-	for _, item := range items {
-		b = protowire.AppendTag(b, 2, protowire.BytesType)
-		b = protowire.AppendBytes(b, item)
-		if len(b) >= listPiece {
-			if _, err := w.Write(b); err != nil {
-				return err
+	return inPieces(w, func(p *pieces) ([]byte, error) {
+		b := appendEnvelope(p.empty(), gvk, size)
+		b = protowire.AppendTag(b, 1, protowire.BytesType)
+		b = protowire.AppendBytes(b, head)
+		for _, item := range items {
+			b = protowire.AppendTag(b, 2, protowire.BytesType)
+			b = protowire.AppendBytes(b, item)
+			if b, err = p.give(b); err != nil {
+				return nil, err
 			}
-			b = b[:0]
 		}
-	}
-	_, err = w.Write(append(b, envelopeEnd...))
-	return err
+		return append(b, envelopeEnd...), nil
+	})
 }
 
 // metadataOnly keeps the metadata of an encoded object: the protobuf form of a

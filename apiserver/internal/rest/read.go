@@ -244,10 +244,7 @@ func listKind(f format, t target) schema.GroupVersionKind {
 	return t.kind.GVK.GroupVersion().WithKind(t.kind.GVK.Kind + "List")
 }
 
-// listChunk is how much of a list is written at once, in bytes.
-const listChunk = 64 << 10
-
-// jsonList writes a list piece by piece, so that it is never in memory as a whole.
+// jsonList writes a list of encoded objects as JSON.
 func (s *Server) jsonList(w io.Writer, f format, t target, records []*store.Record, meta metav1.ListMeta) error {
 	gvk := listKind(f, t)
 	head, err := marshalJSON(meta, false)
@@ -258,23 +255,21 @@ func (s *Server) jsonList(w io.Writer, f format, t target, records []*store.Reco
 	if err != nil {
 		return err
 	}
-	b := fmt.Appendf(make([]byte, 0, listChunk+listChunk/4), `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, gvk.Kind, gvk.GroupVersion().String(), trimNewline(head))
-	for i, record := range records {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		if b, err = write(b, record.Value); err != nil {
-			return err
-		}
-		if len(b) >= listChunk {
-			if _, err := w.Write(b); err != nil {
-				return err
+	return inPieces(w, func(p *pieces) ([]byte, error) {
+		b := fmt.Appendf(p.empty(), `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, gvk.Kind, gvk.GroupVersion().String(), trimNewline(head))
+		for i, record := range records {
+			if i > 0 {
+				b = append(b, ',')
 			}
-			b = b[:0]
+			if b, err = write(b, record.Value); err != nil {
+				return nil, err
+			}
+			if b, err = p.give(b); err != nil {
+				return nil, err
+			}
 		}
-	}
-	_, err = w.Write(append(b, "]}\n"...))
-	return err
+		return append(b, "]}\n"...), nil
+	})
 }
 
 // transcoding returns what appends a stored object, or its metadata, as JSON.

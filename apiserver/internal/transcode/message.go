@@ -19,6 +19,8 @@ type writer struct {
 	version span
 	// fields found in the messages that are being written, one message after the other.
 	fields []span
+	// owned is the last set of owned fields that could be copied: of many objects it is the same.
+	owned []byte
 }
 
 // depthLimit ends recursion.
@@ -233,7 +235,7 @@ func (w *writer) one(b []byte, f *field, s span, free, depth int) ([]byte, bool)
 	case opIntOrString:
 		return appendIntOrString(b, content)
 	case opFields:
-		return appendFields(b, content)
+		return w.appendFields(b, content)
 	}
 	value, _ := varint(content)
 	switch f.op {

@@ -1,6 +1,7 @@
 package transcode
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"strconv"
@@ -250,7 +251,7 @@ func varintField(s []byte, number byte) (value uint64, rest []byte, ok bool) {
 }
 
 // appendFields writes a metav1.FieldsV1, which is JSON already.
-func appendFields(b, s []byte) ([]byte, bool) {
+func (w *writer) appendFields(b, s []byte) ([]byte, bool) {
 	if len(s) == 0 {
 		return append(b, "null"...), true
 	}
@@ -258,7 +259,8 @@ func appendFields(b, s []byte) ([]byte, bool) {
 	if !ok {
 		return b, false
 	}
-	if compactFields(raw) {
+	if bytes.Equal(raw, w.owned) || compactFields(raw) {
+		w.owned = append(w.owned[:0], raw...)
 		return append(b, raw...), true
 	}
 	out, err := json.Marshal(metav1.NewFieldsV1(string(raw)))
