@@ -156,6 +156,18 @@ func Roles(groups []string) []string {
 	return slices.Compact(roles)
 }
 
+// FollowsLeader tells whether groups are those of a component that writes only while its master
+// leads, and says with each write under which leader's epoch.
+func FollowsLeader(groups []string) bool {
+	return slices.ContainsFunc(groups, func(group string) bool {
+		switch group {
+		case RolePrefix + ComponentScheduler, RolePrefix + ComponentControllerManager, RolePrefix + ComponentCloudControllerManager:
+			return true
+		}
+		return false
+	})
+}
+
 // Machine finds the machine in the DNS names of a certificate made by Subject;
 // empty when there is none.
 func Machine(dnsNames []string) string {

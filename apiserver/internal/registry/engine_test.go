@@ -21,6 +21,7 @@ import (
 	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
 )
 
 var none = registry.WriteOptions{}
@@ -734,4 +735,12 @@ func TestFencedCaller(t *testing.T) {
 	}
 	caller.Epoch = m.store.Term().Epoch
 	must[*corev1.ConfigMap](t)(m.Create(t.Context(), caller, at("configmaps", "default", ""), configMap("a"), none))
+
+	component := registry.Caller{User: "system:kube-controller-manager", Groups: []string{pki.RolePrefix + pki.ComponentControllerManager}}
+	_, err = m.Create(t.Context(), component, at("configmaps", "default", ""), configMap("b"), none)
+	if apierrors.ReasonForError(err) != registry.ReasonFenced {
+		t.Errorf("a component without an epoch: %v", err)
+	}
+	component.Epoch = m.store.Term().Epoch
+	must[*corev1.ConfigMap](t)(m.Create(t.Context(), component, at("configmaps", "default", ""), configMap("b"), none))
 }

@@ -13,8 +13,8 @@ import (
 	"kijabi.dev/apiserver/internal/store"
 )
 
-// ReasonFenced is the status reason of a write whose epoch is over: the component that
-// made it no longer leads and must stop.
+// ReasonFenced is the status reason of a write whose epoch is over, or unknown: the component
+// that made it no longer leads and must stop.
 const ReasonFenced metav1.StatusReason = "Fenced"
 
 const optimisticLock = "the object has been modified; please apply your changes to the latest version and try again"
@@ -29,10 +29,7 @@ func statusError(err error) error {
 	}
 	switch {
 	case errors.Is(err, store.ErrFenced):
-		return &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusPreconditionFailed, Reason: ReasonFenced,
-			Message: "fenced: the epoch this component was started under is over",
-		}}
+		return fenced("the epoch this component was started under is over")
 	case errors.Is(err, errReplan):
 		return apierrors.NewTimeoutError(err.Error(), 1)
 	case errors.Is(err, store.ErrExpired):
@@ -49,6 +46,12 @@ func statusError(err error) error {
 		return err
 	}
 	return apierrors.NewInternalError(err)
+}
+
+func fenced(why string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusPreconditionFailed, Reason: ReasonFenced, Message: "fenced: " + why,
+	}}
 }
 
 func notFound(kind *Kind, name string) error {

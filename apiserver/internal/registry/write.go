@@ -18,6 +18,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
 )
 
 // leaderPoll is the pause between two attempts of a write that found no leader.
@@ -206,6 +207,9 @@ func newRequestID() string {
 
 // commit performs plans as one group.
 func (e *Engine) commit(ctx context.Context, caller Caller, plans []*plan, atomic bool) ([]OperationResult, error) {
+	if caller.Epoch == 0 && pki.FollowsLeader(caller.Groups) {
+		return nil, fenced("a scheduler or controller says with each write under which epoch it was started") // it may be left over
+	}
 	group := store.Group{
 		Writes: make([]store.Write, len(plans)), Atomic: atomic,
 		User: caller.User, RequestID: caller.RequestID, Epoch: caller.Epoch, Ephemeral: true,
