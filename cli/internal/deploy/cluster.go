@@ -57,6 +57,7 @@ type leading struct {
 		Name    string `json:"name"`
 		Address string `json:"address"`
 		Alive   bool   `json:"alive"`
+		Role    string `json:"role"`
 		Reason  string `json:"reason"`
 	} `json:"masters"`
 }
@@ -107,7 +108,7 @@ func (d *Deployment) readCluster(ctx context.Context, anchor string) (*Cluster, 
 	}
 	cluster := &Cluster{}
 	for _, master := range status.Masters {
-		cluster.Masters = append(cluster.Masters, ClusterMaster{Name: master.Name, Address: master.Address, Alive: master.Alive})
+		cluster.Masters = append(cluster.Masters, ClusterMaster{Name: master.Name, Address: master.Address, Alive: master.Alive, Spare: master.Role == "spare" || master.Role == "learner"})
 	}
 	for _, node := range list.Items {
 		one := ClusterNode{Name: node.Name, Labels: node.Labels}

@@ -98,6 +98,8 @@ type Cluster struct {
 type ClusterMaster struct {
 	Name, Address string
 	Alive         bool
+	// Spare is a master without a vote.
+	Spare bool
 }
 
 // ClusterNode is a Node.
@@ -375,17 +377,21 @@ func (in Input) surplus() []HostPlan {
 	return all
 }
 
-// quorate says why a master may not leave: those that are left must have a majority of
-// living ones.
+// quorate says why a master may not leave: of those that are left, the voting ones must have a
+// majority of living ones.
 func quorate(left []ClusterMaster, leaving ClusterMaster) error {
-	alive := 0
+	alive, voters := 0, 0
 	for _, master := range left {
+		if master.Spare {
+			continue
+		}
+		voters++
 		if master.Alive {
 			alive++
 		}
 	}
-	if alive > len(left)/2 {
+	if leaving.Spare || alive > voters/2 {
 		return nil
 	}
-	return fmt.Errorf("it stays: without %s only %d of %d masters would live, which is no majority: repair the others first", leaving.Name, alive, len(left))
+	return fmt.Errorf("it stays: without %s only %d of %d voting masters would live, which is no majority: repair the others first", leaving.Name, alive, voters)
 }

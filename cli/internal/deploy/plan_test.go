@@ -195,8 +195,17 @@ func TestDecide(t *testing.T) {
 				Masters: []ClusterMaster{{Name: "m1", Alive: false}, {Name: "m2", Alive: true}, {Name: "m3", Alive: true}}, Nodes: wholeCluster().Nodes,
 			}},
 			but(map[string]string{
-				"m2": "FAULT: it stays: without m2 only 1 of 2 masters would live, which is no majority: repair the others first",
-				"m3": "FAULT: it stays: without m3 only 1 of 2 masters would live, which is no majority: repair the others first",
+				"m2": "FAULT: it stays: without m2 only 1 of 2 voting masters would live, which is no majority: repair the others first",
+				"m3": "FAULT: it stays: without m3 only 1 of 2 voting masters would live, which is no majority: repair the others first",
+			}),
+		},
+		"spares have no vote": {
+			Input{Hosts: testHosts(Host{Name: "m1", Role: Master}, Host{Name: "n1", Role: Node}), Facts: allMembers(), Prune: true, Cluster: &Cluster{
+				Masters: []ClusterMaster{{Name: "m1", Alive: false}, {Name: "m2", Alive: true}, {Name: "m3", Alive: true, Spare: true}}, Nodes: wholeCluster().Nodes,
+			}},
+			but(map[string]string{
+				"m2": "FAULT: it stays: without m2 only 0 of 1 voting masters would live, which is no majority: repair the others first",
+				"m3": "leave: drain it, take it off the masters, reset it, delete its Node",
 			}),
 		},
 		"prune masters": {
