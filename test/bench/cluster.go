@@ -74,7 +74,11 @@ type cluster struct {
 }
 
 func (c *cluster) dial(master int, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return rpc.Dial(masterAddress(master), c.identity, opts...)
+	return c.dialAddress(masterAddress(master), opts...)
+}
+
+func (c *cluster) dialAddress(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return rpc.Dial(address, c.identity, opts...)
 }
 
 // failover connects to any master.
