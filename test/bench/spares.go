@@ -60,7 +60,7 @@ func measureSpares(ctx context.Context, b *bench) error {
 				return err
 			}
 			c.table.add(row{
-				what:   fmt.Sprintf("reads through %d masters with 15 % of a core each, %s", n+1, roles),
+				what:   fmt.Sprintf("reads through %d masters with 15 %% of a core each, %s", n+1, roles),
 				figure: fmt.Sprintf("%.0f/s", rate), floor: fmt.Sprintf("1 master %.0f/s", first), ratio: ratio(rate, first),
 			})
 		}
