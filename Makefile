@@ -159,7 +159,7 @@ HOURS ?= 8
 
 .PHONY: soak
 soak: test-deps build ## the same for HOURS=8; may be stopped, its counts add up with those of earlier runs
-	@$(RUN_FAULTS) -duration $(HOURS)h -faults F1,F2,F3,F4,F5,F6,F7,F9,F10,F11,F12,F14,F15,F20,F21
+	@$(RUN_FAULTS) -duration $(HOURS)h -faults F1,F2,F3,F4,F5,F6,F7,F9,F10,F11,F12,F14,F15,F19,F20,F21,calm
 
 .PHONY: faults-report
 faults-report: ## print the sums of all campaigns so far

@@ -45,9 +45,6 @@ import (
 	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
 )
 
-// leafLife is how long the apiserver's own certificates live; it renews them itself.
-const leafLife = 24 * time.Hour
-
 // connectionsPerUser bounds connections of one user on one machine unless configured.
 const connectionsPerUser = 256
 
@@ -200,7 +197,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	})
 	issuer, err := certificates.New(certificates.Config{
 		Tokens: &tokens{registry: engine, caller: self}, Authority: authority{ca}, Machines: roster{group}, Clock: clk, Log: log.Named("certificates"),
-		Renewable: renewable(objects, group),
+		Renewable: renewable(objects, group), LeafLife: cfg.Masters.LeafLife(),
 	})
 	if err != nil {
 		return nil, err
@@ -283,10 +280,10 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			identity.Run,
 			peerIdentity.Run,
 			func(ctx context.Context) error {
-				return pki.RenewWith(ctx, cfg.Identity, pki.SignWith(ca, leafLife), log)
+				return pki.RenewWith(ctx, cfg.Identity, pki.SignWith(ca, cfg.Masters.LeafLife()), log)
 			},
 			func(ctx context.Context) error {
-				return pki.RenewWith(ctx, cfg.Peer, pki.SignWith(peerCA, leafLife), log)
+				return pki.RenewWith(ctx, cfg.Peer, pki.SignWith(peerCA, cfg.Masters.LeafLife()), log)
 			},
 			group.Run,
 			rememberMasters(cfg, group),

@@ -79,6 +79,7 @@ func (a *authorities) add(f *files, layout Layout) error {
 // issue adds a certificate of a component on this machine.
 func issue(f *files, ca *pki.CA, s settings, component string, into configv1.Identity) error {
 	request := pki.Subject(component, s.name)
+	request.Life = s.said.Masters.LeafLife()
 	if request.Server {
 		request.IPs = append(request.IPs, net.ParseIP(s.address))
 	}

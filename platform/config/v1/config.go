@@ -127,7 +127,7 @@ type APIServerConfiguration struct {
 	Join []string `json:"join,omitempty"`
 	// Network ranges.
 	Network Network `json:"network"`
-	// Masters configures what the leading master does about the others.
+	// Masters configures what masters do about each other and the cluster's programs.
 	Masters Masters `json:"masters,omitzero"`
 	// Raft times; zero values mean 200 ms each.
 	RaftHeartbeat   metav1.Duration `json:"raftHeartbeat,omitzero"`
@@ -158,17 +158,25 @@ type APIServerConfiguration struct {
 	MaxConnectionsPerUser int `json:"maxConnectionsPerUser,omitempty"`
 }
 
-// Masters configures what the leading master does about the others. It should be the same on all.
+// Masters configures what masters do about each other and the cluster's programs. It should be
+// the same on all.
 type Masters struct {
 	// ReplaceDeadAfter is how long a voting master must have been dead, as the leader sees it,
 	// before a spare that has caught up takes its place. Default 5m; 0s means never. Less
 	// than 10s is refused: a restart must not cost a master its vote.
 	ReplaceDeadAfter *metav1.Duration `json:"replaceDeadAfter,omitempty"`
+	// CertificateLife is how long the certificates live that masters issue to the cluster's
+	// programs, which renew them after two thirds of it. Default 24h; less than 2m is refused:
+	// who renews must have time to try again. Who is away for longer comes back by its key.
+	CertificateLife *metav1.Duration `json:"certificateLife,omitempty"`
 }
 
 const (
 	defaultReplaceDeadAfter = 5 * time.Minute
 	minReplaceDeadAfter     = 10 * time.Second
+
+	defaultCertificateLife = 24 * time.Hour
+	minCertificateLife     = 2 * time.Minute
 )
 
 // ReplaceAfter is ReplaceDeadAfter or its default; 0 means never.
@@ -179,7 +187,18 @@ func (m Masters) ReplaceAfter() time.Duration {
 	return m.ReplaceDeadAfter.Duration
 }
 
+// LeafLife is CertificateLife or its default.
+func (m Masters) LeafLife() time.Duration {
+	if m.CertificateLife == nil {
+		return defaultCertificateLife
+	}
+	return m.CertificateLife.Duration
+}
+
 func (m Masters) check(f *faults) {
+	if life := m.LeafLife(); life < minCertificateLife {
+		f.add("masters.certificateLife", "%s is too short: give at least %s", life, minCertificateLife)
+	}
 	if after := m.ReplaceAfter(); after != 0 && after < minReplaceDeadAfter {
 		f.add("masters.replaceDeadAfter", "%s is too short: give at least %s, or 0s for never", after, minReplaceDeadAfter)
 	}

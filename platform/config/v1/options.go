@@ -28,8 +28,8 @@ type MemberOptions struct {
 	Directories Directories `json:"directories,omitzero"`
 	// Etcd configures a master's database.
 	Etcd EtcdOptions `json:"etcd,omitzero"`
-	// Masters configures what a leading master does about the others. A master that joins
-	// takes over theirs if it is not said.
+	// Masters configures what masters do about each other and the cluster's programs. A master
+	// that joins takes over theirs if it is not said.
 	Masters Masters `json:"masters,omitzero"`
 	// Node describes the Node that this machine registers as.
 	Node NodeOptions `json:"node,omitzero"`

@@ -26,6 +26,16 @@ import (
 // stateRoot is where `kijabi up` keeps what belongs to clusters.
 const stateRoot = "/var/lib/kijabi-up"
 
+// CertificateLife is how long the certificates of a cluster's programs live: sessions see some
+// renewals.
+const CertificateLife = 2 * time.Minute
+
+// options of all machines.
+const options = `apiVersion: kijabi.dev/v1
+kind: MemberOptions
+masters: {certificateLife: %s}
+`
+
 // Config of a Cluster. All fields are required.
 type Config struct {
 	// Name of the cluster and Prefix of its machines' addresses, such as "10.92.0".
@@ -51,7 +61,11 @@ func Up(ctx context.Context, cfg Config) (*Cluster, error) {
 			return nil, err
 		}
 	}
-	if _, err := c.kijabi(ctx, "up", "--name", cfg.Name, "--subnet", cfg.Prefix+".0/24",
+	file := filepath.Join(cfg.Home, "options.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, options, CertificateLife), 0o600); err != nil {
+		return nil, err
+	}
+	if _, err := c.kijabi(ctx, "up", "--name", cfg.Name, "--subnet", cfg.Prefix+".0/24", "--options", file,
 		"--masters", strconv.Itoa(cfg.Masters), "--nodes", "0"); err != nil {
 		return nil, errors.Join(err, c.Down(context.WithoutCancel(ctx)))
 	}

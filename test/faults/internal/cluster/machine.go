@@ -146,6 +146,19 @@ func (p Process) Waits() map[int]time.Duration {
 	return waits
 }
 
+// Ran is how long a process's first thread has had a CPU.
+func (p Process) Ran() time.Duration {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", p.PID))
+	var ran int64
+	if err == nil {
+		_, err = fmt.Sscan(string(content), &ran)
+	}
+	if err != nil {
+		return 0
+	}
+	return time.Duration(ran)
+}
+
 // RSS is a process's resident memory in bytes, 0 when it has ended.
 func (p Process) RSS() int64 {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.PID))
