@@ -59,6 +59,9 @@ type leading struct {
 		Alive   bool   `json:"alive"`
 		Reason  string `json:"reason"`
 	} `json:"masters"`
+	VirtualAddresses []struct {
+		Address string `json:"address"`
+	} `json:"virtualAddresses"`
 }
 
 func (d *Deployment) status(ctx context.Context, anchor string) (leading, error) {
@@ -108,6 +111,9 @@ func (d *Deployment) readCluster(ctx context.Context, anchor string) (*Cluster, 
 	cluster := &Cluster{}
 	for _, master := range status.Masters {
 		cluster.Masters = append(cluster.Masters, ClusterMaster{Name: master.Name, Address: master.Address, Alive: master.Alive})
+	}
+	for _, virtual := range status.VirtualAddresses {
+		cluster.VirtualAddresses = append(cluster.VirtualAddresses, virtual.Address)
 	}
 	for _, node := range list.Items {
 		one := ClusterNode{Name: node.Name, Labels: node.Labels}
