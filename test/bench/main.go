@@ -2,7 +2,7 @@
 // the floor measured in the same run. It needs root and the programs in bin/.
 //
 //	make bench                     everything
-//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover
+//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover vip
 package main
 
 import (
@@ -37,6 +37,7 @@ var parts = []part{
 	{"pods", measurePods},
 	{"idle", measureIdle},
 	{"failover", measureFailover},
+	{"vip", measureVIP},
 }
 
 // bench is what the parts share.
