@@ -90,9 +90,12 @@ type message struct {
 }
 
 func (s *seat) messages(ask bool) ([]message, error) {
+	if s.link.Attrs().Flags&net.FlagLoopback != 0 {
+		return nil, nil // there are no neighbours
+	}
 	mac := s.link.Attrs().HardwareAddr
 	if len(mac) != 6 {
-		return nil, fmt.Errorf("interface %s has no Ethernet address: neighbours need none or cannot be told", s.link.Attrs().Name)
+		return nil, fmt.Errorf("interface %s has no Ethernet address: choose another by vip.interface", s.link.Attrs().Name)
 	}
 	if s.address.Is4() {
 		return arpMessages(s.link, mac, s.address, ask), nil
