@@ -70,6 +70,17 @@ func Doors(addresses []string) []string {
 	return all
 }
 
+// Addresses are the virtual ones.
+func (a *Access) Addresses() []string {
+	var all []string
+	for _, door := range a.Cluster.VIP {
+		if host, _, err := net.SplitHostPort(door); err == nil {
+			all = append(all, host)
+		}
+	}
+	return all
+}
+
 // Access is an access directory that was read.
 type Access struct {
 	// Dir is the directory.

@@ -40,9 +40,15 @@ func (r *run) readOptions() error {
 }
 
 // checkVIP refuses a virtual address that the machines cannot hold, or that a cluster which
-// exists already does not have.
+// exists already does not have, and machines that would take it from one.
 func (r *run) checkVIP() error {
 	subnet := r.fleet.State.Subnet
+	known, err := access.Load(filepath.Join(r.Home.Dir, r.fleet.State.Name))
+	if exists := err == nil && !r.fresh; exists && r.VIP != "" && !slices.Equal(known.Cluster.VIP, access.Doors(r.vip)) {
+		return fmt.Errorf("cluster %q was founded with other virtual addresses than %s: see docs/vms.md on how to change them", r.fleet.State.Name, r.VIP)
+	} else if exists {
+		r.vip = known.Addresses()
+	}
 	for _, text := range r.vip {
 		address, err := netip.ParseAddr(text)
 		if err != nil || !subnet.Contains(address) || !subnet.Contains(address.Next()) || address == subnet.Masked().Addr() {
@@ -52,13 +58,6 @@ func (r *run) checkVIP() error {
 		if address == r.fleet.HostAddress() || slices.ContainsFunc(r.fleet.State.Machines, taken) {
 			return fmt.Errorf("virtual address %s: a machine has it: give another of %s with --vip", text, subnet)
 		}
-	}
-	if r.fresh || r.VIP == "" {
-		return nil
-	}
-	known, err := access.Load(filepath.Join(r.Home.Dir, r.fleet.State.Name))
-	if err == nil && !slices.Equal(known.Cluster.VIP, access.Doors(r.vip)) {
-		return fmt.Errorf("cluster %q was founded with other virtual addresses than %s: see docs/vms.md on how to change them", r.fleet.State.Name, r.VIP)
 	}
 	return nil
 }
