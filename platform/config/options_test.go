@@ -23,6 +23,7 @@ network: {podCIDR: 10.10.0.0/16, serviceCIDR: 10.11.0.0/20, dnsAddress: 10.11.0.
 directories: {state: /data/kijabi, containerd: /images, etcd: /fast/etcd}
 etcd: {quotaBytes: 8589934592}
 masters: {replaceDeadAfter: 0s}
+vip: {addresses: [10.0.0.10, "fd00::10"], interface: eth1}
 node:
   labels: {disk: ssd, example.com/rack: a1, topology.kubernetes.io/zone: z1}
   taints: [{key: gpu, value: "yes", effect: NoExecute}]
@@ -51,6 +52,9 @@ dns: {upstream: [192.0.2.1, "192.0.2.2:5353"]}
 		"quota too small":                        {"etcd: {quotaBytes: 1000}", []string{"etcd.quotaBytes: 1000 is too small", "268435456"}},
 		"replaced too soon":                      {"masters: {replaceDeadAfter: 3s}", []string{"masters.replaceDeadAfter: 3s is too short", "10s", "0s for never"}},
 		"replaced before it is dead":             {"masters: {replaceDeadAfter: -1m}", []string{"masters.replaceDeadAfter: -1m0s is too short"}},
+		"virtual address is none":                {"vip: {addresses: [vip.example, 127.0.0.9]}", []string{`vip.addresses: "vip.example"`, `vip.addresses: "127.0.0.9"`}},
+		"two of a family":                        {"vip: {addresses: [10.0.0.10, 10.0.0.11]}", []string{"vip.addresses: 10.0.0.10 and 10.0.0.11 are of the same family"}},
+		"virtual address of a service":           {"vip: {addresses: [10.96.0.77]}", []string{"vip.addresses: 10.96.0.77 lies in network.serviceCIDR 10.96.0.0/16"}},
 		"label of the cluster":                   {"node: {labels: {node-role.kubernetes.io/worker: \"\"}}", []string{"node.labels[node-role.kubernetes.io/worker]", "prefix of your own"}},
 		"label key":                              {"node: {labels: {\"a b\": c}}", []string{`node.labels[a b]: key "a b"`}},
 		"label value":                            {"node: {labels: {a: \"b c\"}}", []string{`node.labels[a]: value "b c"`}},

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,8 +54,9 @@ func RenewLoop(ctx context.Context, files configv1.Identity, client certificatev
 }
 
 // SignWith returns a Signer that renews by ca itself, for programs that hold it.
-// A life of zero keeps the life the old certificate had.
-func SignWith(ca *CA, life time.Duration) Signer {
+// A life of zero keeps the life the old certificate had. Its addresses are those of the old and
+// the given ones.
+func SignWith(ca *CA, life time.Duration, addresses ...net.IP) Signer {
 	return func(_ context.Context, certPEM, csrPEM []byte) ([]byte, []byte, error) {
 		old, err := ParseCertificate(certPEM)
 		if err != nil {
@@ -62,6 +65,11 @@ func SignWith(ca *CA, life time.Duration) Signer {
 		req := Successor(old)
 		if life > 0 {
 			req.Life = life
+		}
+		for _, address := range addresses {
+			if !slices.ContainsFunc(req.IPs, address.Equal) {
+				req.IPs = append(req.IPs, address)
+			}
 		}
 		signed, err := ca.SignCSR(csrPEM, req)
 		return signed, nil, err

@@ -25,6 +25,7 @@ import (
 const (
 	clusterName = "bench"
 	subnet      = "10.95.0.0/24"
+	virtual     = "10.95.0.100"
 )
 
 func masterAddress(n int) string { return fmt.Sprintf("10.95.0.%d:%d", 10+n, configv1.PortGRPC) }
@@ -41,10 +42,12 @@ func (b *bench) kijabi(ctx context.Context, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// withCluster starts a cluster, runs task and removes it.
-func (b *bench) withCluster(ctx context.Context, masters, nodes int, task func(*cluster) error) (err error) {
-	if _, err := b.kijabi(ctx, "up", "--name", clusterName, "--subnet", subnet,
-		"--masters", strconv.Itoa(masters), "--nodes", strconv.Itoa(nodes)); err != nil {
+// withCluster starts a cluster, runs task and removes it. Options are of `kijabi up`.
+func (b *bench) withCluster(ctx context.Context, masters, nodes int, task func(*cluster) error, options ...string) (err error) {
+	if _, err := b.kijabi(ctx, append([]string{
+		"up", "--name", clusterName, "--subnet", subnet,
+		"--masters", strconv.Itoa(masters), "--nodes", strconv.Itoa(nodes),
+	}, options...)...); err != nil {
 		return err
 	}
 	defer func() {

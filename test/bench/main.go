@@ -2,7 +2,7 @@
 // the floor measured in the same run. It needs root and the programs in bin/.
 //
 //	make bench                     everything
-//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover spares
+//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover spares vip
 package main
 
 import (
@@ -38,6 +38,7 @@ var parts = []part{
 	{"idle", measureIdle},
 	{"failover", measureFailover},
 	{"spares", measureSpares},
+	{"vip", measureVIP},
 }
 
 // bench is what the parts share.

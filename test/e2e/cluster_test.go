@@ -13,6 +13,7 @@ import (
 const (
 	clusterName = "e2e"
 	subnet      = "10.97.0.0/24"
+	virtual     = "10.97.0.100"
 
 	// guestbookPort is the NodePort of examples/guestbook.
 	guestbookPort = 30080

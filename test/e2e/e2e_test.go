@@ -25,6 +25,7 @@ func TestCluster(tt *testing.T) {
 		{"Pods", testPods},
 		{"GRPC", testGRPC},
 		{"LeaderKilled", testLeaderKilled},
+		{"VIP", testVIP},
 		{"AllMastersKilled", testAllMastersKilled},
 		{"NodeKilled", testNodeKilled},
 		{"BadInput", testBadInput},

@@ -15,7 +15,7 @@ var (
 // up starts the cluster; without it there is nothing to test.
 func (c *cluster) up(t *harness.T) {
 	t.Helper()
-	result := c.Up(t, 3, 2)
+	result := c.Up(t, 3, 2, "--vip", virtual)
 	if !strings.Contains(result.Stdout, c.Kubeconfig()) || !strings.Contains(result.Stdout, "kijabi kubectl get nodes") {
 		t.Errorf("up does not print the kubeconfig and next steps: %s", result.Stdout)
 	}

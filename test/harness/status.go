@@ -13,9 +13,14 @@ import (
 
 // Status is what `kijabi status -o json` prints, as far as tests look at it.
 type Status struct {
-	Leader  string   `json:"leader"`
-	Epoch   uint64   `json:"epoch"`
-	Voters  []string `json:"voters"`
+	Leader string   `json:"leader"`
+	Epoch  uint64   `json:"epoch"`
+	Voters []string `json:"voters"`
+	// VirtualAddresses of the masters and who holds them.
+	VirtualAddresses []struct {
+		Address string `json:"address"`
+		Holder  string `json:"holder"`
+	} `json:"virtualAddresses"`
 	Masters []struct {
 		Name   string `json:"name"`
 		Role   string `json:"role"`

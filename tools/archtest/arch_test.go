@@ -42,6 +42,7 @@ var onlyIn = []struct{ library, place, reason string }{
 	{"go.etcd.io/etcd/client/v3", "apiserver/internal/storage/etcd", "the store is etcd's only client"},
 	{"k8s.io/cri-api", "kubelet/internal/runtime/cri test/bench", "the rest of the kubelet speaks its own Runtime interface"},
 	{"github.com/google/nftables", "kube-proxy/internal/dataplane/nftables addons/internal/network", "rules are made where their model is"},
+	{"github.com/vishvananda/netlink", "apiserver/internal/vip kube-proxy addons cli", "interfaces are changed where it is known why"},
 	{"k8s.io/kubectl", "cli", "kubectl is embedded once"},
 	{"golang.org/x/crypto/ssh", "cli/internal/remote", "whoever needs a machine runs commands on it by package remote"},
 	{"k8s.io/apiextensions-apiserver/pkg/apiserver", "apiserver/internal/registry/customkinds", "others see rows of the table of kinds"},

@@ -118,6 +118,15 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
+	// Before anything that may wait: what a crash left of a virtual address must not stay.
+	holder, err := openVIP(cfg.VIP, log.Named("vip"))
+	if err != nil {
+		return nil, err
+	}
+	sign := signer(ca, cfg)
+	if err := nameVIP(ctx, cfg, identity, sign); err != nil {
+		return nil, err
+	}
 	dial := func(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 		return rpc.Dial(address, peerIdentity, opts...)
 	}
@@ -150,7 +159,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: raftDir(cfg),
 		Bootstrap: cfg.Bootstrap, Etcd: node, Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
-		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) },
+		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) }, VirtualAddresses: held(holder),
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
 	})
@@ -211,6 +220,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	measured.Follow(metrics.State{
 		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		Masters:       group.Status,
+		VIP:           holder.Status,
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
 		Snapshots:     maker.Counts,
 		LastSnapshot: func() time.Time {
@@ -223,7 +233,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{
 		Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes, ReplaceDeadAfter: cfg.Masters.ReplaceAfter(),
-		Snapshots: maker, SnapshotInterval: interval,
+		Snapshots: maker, SnapshotInterval: interval, VirtualAddresses: cfg.VIP.Addresses,
 	})
 
 	door, err := rpc.NewServer(rpc.ServerConfig{
@@ -274,18 +284,20 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if cfg.StorageKeyLost {
 		usable = func() error { return nil }
 	}
+	openGRPC, openREST := openDoors(cfg, holder, door, restDoor)
 	return &server{
 		etcd: node, store: objects, peerServer: peers, audit: auditLog.Run,
 		tasks: []lifecycle.Task{
 			identity.Run,
 			peerIdentity.Run,
 			func(ctx context.Context) error {
-				return pki.RenewWith(ctx, cfg.Identity, pki.SignWith(ca, cfg.Masters.LeafLife()), log)
+				return pki.RenewWith(ctx, cfg.Identity, sign, log)
 			},
 			func(ctx context.Context) error {
 				return pki.RenewWith(ctx, cfg.Peer, pki.SignWith(peerCA, cfg.Masters.LeafLife()), log)
 			},
 			group.Run,
+			holdVIP(holder, group),
 			rememberMasters(cfg, group),
 			terms.run,
 			storageKeys.Run,
@@ -300,7 +312,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 			}).Run,
 			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
 			func(ctx context.Context) error {
-				return serveWhenLoaded(ctx, objects, usable, door, restDoor, lifecycle.Notifier{
+				return serveWhenLoaded(ctx, objects, usable, door, []lifecycle.Task{openGRPC, openREST}, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,
 					Alive: []lifecycle.Task{door.Alive, func(context.Context) error {
 						_, _ = objects.Current(), group.Status()
@@ -313,7 +325,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 }
 
 // serveWhenLoaded opens the doors once the memory holds the cluster, if what it holds is usable.
-func serveWhenLoaded(ctx context.Context, objects *store.Store, usable func() error, door *rpc.Server, restDoor *rest.Server, notifier lifecycle.Notifier) error {
+func serveWhenLoaded(ctx context.Context, objects *store.Store, usable func() error, door *rpc.Server, doors []lifecycle.Task, notifier lifecycle.Notifier) error {
 	select {
 	case <-objects.Ready():
 	case <-ctx.Done():
@@ -322,9 +334,9 @@ func serveWhenLoaded(ctx context.Context, objects *store.Store, usable func() er
 	if err := usable(); err != nil {
 		return err
 	}
-	return lifecycle.RunAll(ctx, door.Run, restDoor.Run, notifier.Run, func(ctx context.Context) error {
+	return lifecycle.RunAll(ctx, append(doors, notifier.Run, func(ctx context.Context) error {
 		return reportHealth(ctx, objects, door)
-	})
+	})...)
 }
 
 // healthEvery is how often the door's health is brought up to date.

@@ -65,6 +65,34 @@ func (m *Masters) WatchLeadership(ctx context.Context) iter.Seq[Leadership] {
 	}
 }
 
+// WatchLeading yields whether the masters have elected this one, whether it is open for writes
+// yet or not, at present and after each change, until ctx ends. It depends on raft alone.
+func (m *Masters) WatchLeading(ctx context.Context) iter.Seq[bool] {
+	return func(yield func(bool) bool) {
+		for now := range m.WatchLeadership(ctx) {
+			if !yield(now.Leader == m.cfg.Name) {
+				return
+			}
+		}
+	}
+}
+
+// ConfirmLeading asks a majority of the masters whether this one leads. It depends on raft alone,
+// and fails when ctx ends, even if raft hangs.
+func (m *Masters) ConfirmLeading(ctx context.Context) error {
+	if m.raft.State() != raft.Leader {
+		return ErrNotLeader
+	}
+	confirmed := make(chan error, 1)
+	go func() { confirmed <- m.raft.VerifyLeader().Error() }() //nolint:forbidigo // ends with raft at the latest
+	select {
+	case err := <-confirmed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // followLeader puts together what raft (who leads) and the store (its epoch) know.
 func (m *Masters) followLeader(ctx context.Context) error {
 	observations := make(chan raft.Observation, 16)

@@ -111,6 +111,8 @@ type Config struct {
 	// CertificateEnd is when the first of this master's certificates ends, for others to
 	// show; nil means not known.
 	CertificateEnd func() time.Time
+	// VirtualAddresses are those that this master holds, for others to show; nil means none.
+	VirtualAddresses func() []string
 	// Abandon ends the process at once, of a leader that cannot lead, hand over, or end in order;
 	// nil means that it says so and exits with code 1.
 	Abandon func()

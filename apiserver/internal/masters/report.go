@@ -86,6 +86,9 @@ func (m *Masters) ownReport() *peerv1pb.ReportRequest {
 	if m.cfg.CertificateEnd != nil {
 		report.CertificateNotAfter = timestamppb.New(m.cfg.CertificateEnd())
 	}
+	if m.cfg.VirtualAddresses != nil {
+		report.VirtualAddresses = m.cfg.VirtualAddresses()
+	}
 	return report
 }
 

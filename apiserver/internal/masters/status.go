@@ -17,6 +17,8 @@ type MemberStatus struct {
 	DiskLatency time.Duration
 	// CertificateEnd is when the first of its certificates ends, by its clock; zero if not known.
 	CertificateEnd time.Time
+	// VirtualAddresses that it holds.
+	VirtualAddresses []string
 	// LastSeen is when it was last reached, by this machine's clock; zero if never.
 	LastSeen time.Time
 }
@@ -69,6 +71,7 @@ func (m *Masters) Status() Status {
 		}
 		status.AppliedRevision, status.DatabaseBytes = report.GetAppliedRevision(), report.GetDatabaseBytes()
 		status.EtcdLeader, status.Components = report.GetEtcdLeader(), report.GetComponents()
+		status.VirtualAddresses = report.GetVirtualAddresses()
 		status.DiskLatency = report.GetDiskLatency().AsDuration()
 		if end := report.GetCertificateNotAfter(); end != nil {
 			status.CertificateEnd = end.AsTime()

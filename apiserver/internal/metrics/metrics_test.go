@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"kijabi.dev/apiserver/internal/storage/memory"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/apiserver/internal/vip"
 	"kijabi.dev/platform/lifecycle"
 )
 
@@ -101,6 +103,9 @@ func TestStore(t *testing.T) {
 	}
 	progress := sealed.Progress{Total: 10, Stale: 3, Unreadable: 1}
 	m.Follow(State{
+		VIP: func() []vip.Status {
+			return []vip.Status{{Address: netip.MustParseAddr("10.0.0.10"), Held: true, Conflicts: 2}}
+		},
 		Store: s, Resources: func() []schema.GroupResource {
 			return []schema.GroupResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments"}}
 		},
@@ -158,6 +163,7 @@ func TestStore(t *testing.T) {
 	}
 	has(t, read(t, m),
 		"kijabi_leading 1", "kijabi_epoch 2", "kijabi_memory_current 1", "kijabi_memory_revision 3", "kijabi_leader_changes_total 4",
+		`kijabi_virtual_address_held{address="10.0.0.10"} 1`, `kijabi_virtual_address_conflicts_total{address="10.0.0.10"} 2`,
 		"kijabi_failures_tolerated 0", `kijabi_master_alive{master="m2",role="voter"} 1`, `kijabi_master_alive{master="m3",role="spare"} 0`,
 		`kijabi_master_lag_revisions{master="m2"} 6`, `kijabi_master_disk_probe_seconds{master="m1"} 0.003`,
 		`kijabi_master_certificate_not_after_seconds{master="m1"} 1.7e+09`,

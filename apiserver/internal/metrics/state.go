@@ -10,6 +10,7 @@ import (
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/apiserver/internal/vip"
 )
 
 // State is read when the metrics are asked for. All fields are required.
@@ -19,6 +20,8 @@ type State struct {
 	Resources func() []schema.GroupResource
 	// Masters as this one sees them.
 	Masters func() masters.Status
+	// VIP lists the virtual addresses.
+	VIP func() []vip.Status
 	// DatabaseBytes is the size of the etcd member's database.
 	DatabaseBytes func() int64
 	// Sealing is how far rewriting of sealed objects has come.
@@ -44,6 +47,7 @@ type stateCollector struct {
 	quarantined, sealed, audited                     *prometheus.Desc
 	masterAlive, masterLag, masterDisk, masterEnd    *prometheus.Desc
 	tolerated                                        *prometheus.Desc
+	vipHeld, vipConflicts                            *prometheus.Desc
 	snapshots, lastSnapshot                          *prometheus.Desc
 	seats, executing, queued, dispatched, rejected   *prometheus.Desc
 }
@@ -69,6 +73,8 @@ func newStateCollector(s State) *stateCollector {
 		masterDisk:      desc("kijabi_master_disk_probe_seconds", "Time of a master's last synced write beside its data.", "master"),
 		masterEnd:       desc("kijabi_master_certificate_not_after_seconds", "Unix time at which the first of a master's certificates ends.", "master"),
 		tolerated:       desc("kijabi_failures_tolerated", "Voting masters more that may fail; negative when the quorum is lost."),
+		vipHeld:         desc("kijabi_virtual_address_held", "1 while this master holds a virtual address.", "address"),
+		vipConflicts:    desc("kijabi_virtual_address_conflicts_total", "How often another machine claimed a virtual address that this master held.", "address"),
 		quarantined:     desc("kijabi_quarantined_objects", "Objects that could not be read and were set aside."),
 		sealed:          desc("kijabi_sealed_objects", "Objects encrypted at rest, by state; known to the leading master only.", "state"),
 		seats:           desc("apiserver_flowcontrol_nominal_limit_seats", "Requests that a priority level may serve at once without borrowing.", "priority_level"),
@@ -86,7 +92,7 @@ func newStateCollector(s State) *stateCollector {
 func (c *stateCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.objects, c.resourceObjects, c.size, c.leading, c.epoch, c.current, c.revision, c.leaderChanges, c.quarantined, c.sealed, c.audited,
-		c.masterAlive, c.masterLag, c.masterDisk, c.masterEnd, c.tolerated,
+		c.masterAlive, c.masterLag, c.masterDisk, c.masterEnd, c.tolerated, c.vipHeld, c.vipConflicts,
 		c.snapshots, c.lastSnapshot,
 		c.seats, c.executing, c.queued, c.dispatched, c.rejected,
 	} {
@@ -128,6 +134,10 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 		if !m.CertificateEnd.IsZero() {
 			gauge(c.masterEnd, float64(m.CertificateEnd.Unix()), m.Name)
 		}
+	}
+	for _, s := range c.VIP() {
+		gauge(c.vipHeld, number(s.Held), s.Address.String())
+		count(c.vipConflicts, s.Conflicts, s.Address.String())
 	}
 	aside := 0
 	for _, reason := range c.Store.Quarantined() {

@@ -181,18 +181,32 @@ func New(cfg Config) (*Server, error) {
 // Close ends all watches and streams. Run does so by itself; only users of the bare handler call it.
 func (s *Server) Close() { s.stop() }
 
-// Run serves until ctx ends, then lets short requests finish.
-func (s *Server) Run(ctx context.Context) error {
-	if s.cfg.Identity == nil {
-		return errors.New("rest: Identity is required")
+// Listen opens host:port for Serve.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	alive := net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}
+	listener, err := (&net.ListenConfig{KeepAliveConfig: alive}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("rest: listen on %s: %w", address, err)
 	}
+	return listener, nil
+}
+
+// Run is Serve on the configured listener or address.
+func (s *Server) Run(ctx context.Context) error {
 	listener := s.cfg.Listener
 	if listener == nil {
 		var err error
-		alive := net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}
-		if listener, err = (&net.ListenConfig{KeepAliveConfig: alive}).Listen(ctx, "tcp", s.cfg.Address); err != nil {
-			return fmt.Errorf("rest: listen on %s: %w", s.cfg.Address, err)
+		if listener, err = Listen(ctx, s.cfg.Address); err != nil {
+			return err
 		}
+	}
+	return s.Serve(ctx, listener)
+}
+
+// Serve serves on a listener, which it closes, until ctx ends, then lets short requests finish.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	if s.cfg.Identity == nil {
+		return errors.Join(errors.New("rest: Identity is required"), listener.Close())
 	}
 	srv := s.httpServer()
 	srv.TLSConfig = serverTLS(s.cfg.Identity.ServerTLS(tls.VerifyClientCertIfGiven))

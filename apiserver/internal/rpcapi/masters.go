@@ -42,6 +42,8 @@ type Settings struct {
 	// ReplaceDeadAfter is how long a voter must be dead before a spare replaces it; 0 means
 	// never.
 	ReplaceDeadAfter time.Duration
+	// VirtualAddresses of the masters; none if nil.
+	VirtualAddresses []string
 	// Snapshots makes snapshots of this master, every SnapshotInterval; 0 means only by hand. Required.
 	Snapshots        *snapshot.Maker
 	SnapshotInterval time.Duration
@@ -86,6 +88,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
 		Network: s.network(), Quorum: quorum(status.Quorum),
 		Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(),
+		VirtualAddresses: s.settings.VirtualAddresses,
 	}
 	for _, c := range status.LastChanges {
 		resp.LastLeaderChanges = append(resp.LastLeaderChanges, &mastersv1pb.LeaderChange{
@@ -114,7 +117,7 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
 		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
 		ReplaceDeadAfter: durationpb.New(s.settings.ReplaceDeadAfter),
-		Generation:       result.Generation,
+		Generation:       result.Generation, VirtualAddresses: s.settings.VirtualAddresses,
 	}
 	for _, m := range result.Members {
 		resp.Members = append(resp.Members, member(m))
@@ -235,6 +238,9 @@ func memberStatus(m masters.MemberStatus, expected []string) *mastersv1pb.Member
 		if !present[c] {
 			out.Components = append(out.Components, &mastersv1pb.ComponentStatus{Name: c})
 		}
+	}
+	if m.Alive { // else the kernel of its machine has taken them back
+		out.VirtualAddresses = m.VirtualAddresses
 	}
 	if m.DiskLatency > 0 {
 		out.DiskLatency = durationpb.New(m.DiskLatency)

@@ -11,9 +11,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,10 +52,33 @@ type Node struct {
 type Cluster struct {
 	// Name the user knows the cluster by.
 	Name string `json:"name"`
-	// Masters that were known last; the first is the kubeconfig's default.
+	// Masters that were known last; the first is the kubeconfig's default unless there is a VIP.
 	Masters []Master `json:"masters"`
+	// VIP are host:port of the REST door at the virtual addresses, which whichever master leads
+	// answers; the first is the kubeconfig's default then.
+	VIP []string `json:"vip,omitempty"`
 	// Nodes that were known last, to say which are unreachable when no master answers.
 	Nodes []Node `json:"nodes,omitempty"`
+}
+
+// Doors are the REST doors at virtual addresses.
+func Doors(addresses []string) []string {
+	var all []string
+	for _, address := range addresses {
+		all = append(all, net.JoinHostPort(address, strconv.Itoa(configv1.PortREST)))
+	}
+	return all
+}
+
+// Addresses are the virtual ones.
+func (a *Access) Addresses() []string {
+	var all []string
+	for _, door := range a.Cluster.VIP {
+		if host, _, err := net.SplitHostPort(door); err == nil {
+			all = append(all, host)
+		}
+	}
+	return all
 }
 
 // Access is an access directory that was read.

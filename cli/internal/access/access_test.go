@@ -88,6 +88,25 @@ func TestKubeconfigKeepsOtherClusters(t *testing.T) {
 	}
 }
 
+func TestKubeconfigNamesTheVirtualAddress(t *testing.T) {
+	path, own := filepath.Join(t.TempDir(), "kubeconfig"), Owner{os.Getuid(), os.Getgid()}
+	a := newAccess(t, "one", 0, Master{"m1", "1.1.1.1:6444", "1.1.1.1:6443"})
+	a.Cluster.VIP = Doors([]string{"1.1.1.100", "fd00::100"})
+	if err := a.WriteKubeconfig(path, "kijabi", own); err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := config.Clusters["one"].Server; got != "https://1.1.1.100:6443" || a.Cluster.VIP[1] != "[fd00::100]:6443" {
+		t.Errorf("server = %s of %v", got, a.Cluster.VIP)
+	}
+	if got := config.Clusters["m1@one"].Server; got != "https://1.1.1.1:6443" {
+		t.Errorf("server of the master = %s", got)
+	}
+}
+
 func TestRepairKubeconfig(t *testing.T) {
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -111,6 +130,19 @@ func TestRepairKubeconfig(t *testing.T) {
 	}
 	if got := server(); got != "https://"+alive {
 		t.Errorf("server = %s, want the living master", got)
+	}
+	virtual, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vip := virtual.Addr().String()
+	a.Cluster.VIP = []string{"127.0.0.1:1", vip}
+	if got := server(); got != "https://"+vip {
+		t.Errorf("server = %s, want the virtual address that answers", got)
+	}
+	_ = virtual.Close()
+	if got := server(); got != "https://"+alive {
+		t.Errorf("server = %s, want a master while the virtual address does not answer", got)
 	}
 	_ = listener.Close()
 	if got := server(); got != "https://"+alive {

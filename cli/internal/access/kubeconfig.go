@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 )
 
 // WriteKubeconfig puts the cluster into the kubeconfig at path and makes it the current
-// one: a context named as the cluster, whose server is the first master, and one
-// MASTER@CLUSTER for every master. Entries of other clusters are kept. The user's
+// one: a context named as the cluster, whose server is the first virtual address or else the first
+// master, and one MASTER@CLUSTER for every master. Entries of other clusters are kept. The user's
 // certificate comes from program, called as a credential plugin.
 func (a *Access) WriteKubeconfig(path, program string, owner Owner) error {
 	config, err := loadKubeconfig(path)
@@ -36,17 +37,17 @@ func (a *Access) WriteKubeconfig(path, program string, owner Owner) error {
 		InstallHint:     "The kijabi command was moved: run it once as `kijabi status` from its new place.",
 	}
 	config.AuthInfos[name] = user
-	add := func(entry string, master Master) {
+	add := func(entry, door string) {
 		cluster := clientcmdapi.NewCluster()
-		cluster.Server, cluster.CertificateAuthorityData = "https://"+master.REST, caPEM
+		cluster.Server, cluster.CertificateAuthorityData = "https://"+door, caPEM
 		config.Clusters[entry] = cluster
 		kubeContext := clientcmdapi.NewContext()
 		kubeContext.Cluster, kubeContext.AuthInfo = entry, name
 		config.Contexts[entry] = kubeContext
 	}
-	add(name, a.Cluster.Masters[0])
+	add(name, append(slices.Clone(a.Cluster.VIP), a.Cluster.Masters[0].REST)[0])
 	for _, master := range a.Cluster.Masters {
-		add(master.Name+"@"+name, master)
+		add(master.Name+"@"+name, master.REST)
 	}
 	config.CurrentContext = name
 	return saveKubeconfig(path, config, owner)
@@ -122,15 +123,29 @@ func (a *Access) LivingMaster() (Master, bool) {
 	return Master{}, false
 }
 
-// RepairKubeconfig points the cluster's default context to a living master when its
-// present one is dead. Nothing happens while no master lives.
+// RepairKubeconfig points the cluster's default context to a virtual address that answers, if
+// there is one, or else to a living master when its present one is dead. Nothing happens while
+// no master lives.
 func (a *Access) RepairKubeconfig(path string, owner Owner) error {
 	config, err := loadKubeconfig(path)
 	if err != nil {
 		return err
 	}
 	cluster, ok := config.Clusters[a.Cluster.Name]
-	if !ok || open(strings.TrimPrefix(cluster.Server, "https://")) {
+	if !ok {
+		return nil
+	}
+	present := strings.TrimPrefix(cluster.Server, "https://")
+	for _, door := range a.Cluster.VIP {
+		if open(door) {
+			if door == present {
+				return nil
+			}
+			cluster.Server = "https://" + door
+			return saveKubeconfig(path, config, owner)
+		}
+	}
+	if open(present) {
 		return nil
 	}
 	master, ok := a.LivingMaster()

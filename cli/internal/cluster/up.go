@@ -37,6 +37,8 @@ type Options struct {
 	Timeout time.Duration
 	// OptionsFile holds the options of machines that this run makes members; may be "".
 	OptionsFile string
+	// VIP is the virtual address of a cluster that this run founds; may be "".
+	VIP string
 	// Bare starts machines and installs nothing in them: a cluster is then made by hand,
 	// by `kijabi deploy`, or by an Up that is not bare.
 	Bare bool
@@ -49,6 +51,7 @@ type run struct {
 	fresh bool     // the fleet was made by this run
 	added []string // machines made by this run
 	said  []byte   // content of the options file
+	vip   []string // virtual addresses that were asked for
 }
 
 // Up brings the cluster to what the plan asks for: it makes what is missing, starts
@@ -96,6 +99,9 @@ func (r *run) prepare(plan Plan) error {
 		return err
 	}
 	r.fleet = fleet
+	if err := r.checkVIP(); err != nil {
+		return err
+	}
 	if !r.Bare {
 		if err := install.CheckPrograms(fleet.State.BinDir); err != nil {
 			return err
@@ -199,7 +205,7 @@ func (r *run) found(ctx context.Context) (machine.Machine, error) {
 			first = &r.fleet.State.Machines[i]
 		}
 	}
-	return *first, r.install(ctx, *first, "master", "init")
+	return *first, r.install(ctx, *first, append([]string{"master", "init"}, r.vipFlags()...)...)
 }
 
 // install runs an installing command in a machine, as a person would on a VM.

@@ -20,7 +20,10 @@ func (r *run) giveAccess(founder machine.Machine) (*access.Access, error) {
 	}
 	user := &access.Access{Dir: dir, Cluster: access.Cluster{Name: r.fleet.State.Name}}
 	if known, err := access.Load(dir); err == nil {
-		user.Cluster.Masters = known.Cluster.Masters
+		user.Cluster.Masters, user.Cluster.VIP = known.Cluster.Masters, known.Cluster.VIP
+	}
+	if r.fresh {
+		user.Cluster.VIP = access.Doors(r.vip)
 	}
 	// The founder first: the others may not have joined yet.
 	user.Learn([]access.Master{doors(founder)}, nil)

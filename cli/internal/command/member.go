@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -9,6 +10,26 @@ import (
 
 	"kijabi.dev/cli/internal/install"
 )
+
+// vipFlags adds those of a master's virtual address to its options; founding tells which it is.
+func vipFlags(c *cobra.Command, founding bool, options func() (install.Options, error)) func() (install.Options, error) {
+	var addresses []string
+	if founding {
+		c.Flags().StringSliceVar(&addresses, "vip", nil, "virtual `ADDRESS[,ADDRESS]` that the leading master holds, one IPv4, one IPv6 or both; masters that join learn it")
+	}
+	on := c.Flags().String("vip-interface", "", "interface of this machine that holds it (default: that whose subnet contains it)")
+	return func() (install.Options, error) {
+		o, err := options()
+		if len(addresses) > 0 {
+			o.Said.VIP.Addresses = addresses
+		}
+		o.Said.VIP.Interface = cmp.Or(*on, o.Said.VIP.Interface)
+		if err == nil {
+			err = o.Said.Validate()
+		}
+		return o, err
+	}
+}
 
 // memberFlags adds what master init, master join and node join share.
 func memberFlags(c *cobra.Command) func() (install.Options, error) {
@@ -68,6 +89,7 @@ and waits until they are healthy. It then prints how other machines join. If it 
 nothing is left behind.`,
 		Example: `  sudo kijabi master init
   sudo kijabi master init --advertise-address 10.0.0.11 --name vm1
+  sudo kijabi master init --vip 10.0.0.10
   sudo kijabi master init --options options.yaml
 
   # options.yaml: every field has a default (docs/vms.md has all of them)
@@ -79,7 +101,7 @@ nothing is left behind.`,
   node: {labels: {disk: ssd}}`,
 		Args: cobra.NoArgs,
 	}
-	options := memberFlags(c)
+	options := vipFlags(c, true, memberFlags(c))
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		o, err := options()
 		if err != nil {
@@ -116,7 +138,7 @@ fails, nothing is left behind.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	token := c.Flags().String("token", "", "join token of role master (required)")
-	options := memberFlags(c)
+	options := vipFlags(c, false, memberFlags(c))
 	c.RunE = func(c *cobra.Command, args []string) error {
 		o, err := options()
 		if err != nil {

@@ -43,6 +43,8 @@ type Status struct {
 	LeaderChanges int64 `json:"leaderChanges"`
 	// LastLeaderChanges are the last 16 of them, oldest first.
 	LastLeaderChanges []LeaderChange `json:"lastLeaderChanges"`
+	// VirtualAddresses of the masters; missing if there are none.
+	VirtualAddresses []VirtualAddress `json:"virtualAddresses,omitempty"`
 	// Etcd is the data store.
 	Etcd EtcdStatus `json:"etcd"`
 	// Generation counts restorations and recoveries of the masters.
@@ -55,6 +57,45 @@ type Status struct {
 	Nodes []NodeStatus `json:"nodes"`
 	// Components are the programs of all machines.
 	Components []ComponentStatus `json:"components"`
+}
+
+// VirtualAddress is one that the leading master holds.
+type VirtualAddress struct {
+	Address string `json:"address"`
+	// Holder is the master that has it, empty if none does.
+	Holder string `json:"holder"`
+}
+
+// virtualAddresses are those of a master's answer.
+func virtualAddresses(from *mastersv1pb.StatusResponse) []VirtualAddress {
+	var all []VirtualAddress
+	for _, address := range from.GetVirtualAddresses() {
+		one := VirtualAddress{Address: address}
+		for _, member := range from.GetMembers() {
+			// For a moment two may say so: it is the leader's.
+			if slices.Contains(member.GetVirtualAddresses(), address) && (one.Holder == "" || member.GetName() == from.GetLeader()) {
+				one.Holder = member.GetName()
+			}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// vipText is the line about virtual addresses.
+func vipText(all []VirtualAddress) string {
+	if len(all) == 0 {
+		return ""
+	}
+	var texts []string
+	for _, one := range all {
+		if one.Holder == "" {
+			texts = append(texts, one.Address+" held by NOBODY")
+		} else {
+			texts = append(texts, one.Address+" held by "+one.Holder)
+		}
+	}
+	return "vip       " + strings.Join(texts, ", ") + "\n"
 }
 
 // EtcdStatus describes the data store.
@@ -259,7 +300,7 @@ func (s *Status) fill(from *mastersv1pb.StatusResponse, answers []answer) {
 	for _, c := range from.GetLastLeaderChanges() {
 		s.LastLeaderChanges = append(s.LastLeaderChanges, LeaderChange{Time: c.GetTime().AsTime(), From: c.GetFrom(), To: c.GetTo(), Reason: c.GetReason()})
 	}
-	s.Generation = from.GetGeneration()
+	s.Generation, s.VirtualAddresses = from.GetGeneration(), virtualAddresses(from)
 	if interval := from.GetSnapshots().GetInterval().AsDuration(); interval > 0 {
 		s.Snapshots = &SnapshotsStatus{IntervalSeconds: int64(interval.Seconds()), Error: from.GetSnapshots().GetError()}
 		if last := from.GetSnapshots().GetLast(); last != nil {
@@ -408,7 +449,11 @@ func learn(found *access.Access, from *mastersv1pb.StatusResponse, known []NodeS
 			nodes = append(nodes, access.Node{Name: node.Name, Address: node.Address})
 		}
 	}
-	if !found.Learn(masters, nodes) {
+	changed := found.Learn(masters, nodes)
+	if doors := access.Doors(from.GetVirtualAddresses()); !slices.Equal(doors, found.Cluster.VIP) {
+		found.Cluster.VIP, changed = doors, true
+	}
+	if !changed {
 		return
 	}
 	if owner, err := access.OwnerOf(found.Dir); err == nil {
@@ -433,8 +478,9 @@ func printStatus(out io.Writer, s *Status) error {
 	if s.ClusterID != "" {
 		snapshots = s.Snapshots.text(time.Now())
 	}
-	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\netcd      leader %s, revision %d, %.1f MiB\nsnapshot  %s\n\n",
+	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\n%setcd      leader %s, revision %d, %.1f MiB\nsnapshot  %s\n\n",
 		s.Cluster, s.ClusterID, leader, s.Epoch, lastChangeText(s.LastLeaderChanges), strings.Join(s.Voters, ", "), toleranceText(s.FailuresTolerated),
+		vipText(s.VirtualAddresses),
 		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20), snapshots)
 	var rows [][]string
 	for _, m := range s.Masters {

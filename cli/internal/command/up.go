@@ -44,6 +44,7 @@ again and the machines' logs are kept.`,
   kijabi up --masters 1 --nodes 0             # as small as it gets
   kijabi up --nodes 4                         # two nodes more
   kijabi up --name second --subnet 10.90.0.0/24
+  kijabi up --vip 10.89.0.100                 # an address that the leading master has
   kijabi up --bare                            # empty machines, to try installing in
   kijabi up --options options.yaml            # other address ranges, labels, …`,
 		Args: cobra.NoArgs,
@@ -53,6 +54,7 @@ again and the machines' logs are kept.`,
 	nodes := c.Flags().Int("nodes", -1, "how many nodes (default 2)")
 	subnet := c.Flags().String("subnet", "", "addresses of the machines (default 10.89.0.0/24); the host gets the first")
 	bin := c.Flags().String("bin", "", "directory of the programs (default: that of kijabi)")
+	vip := c.Flags().String("vip", "", "virtual `ADDRESS` of the subnet that the leading master holds, and that kubeconfig names")
 	keep := c.Flags().Bool("keep-on-failure", false, "leave a cluster that does not come up for a look at it")
 	bare := c.Flags().Bool("bare", false, "start machines and install nothing in them")
 	timeout := c.Flags().Duration("timeout", 5*time.Minute, "give up after this time")
@@ -76,6 +78,7 @@ again and the machines' logs are kept.`,
 			return err
 		}
 		options.KeepOnFailure, options.Timeout, options.OptionsFile, options.Bare = *keep, *timeout, *file, *bare
+		options.VIP = *vip
 		user, err := cluster.Up(c.Context(), plan, options)
 		if err != nil {
 			return err

@@ -91,7 +91,7 @@ func (r *run) giveAccess(ctx context.Context) error {
 		}
 	}
 	r.user.Learn(masters, nil)
-	r.user.Cluster.Nodes = nodes
+	r.user.Cluster.Nodes, r.user.Cluster.VIP = nodes, access.Doors(cluster.VirtualAddresses)
 	if err := r.user.Save(r.Home.Owner); err != nil {
 		return err
 	}

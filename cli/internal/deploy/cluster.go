@@ -60,6 +60,9 @@ type leading struct {
 		Role    string `json:"role"`
 		Reason  string `json:"reason"`
 	} `json:"masters"`
+	VirtualAddresses []struct {
+		Address string `json:"address"`
+	} `json:"virtualAddresses"`
 }
 
 func (d *Deployment) status(ctx context.Context, anchor string) (leading, error) {
@@ -109,6 +112,9 @@ func (d *Deployment) readCluster(ctx context.Context, anchor string) (*Cluster, 
 	cluster := &Cluster{}
 	for _, master := range status.Masters {
 		cluster.Masters = append(cluster.Masters, ClusterMaster{Name: master.Name, Address: master.Address, Alive: master.Alive, Spare: master.Role == "spare" || master.Role == "learner"})
+	}
+	for _, virtual := range status.VirtualAddresses {
+		cluster.VirtualAddresses = append(cluster.VirtualAddresses, virtual.Address)
 	}
 	for _, node := range list.Items {
 		one := ClusterNode{Name: node.Name, Labels: node.Labels}

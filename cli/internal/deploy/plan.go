@@ -91,7 +91,9 @@ type Input struct {
 // Cluster is what the masters know.
 type Cluster struct {
 	Masters []ClusterMaster
-	Nodes   []ClusterNode
+	// VirtualAddresses of the masters.
+	VirtualAddresses []string
+	Nodes            []ClusterNode
 }
 
 // ClusterMaster is a master on the roster.

@@ -120,7 +120,7 @@ func (s settings) apiserver(c component, data string) any {
 		PeerAddress:      hostPort(s.address, configv1.PortPeer),
 		AdvertiseAddress: s.address, DataDir: data, PKIDir: filepath.Join(s.layout.StateDir, "pki"),
 		ClusterID: s.clusterID, Peer: s.peer(), Network: s.network, Bootstrap: s.bootstrap,
-		Masters: s.said.Masters,
+		Masters: s.said.Masters, VIP: s.said.VIP,
 		Etcd: configv1.Etcd{
 			PeerURL: "https://" + hostPort(s.address, configv1.PortEtcdPeer), DataDir: s.layout.EtcdDir,
 			QuotaBytes: s.said.Etcd.QuotaBytes,

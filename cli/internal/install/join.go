@@ -308,7 +308,7 @@ func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err erro
 	if after := answer.GetReplaceDeadAfter(); s.said.Masters.ReplaceDeadAfter == nil && after != nil {
 		s.said.Masters.ReplaceDeadAfter = &metav1.Duration{Duration: after.AsDuration()}
 	}
-	if err := s.adopt(answer.GetNetwork()); err != nil {
+	if err := errors.Join(s.adopt(answer.GetNetwork()), s.adoptVIP(answer.GetVirtualAddresses())); err != nil {
 		return err
 	}
 	f, err := masterFiles(s, answer, &o)

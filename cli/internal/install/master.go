@@ -86,6 +86,9 @@ func issue(f *files, ca *pki.CA, s settings, component string, into configv1.Ide
 	if component == pki.ComponentAPIServer { // pods reach it as a service
 		request.IPs = append(request.IPs, s.network.APIAddress().AsSlice())
 		request.DNSNames = append(request.DNSNames, "kubernetes.default.svc."+s.network.ClusterDomain)
+		for _, address := range s.said.VIP.Parsed() {
+			request.IPs = append(request.IPs, address.AsSlice())
+		}
 	}
 	certPEM, keyPEM, err := ca.Issue(request)
 	if err != nil {
@@ -111,7 +114,7 @@ func issueAll(f *files, s settings, cluster, peer *pki.CA) error {
 
 // addAdmin adds root's access on a master.
 func addAdmin(f *files, s settings, cluster *pki.CA, masters []access.Master) error {
-	admin := &access.Access{Dir: s.layout.AdminDir(), Cluster: access.Cluster{Name: "local", Masters: masters}}
+	admin := &access.Access{Dir: s.layout.AdminDir(), Cluster: access.Cluster{Name: "local", Masters: masters, VIP: access.Doors(s.said.VIP.Addresses)}}
 	into := admin.Files()
 	if err := issue(f, cluster, s, pki.ComponentAdmin, into); err != nil {
 		return err
@@ -148,7 +151,7 @@ func InitMaster(ctx context.Context, o Options) (_ *Founded, err error) {
 	}
 	s := o.settings(true)
 	s.clusterID, s.network, s.bootstrap = clusterID, o.Said.Network.WithDefaults(), true
-	if err := checkAddress(s.address, s.network); err != nil {
+	if err := errors.Join(checkAddress(s.address, s.network), s.checkVIP()); err != nil {
 		return nil, err
 	}
 	made, err := newAuthorities()

@@ -305,6 +305,7 @@ func (s settings) units() []supervisor.Unit {
 			Name: c.program, Description: "Kijabi " + c.program, After: c.after, Env: []string{path},
 			Exec:                   []string{filepath.Join(s.binDir, c.program), "--config", s.layout.config(c.program)},
 			FileDescriptorStoreMax: c.keepSockets,
+			RawNetwork:             c.program == apiserver && len(s.said.VIP.Addresses) > 0,
 		}
 		if c.keepChildren {
 			unit.KillMode = supervisor.KillProcess

@@ -147,6 +147,10 @@ func (c component) service(unit supervisor.Unit, layout Layout) (systemd.Service
 			}
 		}
 		service.Sandbox = c.sandbox(layout, binDir)
+		if unit.RawNetwork {
+			service.Sandbox.Capabilities = append(service.Sandbox.Capabilities, "CAP_NET_ADMIN", "CAP_NET_RAW")
+			service.Sandbox.Netlink, service.Sandbox.RawNetwork = true, true
+		}
 	}
 	return service, nil
 }

@@ -18,7 +18,7 @@ const published = "../../../deploy/systemd"
 
 // unitFiles has the units of a master, which has a node's as well, written into a
 // directory for programs in binDir, as an installation does.
-func unitFiles(t *testing.T, layout Layout, binDir string) (dir string) {
+func unitFiles(t *testing.T, layout Layout, binDir string, vip ...string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	services := newSystemd(layout, dir)
@@ -29,6 +29,7 @@ func unitFiles(t *testing.T, layout Layout, binDir string) (dir string) {
 		return nil, nil
 	}
 	s := settings{layout: layout, binDir: binDir, master: true}
+	s.said.VIP.Addresses = vip
 	if err := services.Install(t.Context(), s.units()); err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +169,30 @@ func TestExposure(t *testing.T) {
 		t.Logf("%s: %s", c.program, lines[len(lines)-1])
 		if err != nil {
 			t.Errorf("%s: %v\n%s", c.program, err, out)
+		}
+	}
+}
+
+// TestVirtualAddressNeedsMore: only a master that may hold a virtual address can change the network,
+// and only its apiserver can send what announces it.
+func TestVirtualAddressNeedsMore(t *testing.T) {
+	bin := outsideTmp(t, emptyPrograms(t), "")
+	for _, vip := range [][]string{nil, {"10.0.0.10"}} {
+		path := filepath.Join(unitFiles(t, testLayout(t), bin, vip...), unitPrefix+apiserver+".service")
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(string(content), "\n")
+		with := slices.Contains(lines, "CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW") &&
+			slices.Contains(lines, "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET")
+		without := slices.Contains(lines, "CapabilityBoundingSet=") && slices.Contains(lines, "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6")
+		if with != (len(vip) > 0) || without != (len(vip) == 0) {
+			t.Errorf("with virtual addresses %q:\n%s", vip, content)
+		}
+		out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=24", path).CombinedOutput()
+		if err != nil {
+			t.Errorf("systemd-analyze: %v\n%s", err, out)
 		}
 	}
 }

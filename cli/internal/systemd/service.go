@@ -54,6 +54,8 @@ type Sandbox struct {
 	Capabilities []string
 	// Netlink lets it talk to the kernel's networking.
 	Netlink bool
+	// RawNetwork lets it send and receive raw packets.
+	RawNetwork bool
 	// Writable are directories that it may change; they must exist.
 	Writable []string
 	// Hidden are paths that it may not see.
@@ -202,6 +204,9 @@ func (s *Sandbox) render(l *lines) {
 	families := "AF_UNIX AF_INET AF_INET6"
 	if s.Netlink {
 		families += " AF_NETLINK"
+	}
+	if s.RawNetwork {
+		families += " AF_PACKET"
 	}
 	l.set("RestrictAddressFamilies", families)
 	l.yes("RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality", "MemoryDenyWriteExecute")

@@ -129,6 +129,8 @@ type APIServerConfiguration struct {
 	Network Network `json:"network"`
 	// Masters configures what masters do about each other and the cluster's programs.
 	Masters Masters `json:"masters,omitzero"`
+	// VIP is the virtual address that the leading master holds; the doors answer on it, too.
+	VIP VIP `json:"vip,omitzero"`
 	// Raft times; zero values mean 200 ms each.
 	RaftHeartbeat   metav1.Duration `json:"raftHeartbeat,omitzero"`
 	RaftElection    metav1.Duration `json:"raftElection,omitzero"`
@@ -208,6 +210,7 @@ func (m Masters) check(f *faults) {
 func (c *APIServerConfiguration) Validate() error {
 	var f faults
 	c.Masters.check(&f)
+	c.VIP.check(&f, c.Network)
 	return f.err()
 }
 

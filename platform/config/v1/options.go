@@ -31,6 +31,9 @@ type MemberOptions struct {
 	// Masters configures what masters do about each other and the cluster's programs. A master
 	// that joins takes over theirs if it is not said.
 	Masters Masters `json:"masters,omitzero"`
+	// VIP is the masters' virtual address. `kijabi master init` takes its addresses; masters that join
+	// learn them, and a join is refused if this file says others.
+	VIP VIP `json:"vip,omitzero"`
 	// Node describes the Node that this machine registers as.
 	Node NodeOptions `json:"node,omitzero"`
 	// DNS configures this machine's DNS server.

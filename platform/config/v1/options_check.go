@@ -48,6 +48,7 @@ func (o *MemberOptions) Validate() error {
 		}
 	}
 	o.Masters.check(&f)
+	o.VIP.check(&f, o.Network.WithDefaults())
 	return f.err()
 }
 

@@ -58,6 +58,9 @@ type Unit struct {
 	// leave with the service manager for its next run, after a restart or a crash; 0
 	// means none. A stop closes them. See package sockets of platform.
 	FileDescriptorStoreMax int `json:"fileDescriptorStoreMax,omitempty"`
+	// RawNetwork: the program puts addresses on interfaces and sends raw packets. It matters to
+	// service managers that confine programs; this one does not.
+	RawNetwork bool `json:"rawNetwork,omitempty"`
 }
 
 const (

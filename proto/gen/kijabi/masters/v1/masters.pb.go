@@ -324,8 +324,10 @@ type Member struct {
 	DiskLatency *durationpb.Duration `protobuf:"bytes,15,opt,name=disk_latency,json=diskLatency,proto3" json:"disk_latency,omitempty"`
 	// When the first of its apiserver's certificates ends, by its own clock; unset if not known.
 	CertificateNotAfter *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Virtual addresses that it holds.
+	VirtualAddresses []string `protobuf:"bytes,17,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -466,6 +468,13 @@ func (x *Member) GetDiskLatency() *durationpb.Duration {
 func (x *Member) GetCertificateNotAfter() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CertificateNotAfter
+	}
+	return nil
+}
+
+func (x *Member) GetVirtualAddresses() []string {
+	if x != nil {
+		return x.VirtualAddresses
 	}
 	return nil
 }
@@ -642,9 +651,11 @@ type StatusResponse struct {
 	// How often the cluster was restored or recovered from the loss of its quorum.
 	Generation uint64 `protobuf:"varint,11,opt,name=generation,proto3" json:"generation,omitempty"`
 	// What became of the scheduled snapshots.
-	Snapshots     *SnapshotStatus `protobuf:"bytes,12,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Snapshots *SnapshotStatus `protobuf:"bytes,12,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// Virtual addresses that the answering master would hold if it led.
+	VirtualAddresses []string `protobuf:"bytes,13,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -757,6 +768,13 @@ func (x *StatusResponse) GetGeneration() uint64 {
 func (x *StatusResponse) GetSnapshots() *SnapshotStatus {
 	if x != nil {
 		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetVirtualAddresses() []string {
+	if x != nil {
+		return x.VirtualAddresses
 	}
 	return nil
 }
@@ -1302,9 +1320,11 @@ type JoinResponse struct {
 	// takes it over unless it was told another. Unset by masters that know no replacement.
 	ReplaceDeadAfter *durationpb.Duration `protobuf:"bytes,7,opt,name=replace_dead_after,json=replaceDeadAfter,proto3" json:"replace_dead_after,omitempty"`
 	// How often the cluster was restored or recovered; the new master's data belongs to it.
-	Generation    uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Generation uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Virtual addresses of the masters. The new master takes them over.
+	VirtualAddresses []string `protobuf:"bytes,9,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
@@ -1391,6 +1411,13 @@ func (x *JoinResponse) GetGeneration() uint64 {
 		return x.Generation
 	}
 	return 0
+}
+
+func (x *JoinResponse) GetVirtualAddresses() []string {
+	if x != nil {
+		return x.VirtualAddresses
+	}
+	return nil
 }
 
 // RemoveRequest names a master to remove.
@@ -1655,7 +1682,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\rStatusRequest\"?\n" +
 	"\x0fComponentStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\ahealthy\x18\x02 \x01(\bR\ahealthy\"\xa1\x05\n" +
+	"\ahealthy\x18\x02 \x01(\bR\ahealthy\"\xce\x05\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12!\n" +
@@ -1676,7 +1703,8 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\tlast_seen\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\"\n" +
 	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\x12<\n" +
 	"\fdisk_latency\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\vdiskLatency\x12N\n" +
-	"\x15certificate_not_after\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\"z\n" +
+	"\x15certificate_not_after\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x12+\n" +
+	"\x11virtual_addresses\x18\x11 \x03(\tR\x10virtualAddresses\"z\n" +
 	"\fLeaderChange\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
@@ -1686,7 +1714,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06voters\x18\x01 \x01(\x05R\x06voters\x12\x16\n" +
 	"\x06living\x18\x02 \x01(\x05R\x06living\x12\x16\n" +
 	"\x06needed\x18\x03 \x01(\x05R\x06needed\x12\x1c\n" +
-	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xa8\x04\n" +
+	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xd5\x04\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -1704,7 +1732,8 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\v \x01(\x04R\n" +
 	"generation\x12?\n" +
-	"\tsnapshots\x18\f \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\"\x8e\x01\n" +
+	"\tsnapshots\x18\f \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\x12+\n" +
+	"\x11virtual_addresses\x18\r \x03(\tR\x10virtualAddresses\"\x8e\x01\n" +
 	"\x0eSnapshotStatus\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12/\n" +
 	"\x04last\x18\x02 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\x04last\x12\x14\n" +
@@ -1738,7 +1767,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\"\n" +
 	"\retcd_peer_url\x18\x03 \x01(\tR\vetcdPeerUrl\x12!\n" +
 	"\fgrpc_address\x18\x04 \x01(\tR\vgrpcAddress\x12!\n" +
-	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xd1\x03\n" +
+	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xfe\x03\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
@@ -1750,7 +1779,8 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x12replace_dead_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10replaceDeadAfter\x12\x1e\n" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
-	"generation\x1a6\n" +
+	"generation\x12+\n" +
+	"\x11virtual_addresses\x18\t \x03(\tR\x10virtualAddresses\x1a6\n" +
 	"\bPkiEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"V\n" +

@@ -512,9 +512,11 @@ type ReportRequest struct {
 	// How it last gave leadership away since it started; unset if it has not.
 	Handover *Handover `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
 	// How long it has run.
-	Uptime        *durationpb.Duration `protobuf:"bytes,12,opt,name=uptime,proto3" json:"uptime,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Uptime *durationpb.Duration `protobuf:"bytes,12,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	// Virtual addresses that it holds.
+	VirtualAddresses []string `protobuf:"bytes,13,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
@@ -631,6 +633,13 @@ func (x *ReportRequest) GetUptime() *durationpb.Duration {
 	return nil
 }
 
+func (x *ReportRequest) GetVirtualAddresses() []string {
+	if x != nil {
+		return x.VirtualAddresses
+	}
+	return nil
+}
+
 // ReportResponse is what the called master knows.
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -711,7 +720,7 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\bHandover\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xa6\x04\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd3\x04\n" +
 	"\rReportRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x10applied_revision\x18\x02 \x01(\x03R\x0fappliedRevision\x12%\n" +
@@ -728,7 +737,8 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\x15certificate_not_after\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x124\n" +
 	"\bhandover\x18\v \x01(\v2\x18.kijabi.peer.v1.HandoverR\bhandover\x121\n" +
-	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\"G\n" +
+	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12+\n" +
+	"\x11virtual_addresses\x18\r \x03(\tR\x10virtualAddresses\"G\n" +
 	"\x0eReportResponse\x125\n" +
 	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\x9e\x03\n" +
 	"\vPeerService\x12R\n" +
