@@ -232,7 +232,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	})
 	objectService := rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, accounts))
 	mastersService := rpcapi.NewMastersService(group, rpcapi.Settings{
-		Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes, ReplaceDeadAfter: cfg.Masters.ReplaceAfter(),
+		Network: cfg.Network, EtcdQuotaBytes: cfg.Etcd.QuotaBytes, ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateLife: cfg.Masters.LeafLife(),
 		Snapshots: maker, SnapshotInterval: interval, VirtualAddresses: cfg.VIP.Addresses,
 	})
 

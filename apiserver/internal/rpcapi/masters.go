@@ -42,6 +42,8 @@ type Settings struct {
 	// ReplaceDeadAfter is how long a voter must be dead before a spare replaces it; 0 means
 	// never.
 	ReplaceDeadAfter time.Duration
+	// CertificateLife is how long the certificates live that this master issues.
+	CertificateLife time.Duration
 	// VirtualAddresses of the masters; none if nil.
 	VirtualAddresses []string
 	// Snapshots makes snapshots of this master, every SnapshotInterval; 0 means only by hand. Required.
@@ -116,7 +118,7 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 	resp := &mastersv1pb.JoinResponse{
 		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
 		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
-		ReplaceDeadAfter: durationpb.New(s.settings.ReplaceDeadAfter),
+		ReplaceDeadAfter: durationpb.New(s.settings.ReplaceDeadAfter), CertificateLife: durationpb.New(s.settings.CertificateLife),
 		Generation:       result.Generation, VirtualAddresses: s.settings.VirtualAddresses,
 	}
 	for _, m := range result.Members {

@@ -305,6 +305,9 @@ func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err erro
 	s := o.settings(true)
 	s.clusterID, s.masters = answer.GetClusterId(), hostsOf(answer.GetMembers(), o.Name)
 	s.said.Etcd.QuotaBytes = cmp.Or(s.said.Etcd.QuotaBytes, answer.GetEtcdQuotaBytes())
+	if life := answer.GetCertificateLife(); s.said.Masters.CertificateLife == nil && life != nil {
+		s.said.Masters.CertificateLife = &metav1.Duration{Duration: life.AsDuration()}
+	}
 	if after := answer.GetReplaceDeadAfter(); s.said.Masters.ReplaceDeadAfter == nil && after != nil {
 		s.said.Masters.ReplaceDeadAfter = &metav1.Duration{Duration: after.AsDuration()}
 	}

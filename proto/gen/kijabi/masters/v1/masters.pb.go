@@ -325,7 +325,7 @@ type Member struct {
 	// When the first of its apiserver's certificates ends, by its own clock; unset if not known.
 	CertificateNotAfter *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"`
 	// Virtual addresses that it holds.
-	VirtualAddresses []string `protobuf:"bytes,17,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	VirtualAddresses []string `protobuf:"bytes,20,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -653,7 +653,7 @@ type StatusResponse struct {
 	// What became of the scheduled snapshots.
 	Snapshots *SnapshotStatus `protobuf:"bytes,12,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
 	// Virtual addresses that the answering master would hold if it led.
-	VirtualAddresses []string `protobuf:"bytes,13,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	VirtualAddresses []string `protobuf:"bytes,14,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1323,8 +1323,11 @@ type JoinResponse struct {
 	Generation uint64 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Virtual addresses of the masters. The new master takes them over.
 	VirtualAddresses []string `protobuf:"bytes,9,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How long the certificates live that masters issue. The new master takes it over unless it
+	// was told another. Unset by masters that know only one.
+	CertificateLife *durationpb.Duration `protobuf:"bytes,10,opt,name=certificate_life,json=certificateLife,proto3" json:"certificate_life,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
@@ -1416,6 +1419,13 @@ func (x *JoinResponse) GetGeneration() uint64 {
 func (x *JoinResponse) GetVirtualAddresses() []string {
 	if x != nil {
 		return x.VirtualAddresses
+	}
+	return nil
+}
+
+func (x *JoinResponse) GetCertificateLife() *durationpb.Duration {
+	if x != nil {
+		return x.CertificateLife
 	}
 	return nil
 }
@@ -1704,7 +1714,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\x12<\n" +
 	"\fdisk_latency\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\vdiskLatency\x12N\n" +
 	"\x15certificate_not_after\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x12+\n" +
-	"\x11virtual_addresses\x18\x11 \x03(\tR\x10virtualAddresses\"z\n" +
+	"\x11virtual_addresses\x18\x14 \x03(\tR\x10virtualAddresses\"z\n" +
 	"\fLeaderChange\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
@@ -1733,7 +1743,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"generation\x18\v \x01(\x04R\n" +
 	"generation\x12?\n" +
 	"\tsnapshots\x18\f \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\x12+\n" +
-	"\x11virtual_addresses\x18\r \x03(\tR\x10virtualAddresses\"\x8e\x01\n" +
+	"\x11virtual_addresses\x18\x0e \x03(\tR\x10virtualAddresses\"\x8e\x01\n" +
 	"\x0eSnapshotStatus\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12/\n" +
 	"\x04last\x18\x02 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\x04last\x12\x14\n" +
@@ -1767,7 +1777,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\"\n" +
 	"\retcd_peer_url\x18\x03 \x01(\tR\vetcdPeerUrl\x12!\n" +
 	"\fgrpc_address\x18\x04 \x01(\tR\vgrpcAddress\x12!\n" +
-	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xfe\x03\n" +
+	"\frest_address\x18\x05 \x01(\tR\vrestAddress\"\xc4\x04\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
@@ -1780,7 +1790,9 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\b \x01(\x04R\n" +
 	"generation\x12+\n" +
-	"\x11virtual_addresses\x18\t \x03(\tR\x10virtualAddresses\x1a6\n" +
+	"\x11virtual_addresses\x18\t \x03(\tR\x10virtualAddresses\x12D\n" +
+	"\x10certificate_life\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x0fcertificateLife\x1a6\n" +
 	"\bPkiEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"V\n" +
@@ -1892,28 +1904,29 @@ var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	22, // 18: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
 	15, // 19: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
 	24, // 20: kijabi.masters.v1.JoinResponse.replace_dead_after:type_name -> google.protobuf.Duration
-	7,  // 21: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
-	7,  // 22: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
-	0,  // 23: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
-	1,  // 24: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
-	3,  // 25: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
-	16, // 26: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
-	18, // 27: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
-	20, // 28: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
-	11, // 29: kijabi.masters.v1.MastersService.SaveSnapshot:input_type -> kijabi.masters.v1.SaveSnapshotRequest
-	13, // 30: kijabi.masters.v1.MastersService.ListSnapshots:input_type -> kijabi.masters.v1.ListSnapshotsRequest
-	2,  // 31: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
-	8,  // 32: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
-	17, // 33: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
-	19, // 34: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
-	21, // 35: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
-	12, // 36: kijabi.masters.v1.MastersService.SaveSnapshot:output_type -> kijabi.masters.v1.SaveSnapshotResponse
-	14, // 37: kijabi.masters.v1.MastersService.ListSnapshots:output_type -> kijabi.masters.v1.ListSnapshotsResponse
-	31, // [31:38] is the sub-list for method output_type
-	24, // [24:31] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	24, // 21: kijabi.masters.v1.JoinResponse.certificate_life:type_name -> google.protobuf.Duration
+	7,  // 22: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
+	7,  // 23: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
+	0,  // 24: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
+	1,  // 25: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
+	3,  // 26: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
+	16, // 27: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
+	18, // 28: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
+	20, // 29: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
+	11, // 30: kijabi.masters.v1.MastersService.SaveSnapshot:input_type -> kijabi.masters.v1.SaveSnapshotRequest
+	13, // 31: kijabi.masters.v1.MastersService.ListSnapshots:input_type -> kijabi.masters.v1.ListSnapshotsRequest
+	2,  // 32: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
+	8,  // 33: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
+	17, // 34: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
+	19, // 35: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
+	21, // 36: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
+	12, // 37: kijabi.masters.v1.MastersService.SaveSnapshot:output_type -> kijabi.masters.v1.SaveSnapshotResponse
+	14, // 38: kijabi.masters.v1.MastersService.ListSnapshots:output_type -> kijabi.masters.v1.ListSnapshotsResponse
+	32, // [32:39] is the sub-list for method output_type
+	25, // [25:32] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_masters_v1_masters_proto_init() }

@@ -514,7 +514,7 @@ type ReportRequest struct {
 	// How long it has run.
 	Uptime *durationpb.Duration `protobuf:"bytes,12,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// Virtual addresses that it holds.
-	VirtualAddresses []string `protobuf:"bytes,13,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	VirtualAddresses []string `protobuf:"bytes,18,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -738,7 +738,7 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x124\n" +
 	"\bhandover\x18\v \x01(\v2\x18.kijabi.peer.v1.HandoverR\bhandover\x121\n" +
 	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12+\n" +
-	"\x11virtual_addresses\x18\r \x03(\tR\x10virtualAddresses\"G\n" +
+	"\x11virtual_addresses\x18\x12 \x03(\tR\x10virtualAddresses\"G\n" +
 	"\x0eReportResponse\x125\n" +
 	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\x9e\x03\n" +
 	"\vPeerService\x12R\n" +
