@@ -51,6 +51,7 @@ dns: {upstream: [192.0.2.1, "192.0.2.2:5353"]}
 		"state in containerd":                    {"directories: {state: /data/state, containerd: /data}", []string{"directories.containerd: /data holds directories.state /data/state"}},
 		"quota too small":                        {"etcd: {quotaBytes: 1000}", []string{"etcd.quotaBytes: 1000 is too small", "268435456"}},
 		"replaced too soon":                      {"masters: {replaceDeadAfter: 3s}", []string{"masters.replaceDeadAfter: 3s is too short", "10s", "0s for never"}},
+		"certificates too short":                 {"masters: {certificateLife: 1m}", []string{"masters.certificateLife: 1m0s is too short", "2m"}},
 		"replaced before it is dead":             {"masters: {replaceDeadAfter: -1m}", []string{"masters.replaceDeadAfter: -1m0s is too short"}},
 		"virtual address is none":                {"vip: {addresses: [vip.example, 127.0.0.9]}", []string{`vip.addresses: "vip.example"`, `vip.addresses: "127.0.0.9"`}},
 		"two of a family":                        {"vip: {addresses: [10.0.0.10, 10.0.0.11]}", []string{"vip.addresses: 10.0.0.10 and 10.0.0.11 are of the same family"}},

@@ -119,7 +119,7 @@ func (s *MastersService) Join(ctx context.Context, req *mastersv1pb.JoinRequest)
 		ClusterId: result.ClusterID, EtcdInitialCluster: result.EtcdInitialCluster, Pki: result.SharedFiles,
 		Network: s.network(), EtcdQuotaBytes: s.settings.EtcdQuotaBytes,
 		ReplaceDeadAfter: durationpb.New(s.settings.ReplaceDeadAfter), CertificateLife: durationpb.New(s.settings.CertificateLife),
-		Generation:       result.Generation, VirtualAddresses: s.settings.VirtualAddresses,
+		Generation: result.Generation, VirtualAddresses: s.settings.VirtualAddresses,
 	}
 	for _, m := range result.Members {
 		resp.Members = append(resp.Members, member(m))

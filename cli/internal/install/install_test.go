@@ -46,6 +46,7 @@ type world struct {
 	network configv1.Network
 	quota   int64
 	replace *durationpb.Duration // after which a dead voter is replaced
+	life    *durationpb.Duration // of certificates
 	broken  string               // a program that never becomes healthy
 	refusal string               // of removals
 	busy    int                  // removals that are refused for the moment
@@ -103,7 +104,7 @@ func (a *apiserverStandIn) Join(_ context.Context, in *mastersv1pb.JoinRequest) 
 		Name: in.GetName(), PeerAddress: in.GetPeerAddress(), GrpcAddress: in.GetGrpcAddress(),
 		RestAddress: in.GetRestAddress(), Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER,
 	})
-	return &mastersv1pb.JoinResponse{ClusterId: a.id, Members: slices.Clone(a.world.members), Pki: a.world.pki, Network: a.world.ranges(), EtcdQuotaBytes: a.world.quota, ReplaceDeadAfter: a.world.replace}, nil
+	return &mastersv1pb.JoinResponse{ClusterId: a.id, Members: slices.Clone(a.world.members), Pki: a.world.pki, Network: a.world.ranges(), EtcdQuotaBytes: a.world.quota, ReplaceDeadAfter: a.world.replace, CertificateLife: a.world.life}, nil
 }
 
 func (a *apiserverStandIn) Remove(_ context.Context, in *mastersv1pb.RemoveRequest) (*mastersv1pb.RemoveResponse, error) {
@@ -341,7 +342,7 @@ func (w *world) found(c configv1.APIServerConfiguration) {
 		Name: c.NodeName, PeerAddress: c.PeerAddress, GrpcAddress: c.ListenAddress, RestAddress: c.RESTAddress,
 		Role: mastersv1pb.MemberRole_MEMBER_ROLE_VOTER,
 	}}
-	w.network, w.quota, w.replace = c.Network, c.Etcd.QuotaBytes, durationpb.New(c.Masters.ReplaceAfter())
+	w.network, w.quota, w.replace, w.life = c.Network, c.Etcd.QuotaBytes, durationpb.New(c.Masters.ReplaceAfter()), durationpb.New(c.Masters.LeafLife())
 	w.pki = map[string][]byte{}
 	for _, name := range []string{"ca.crt", "ca.key", "peer-ca.crt", "peer-ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key", "service-account.pub", pki.StorageKeyFile} {
 		w.pki[name], _ = os.ReadFile(filepath.Join(c.PKIDir, name))

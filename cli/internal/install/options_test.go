@@ -35,7 +35,7 @@ func TestOptions(t *testing.T) {
 	data := t.TempDir() // exists and is empty
 	first.Said = configv1.MemberOptions{
 		Network: otherRanges(), Etcd: configv1.EtcdOptions{QuotaBytes: 1 << 30},
-		Masters:     configv1.Masters{ReplaceDeadAfter: &metav1.Duration{Duration: time.Minute}},
+		Masters:     configv1.Masters{ReplaceDeadAfter: &metav1.Duration{Duration: time.Minute}, CertificateLife: &metav1.Duration{Duration: time.Hour}},
 		Directories: configv1.Directories{Containerd: filepath.Join(data, "containerd"), Etcd: filepath.Join(data, "etcd")},
 		Node:        configv1.NodeOptions{Labels: map[string]string{"disk": "ssd"}, Schedulable: true},
 		DNS:         configv1.DNSOptions{Upstream: []string{"192.0.2.1"}},
@@ -71,7 +71,7 @@ func TestOptions(t *testing.T) {
 			t.Fatal(err)
 		}
 		api := load[configv1.APIServerConfiguration](t, second, apiserver)
-		if api.Network != want || api.Etcd.QuotaBytes != 1<<30 || api.Etcd.DataDir != "" || api.Masters.ReplaceAfter() != time.Minute {
+		if api.Network != want || api.Etcd.QuotaBytes != 1<<30 || api.Etcd.DataDir != "" || api.Masters.ReplaceAfter() != time.Minute || api.Masters.LeafLife() != time.Hour {
 			t.Errorf("apiserver: %+v", api)
 		}
 		leaf, err := pki.OpenIdentity(api.Identity)
