@@ -71,6 +71,9 @@ func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 		// Nothing is open any more; with the data gone, the next start joins.
 		return errors.Join(err, giveUp(cfg, newer, log))
 	}
+	if damaged(err) {
+		return errors.Join(err, rebuild(ctx, cfg, err, log))
+	}
 	return err
 }
 
@@ -151,7 +154,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	group, err := masters.New(masters.Config{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: raftDir(cfg),
-		Bootstrap: cfg.Bootstrap, Etcd: node, Store: objects, Dial: dial, Components: components,
+		Bootstrap: cfg.Bootstrap, Etcd: node, Care: node, Concerns: concerns(objects), Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
 		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },

@@ -100,6 +100,9 @@ func rememberMasters(cfg *configv1.APIServerConfiguration, group *masters.Master
 // group, it asks the other masters whether the group goes on without it, and returns a
 // *masters.Superseded if one says so.
 func startMember(ctx context.Context, cfg *configv1.APIServerConfiguration, etcdConfig etcdnode.Config, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
+	if err := verifyRaft(ctx, cfg); err != nil {
+		return nil, err
+	}
 	data, err := masters.ReadData(raftDir(cfg))
 	if err != nil {
 		return nil, err

@@ -86,6 +86,7 @@ func (m *Masters) ownReport() *peerv1pb.ReportRequest {
 	if m.cfg.CertificateEnd != nil {
 		report.CertificateNotAfter = timestamppb.New(m.cfg.CertificateEnd())
 	}
+	m.reportCare(report)
 	return report
 }
 
