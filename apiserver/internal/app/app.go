@@ -218,6 +218,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		Masters:       group.Status,
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+		Full:          group.Full,
+		Care:          group.CareCounts,
 		Snapshots:     maker.Counts,
 		LastSnapshot: func() time.Time {
 			if last := group.SnapshotState().Last; last != nil {

@@ -34,6 +34,9 @@ const (
 // joins; nothing of this master runs any more. Data that can be used for want of better is taken by
 // the next start if it is not given up.
 func rebuild(ctx context.Context, cfg *configv1.APIServerConfiguration, why error, log *zap.Logger) error {
+	if cfg.Bootstrap {
+		return errors.New("its data is not given up while bootstrap is set in its configuration: without data it would found another cluster")
+	}
 	damage := &etcdnode.Damaged{Reason: why.Error()}
 	errors.As(why, &damage)
 	err := askToRebuild(ctx, cfg, damage, log)
