@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -141,8 +142,11 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-n.etcd.Server.StopNotify():
 			return removed(n.cfg.Name)
 		case <-ticker.C:
+			if err := keepReserve(n.cfg.Dir, n.cfg.Log); err != nil {
+				n.cfg.Log.Warn("no reserve is kept for when the disk is full", zap.Error(err))
+			}
 			var err error
-			if neighbours, err = n.rememberNeighbours(neighbours); err != nil {
+			if neighbours, err = n.rememberNeighbours(neighbours); err != nil && !errors.Is(err, syscall.ENOSPC) {
 				return fmt.Errorf("etcd member %s: remember its neighbours: %w", n.cfg.Name, err)
 			}
 		}

@@ -25,7 +25,7 @@ const (
 	slack = 64 << 20
 
 	// The reserve of a disk is a part of it, within bounds; when less is free, nothing may grow.
-	// Deletions need some: the log is written in segments of 64 MiB, allocated ahead.
+	// Half of it lies in a file.
 	reserveShare = 50
 	minReserve   = 8 << 20
 	maxReserve   = 512 << 20
@@ -39,8 +39,8 @@ type Space struct {
 	Limit int64
 	// Ceiling of File, at which etcd raises its alarm.
 	Ceiling int64
-	// Free is what is free on the database's disk, above its reserve; negative when some of that
-	// is taken, 0 or less when nothing may grow.
+	// Free is what is free on the database's disk, above its reserve; with 0 or less nothing may
+	// grow.
 	Free int64
 }
 
@@ -49,7 +49,7 @@ func (n *Node) Space() (Space, error) {
 	backend, limit := n.etcd.Server.Backend(), n.limit()
 	s := Space{File: backend.Size(), InUse: backend.SizeInUse(), Limit: limit, Ceiling: ceiling(limit)}
 	size, free, err := disk(n.cfg.Dir)
-	s.Free = free - reserve(size)
+	s.Free = free + reserved(n.cfg.Dir) - reserve(size)
 	return s, err
 }
 
@@ -124,17 +124,17 @@ func (n *Node) Alarms() []Alarm {
 	return all
 }
 
-// Disarm ends an alarm.
-func (n *Node) Disarm(ctx context.Context, a Alarm) error {
-	kind := etcdserverpb.AlarmType_NOSPACE
+// SetAlarm ends an alarm, or raises it as etcd does.
+func (n *Node) SetAlarm(ctx context.Context, a Alarm, active bool) error {
+	kind, action := etcdserverpb.AlarmType_NOSPACE, etcdserverpb.AlarmRequest_DEACTIVATE
 	if a.Corrupt {
 		kind = etcdserverpb.AlarmType_CORRUPT
 	}
-	_, err := n.etcd.Server.Alarm(ctx, &etcdserverpb.AlarmRequest{
-		Action: etcdserverpb.AlarmRequest_DEACTIVATE, MemberID: a.Member, Alarm: kind,
-	})
-	if err != nil {
-		return fmt.Errorf("disarm the %s alarm of etcd member %x: %w", kind, a.Member, err)
+	if active {
+		action = etcdserverpb.AlarmRequest_ACTIVATE
+	}
+	if _, err := n.etcd.Server.Alarm(ctx, &etcdserverpb.AlarmRequest{Action: action, MemberID: a.Member, Alarm: kind}); err != nil {
+		return fmt.Errorf("%s the %s alarm of etcd member %x: %w", action, kind, a.Member, err)
 	}
 	return nil
 }

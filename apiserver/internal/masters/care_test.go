@@ -272,6 +272,69 @@ func TestAlarmOfQuotaEnds(t *testing.T) {
 	}
 }
 
+// TestAlarmOfCorruptionEnds has etcd raise its alarm, which ends all writes, about the wrong member
+// of three and about one that is well.
+func TestAlarmOfCorruptionEnds(t *testing.T) {
+	machines := formWith(t, 3, func(c *masters.Config) { c.CompareEvery = time.Hour })
+	lead := leader(t, machines)
+	var others []*machine
+	for _, mc := range machines {
+		if mc != lead {
+			others = append(others, mc)
+		}
+	}
+	raise := func(about *machine) {
+		t.Helper()
+		alarm := etcdnode.Alarm{Member: about.running.etcd.Status().ID, Corrupt: true}
+		if err := lead.running.etcd.SetAlarm(t.Context(), alarm, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writes := func(i int) {
+		t.Helper()
+		eventually(t, "writes are taken again", func() bool {
+			if len(lead.running.etcd.Alarms()) > 0 {
+				return false
+			}
+			_, err := put(t.Context(), leader(t, []*machine{lead, others[1]}).running.store, key(i), "")
+			return err == nil
+		})
+	}
+	raise(others[0])
+	writes(1)
+	for name, role := range roles(lead.running) {
+		if role != masters.Voter {
+			t.Errorf("%s is a %s after a false alarm", name, role)
+		}
+	}
+
+	marker := "precious-alarm-"
+	eventually(t, "written", func() bool {
+		return large(t.Context(), leader(t, machines).running.store, key(2), []byte(strings.Repeat(marker, 10))) == nil
+	})
+	lead = leader(t, machines)
+	others = nil
+	for _, mc := range machines {
+		if mc != lead {
+			others = append(others, mc)
+		}
+	}
+	converge(t, machines)
+	eventually(t, "it is in the file", func() bool {
+		content, err := os.ReadFile(filepath.Join(others[0].dir, "etcd", "member", "snap", "db"))
+		return err == nil && bytes.Contains(content, []byte(marker))
+	})
+	others[0].damage(marker)
+	raise(others[1])
+	writes(3)
+	if _, found := roles(lead.running)[others[0].name]; found {
+		t.Errorf("%s is still a member", others[0].name)
+	}
+	if roles(lead.running)[others[1].name] != masters.Voter {
+		t.Errorf("%s was blamed", others[1].name)
+	}
+}
+
 // TestDefragmentationGoesRound leaves all members with free pages. Each gets rid of them, the leader
 // last, by leading no more; nobody is taken for dead.
 func TestDefragmentationGoesRound(t *testing.T) {

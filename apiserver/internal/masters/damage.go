@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +37,10 @@ type comparison struct {
 	odd []uint64
 	// agreed says that a majority has the same data, undecided that data differ and none has.
 	agreed, undecided bool
+	// compared are those of which the digests could be.
+	compared int
+	// revision that was compared; odd data that is newer is found the next time.
+	revision int64
 }
 
 // weighDigests compares. votes has all members, and whether they vote. Only digests of the same
@@ -70,8 +75,11 @@ func weighDigests(votes map[uint64]bool, digests map[uint64]etcdnode.Digest) com
 	}
 	c.undecided = false
 	for id := range votes {
-		if d, found := digests[id]; found && d.Compacted == right.Compacted && d.Hash != right.Hash {
-			c.odd = append(c.odd, id)
+		if d, found := digests[id]; found && d.Compacted == right.Compacted {
+			c.compared++
+			if d.Hash != right.Hash {
+				c.odd = append(c.odd, id)
+			}
 		}
 	}
 	slices.Sort(c.odd)
@@ -104,7 +112,9 @@ func (m *Masters) compare(ctx context.Context, without string) (comparison, erro
 		return comparison{}, err
 	}
 	m.care.count(func(c *CareCounts) { c.Compared++ })
-	return weighDigests(votes, digests), nil
+	c := weighDigests(votes, digests)
+	c.revision = revision
+	return c, nil
 }
 
 // compareData finds members whose data differs from that of a majority, and has it rebuilt.
@@ -115,7 +125,7 @@ func (m *Masters) compareData(ctx context.Context) error {
 	m.pause(ctx, min(firstCompare, m.cfg.CompareEvery))
 	for ctx.Err() == nil {
 		if m.cfg.Store.Term().Leading {
-			if _, err := m.mendOdd(ctx); err != nil && ctx.Err() == nil {
+			if _, err := m.mendOdd(ctx, 0); err != nil && ctx.Err() == nil {
 				m.log.Info("data not compared", zap.Error(err))
 			}
 		}
@@ -124,9 +134,9 @@ func (m *Masters) compareData(ctx context.Context) error {
 	return nil
 }
 
-// mendOdd compares, twice if something is odd, and acts on it. It says whether all is well that
-// could be compared.
-func (m *Masters) mendOdd(ctx context.Context) (well bool, err error) {
+// mendOdd compares, twice if something is odd, and acts on it. It says whether the data of all
+// members is known to be the same up to a revision.
+func (m *Masters) mendOdd(ctx context.Context, upTo int64) (well bool, err error) {
 	c, err := m.compare(ctx, "")
 	if err == nil && len(c.odd) > 0 {
 		c, err = m.compare(ctx, "")
@@ -142,7 +152,7 @@ func (m *Masters) mendOdd(ctx context.Context) (well bool, err error) {
 		return false, errors.New("the masters' data differ, and no majority agrees")
 	case len(c.odd) == 0:
 		m.care.worry("odd", "")
-		return c.agreed, nil
+		return c.agreed && c.compared == len(m.cfg.Etcd.Members()) && c.revision >= upTo, nil
 	}
 	m.care.count(func(c *CareCounts) { c.Differed++ })
 	if self := m.cfg.Etcd.Status().ID; slices.Contains(c.odd, self) {
@@ -301,8 +311,10 @@ func (m *Masters) tendAlarms(ctx context.Context) error {
 	if m.cfg.Care == nil {
 		return nil
 	}
+	since := map[etcdnode.Alarm]int64{} // etcd's revision when it was seen first
 	for ctx.Err() == nil {
 		alarms := m.cfg.Care.Alarms()
+		maps.DeleteFunc(since, func(a etcdnode.Alarm, _ int64) bool { return !slices.Contains(alarms, a) })
 		var about []string
 		for _, a := range alarms {
 			what := "its file has reached etcd's quota"
@@ -310,8 +322,14 @@ func (m *Masters) tendAlarms(ctx context.Context) error {
 				what = "its data differs"
 			}
 			about = append(about, fmt.Sprintf("etcd member %s (%x): %s", m.nameOf(a.Member), a.Member, what))
-			if err := m.tendAlarm(ctx, a); err != nil && ctx.Err() == nil {
+			if _, seen := since[a]; !seen {
+				since[a] = m.cfg.Etcd.Status().Revision
+			}
+			if err := m.tendAlarm(ctx, a, since[a]); err != nil && ctx.Err() == nil {
 				m.log.Warn("alarm stays", zap.Uint64("member", a.Member), zap.Bool("corrupt", a.Corrupt), zap.Error(err))
+			}
+			if !slices.Contains(m.cfg.Care.Alarms(), a) {
+				delete(since, a)
 			}
 		}
 		text := ""
@@ -333,14 +351,14 @@ func (m *Masters) nameOf(id uint64) string {
 	return "unknown"
 }
 
-func (m *Masters) tendAlarm(ctx context.Context, a etcdnode.Alarm) error {
+func (m *Masters) tendAlarm(ctx context.Context, a etcdnode.Alarm, since int64) error {
 	mended := !slices.ContainsFunc(m.cfg.Etcd.Members(), func(e etcdnode.Member) bool { return e.ID == a.Member }) && a.Member != 0
 	var err error
 	switch {
 	case mended:
 	case a.Corrupt:
 		// Etcd may blame the wrong one.
-		mended, err = m.mendOdd(ctx)
+		mended, err = m.mendOdd(ctx, since)
 	default:
 		mended, err = m.mendFile(ctx, a.Member)
 	}
@@ -352,7 +370,7 @@ func (m *Masters) tendAlarm(ctx context.Context, a etcdnode.Alarm) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, alarmTimeout)
 	defer cancel()
-	if err := m.cfg.Care.Disarm(ctx, a); err != nil {
+	if err := m.cfg.Care.SetAlarm(ctx, a, false); err != nil {
 		return err
 	}
 	m.log.Warn("alarm of etcd ended", zap.Uint64("member", a.Member), zap.Bool("corrupt", a.Corrupt))

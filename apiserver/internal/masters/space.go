@@ -24,7 +24,7 @@ type Care interface {
 	Compact(ctx context.Context, revision int64) error
 	Defragment() (before, after int64, err error)
 	Alarms() []etcdnode.Alarm
-	Disarm(ctx context.Context, a etcdnode.Alarm) error
+	SetAlarm(ctx context.Context, a etcdnode.Alarm, active bool) error
 	Digests(ctx context.Context, revision int64) (map[uint64]etcdnode.Digest, error)
 }
 
