@@ -79,7 +79,7 @@ func askToRebuild(ctx context.Context, cfg *configv1.APIServerConfiguration, dam
 		return fmt.Errorf("permission to rebuild it from the other masters: %w", err)
 	}
 	log.Info("permitted to rebuild the data", zap.Uint64("generation", generation))
-	return nil
+	return remember(cfg, others) // whom to join, without the roster that goes as well
 }
 
 // otherMasters are the peer addresses of all others that are known in any way.

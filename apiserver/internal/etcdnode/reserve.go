@@ -21,7 +21,7 @@ func keepReserve(dir string, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	file, want := filepath.Join(dir, reserveFile), reserve(size)/2
+	file, want := filepath.Join(dir, reserveFile), min(reserve(size)/2, maxReserved)
 	_, err = os.Stat(file)
 	switch {
 	case err == nil && free < want/4:

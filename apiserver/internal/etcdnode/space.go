@@ -25,10 +25,12 @@ const (
 	slack = 64 << 20
 
 	// The reserve of a disk is a part of it, within bounds; when less is free, nothing may grow.
-	// Half of it lies in a file.
+	// A part of it lies in a file.
 	reserveShare = 50
 	minReserve   = 8 << 20
 	maxReserve   = 512 << 20
+	// maxReserved bounds the file; the log is written in segments of this size, allocated ahead.
+	maxReserved = 64 << 20
 )
 
 // Space is what a member's database takes, and may take, in bytes.

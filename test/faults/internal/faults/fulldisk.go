@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kijabi.dev/test/faults/internal/cluster"
 )
 
 // spare is what is free on the small disk before it is filled.
@@ -71,12 +73,25 @@ func fill(ctx context.Context, s Scene, master string) (*Injection, error) {
 			return in, err
 		}
 	}
+	if err := fillUp(filler); err != nil {
+		return in, err
+	}
+	// The apiserver gives its reserve back, once; that is taken, too.
+	reserve := filepath.Join(s.Cluster.DataDir(master), "etcd", "reserve")
+	if err := cluster.Await(ctx, 10*time.Second, "the reserve is given back", func() error {
+		if _, err := os.Stat(reserve); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%s is still there (%v)", reserve, err)
+		}
+		return nil
+	}); err != nil {
+		return in, err
+	}
 	return in, fillUp(filler)
 }
 
 // fillUp writes until there is no room.
 func fillUp(name string) error {
-	f, err := os.Create(name)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
