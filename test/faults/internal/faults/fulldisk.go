@@ -17,6 +17,9 @@ import (
 // spare is what is free on the small disk before it is filled.
 const spare = 64 << 20
 
+// trial is what the log of the member takes in which a snapshot is tried.
+const trial = 64 << 20
+
 // fullDisk puts a machine's state on a small disk and fills that.
 func fullDisk() []Fault {
 	on := func(id, about string, leader bool) Fault {
@@ -42,16 +45,8 @@ func fill(ctx context.Context, s Scene, master string) (*Injection, error) {
 	in := &Injection{
 		Victims: []string{master},
 		Killed:  []string{master}, // its audit log has no room, either
-		Verify: func(context.Context) error {
-			var fs unix.Statfs_t
-			if err := unix.Statfs(dir, &fs); err != nil {
-				return err
-			}
-			if free := fs.Bavail * uint64(fs.Bsize); fs.Type != unix.TMPFS_MAGIC || free > 1<<20 {
-				return fmt.Errorf("%s has %d bytes free on file system %x", dir, free, fs.Type)
-			}
-			return nil
-		},
+		// What a snapshot on trial took is free again after it: then that much is, at the end.
+		Verify: func(context.Context) error { return full(dir, 1<<20+trial) },
 	}
 	in.Heal = func(ctx context.Context) error {
 		if err := os.Remove(filler); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -86,7 +81,19 @@ func fill(ctx context.Context, s Scene, master string) (*Injection, error) {
 	}); err != nil {
 		return in, err
 	}
-	return in, fillUp(filler)
+	return in, errors.Join(fillUp(filler), full(dir, 1<<20))
+}
+
+// full checks that a directory is on a tmpfs with no more than the given bytes free.
+func full(dir string, bytes uint64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return err
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); fs.Type != unix.TMPFS_MAGIC || free > bytes {
+		return fmt.Errorf("%s has %d bytes free on file system %x", dir, free, fs.Type)
+	}
+	return nil
 }
 
 // fillUp writes until there is no room.
