@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -263,4 +264,73 @@ func TestFullStore(t *testing.T) {
 		}
 	}
 	ask.write(cfg, "after")
+}
+
+// TestFullDisk has somebody else fill up the disk of the only master. It goes on answering, deletes,
+// and writes again once there is room.
+func TestFullDisk(t *testing.T) {
+	c := newCluster(t)
+	cfg := c.master("m1", "127.0.0.1")
+	cfg.ListenAddress, cfg.RESTAddress, cfg.PeerAddress, cfg.Etcd.PeerURL = free(t), free(t), free(t), "https://"+free(t)
+	if err := syscall.Mount("tmpfs", cfg.DataDir, "tmpfs", 0, "mode=700,size=400m"); err != nil {
+		t.Fatalf("mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(cfg.DataDir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	text, err := json.Marshal(cfg)
+	c.must(err)
+	p := &process{cfg: cfg, file: filepath.Join(c.dir, "m1.yaml")}
+	c.must(os.WriteFile(p.file, text, 0o600))
+	p.start(t)
+	t.Cleanup(p.kill)
+	pid := p.cmd.Process.Pid
+	ask := asker{t, c.client()}
+	for i := range 20 {
+		ask.write(cfg, fmt.Sprint("before-", i))
+	}
+	reserve := filepath.Join(etcdDir(cfg), "reserve")
+	awaitFile := func(there bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if _, err := os.Stat(reserve); (err == nil) == there {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: there is to be one: %t", reserve, there)
+			}
+		}
+	}
+	awaitFile(true)
+	filler := filepath.Join(cfg.DataDir, "filler")
+	f, err := os.Create(filler)
+	c.must(err)
+	defer func() { _ = f.Close() }()
+	for piece := make([]byte, 1<<20); len(piece) > 0; {
+		if _, err := f.Write(piece); err != nil {
+			piece = piece[:len(piece)/2]
+		}
+	}
+	awaitFile(false)
+	refused := ask.until("refused", cfg, "POST", configMaps, `{"metadata":{"generateName":"full-"}}`, http.StatusInsufficientStorage)
+	if !strings.Contains(refused, "the disk of m1") {
+		t.Errorf("refused with %s", refused)
+	}
+	for i := range 20 {
+		if code, text := ask.call(cfg, "GET", configMaps+"/before-19", ""); i < 19 && code != http.StatusOK {
+			t.Fatalf("read: %d %s", code, text)
+		}
+		if code, text := ask.call(cfg, "DELETE", fmt.Sprint(configMaps, "/before-", i), ""); code != http.StatusOK {
+			t.Fatalf("deleted: %d %s", code, text)
+		}
+	}
+	c.must(os.Remove(filler))
+	c.must(f.Close())
+	ask.write(cfg, "after")
+	awaitFile(true)
+	if p.cmd.Process.Pid != pid || p.cmd.Process.Signal(syscall.Signal(0)) != nil {
+		t.Error("it did not live through it")
+	}
 }
