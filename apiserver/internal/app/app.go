@@ -157,6 +157,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Bootstrap: cfg.Bootstrap, Etcd: node, Care: node, Concerns: concerns(objects), Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
 		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) },
+		DiskFailed:  func(err error) { etcdnode.MarkFailed(etcdDir(cfg), err) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
 	})

@@ -63,6 +63,11 @@ func Trust(dir string) error {
 	return nil
 }
 
+// MarkFailed tells the next start in dir that the disk has failed a write; as far as it still takes one.
+func MarkFailed(dir string, err error) {
+	_ = os.WriteFile(filepath.Join(dir, failedFile), fmt.Appendf(nil, "its disk failed: %v", err), 0o600)
+}
+
 // examine returns a *Damaged if what the last start left says that the data is, and notes that
 // another start begins. With trust it lets usable data pass.
 func examine(ctx context.Context, dir string, log *zap.Logger) (trust bool, err error) {
@@ -210,7 +215,7 @@ var _ zapcore.CheckWriteHook = diskFailed{}
 func (d diskFailed) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 	for _, field := range fields {
 		if err, ok := field.Interface.(error); ok && errors.Is(err, syscall.EIO) {
-			_ = os.WriteFile(filepath.Join(d.dir, failedFile), fmt.Appendf(nil, "its disk failed: %s: %v", entry.Message, err), 0o600)
+			MarkFailed(d.dir, fmt.Errorf("%s: %w", entry.Message, err))
 		}
 	}
 	os.Exit(1)

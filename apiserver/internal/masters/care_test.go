@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -382,6 +383,20 @@ func TestDefragmentationGoesRound(t *testing.T) {
 	}
 	converge(t, machines)
 	alike(t, machines)
+}
+
+// TestFailedWriteEndsTheProcess has the disk fail a write of raft's log: it is not repeated.
+func TestFailedWriteEndsTheProcess(t *testing.T) {
+	mc := newMachine(t, "m1")
+	var failed error
+	abandoned := 0
+	mc.configure = func(c *masters.Config) {
+		c.DiskFailed, c.Abandon = func(err error) { failed = err }, func() { abandoned++ }
+	}
+	mc.start()
+	if err := mc.running.FailLog(); !errors.Is(err, syscall.EIO) || !errors.Is(failed, syscall.EIO) || abandoned != 1 {
+		t.Errorf("failed with %v: told %v, ended %d times", err, failed, abandoned)
+	}
 }
 
 // TestLoneMasterIsDefragmented has nobody to hand over to.

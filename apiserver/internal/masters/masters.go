@@ -123,9 +123,12 @@ type Config struct {
 	// CertificateEnd is when the first of this master's certificates ends, for others to
 	// show; nil means not known.
 	CertificateEnd func() time.Time
-	// Abandon ends the process at once, of a leader that cannot lead, hand over, or end in order;
+	// Abandon ends the process at once, of a leader that cannot lead, hand over, or end in order, or
+	// of a master whose disk has failed;
 	// nil means that it says so and exits with code 1.
 	Abandon func()
+	// DiskFailed is told of a write to raft's log that the disk has failed, before Abandon; may be nil.
+	DiskFailed func(error)
 	// SharedFiles returns the key material that a joining master needs; nil means none.
 	SharedFiles func() (map[string][]byte, error)
 	// Clock; nil means the real one. Raft's own times do not follow it.
@@ -180,7 +183,7 @@ func New(cfg Config) (*Masters, error) {
 	cfg.DefragmentAbove = cmp.Or(cfg.DefragmentAbove, defragmentAbove)
 	if cfg.Abandon == nil {
 		cfg.Abandon = func() {
-			cfg.Log.Error("this leader can neither lead nor hand over nor end, ending the process")
+			cfg.Log.Error("this master can neither go on nor hand over nor end in order, ending the process")
 			os.Exit(1)
 		}
 	}
@@ -216,6 +219,13 @@ func (m *Masters) open() error {
 	var err error
 	if m.logs, err = openLog(m.cfg.Dir); err != nil {
 		return err
+	}
+	m.logs.broken = func(err error) {
+		m.log.Error("the disk has failed a write of raft's log", zap.Error(err))
+		if m.cfg.DiskFailed != nil {
+			m.cfg.DiskFailed(err)
+		}
+		m.cfg.Abandon()
 	}
 	if m.transport.generation, err = readGeneration(m.cfg.Dir); err != nil {
 		return err
