@@ -83,6 +83,9 @@ func disk(dir string) (size, free int64, err error) {
 	return int64(fs.Blocks) * fs.Bsize, int64(fs.Bavail) * fs.Bsize, nil //nolint:gosec // below 2^63
 }
 
+// Settle writes what is pending to the file, which Space does not count before.
+func (n *Node) Settle() { n.etcd.Server.Backend().ForceCommit() }
+
 // Compact forgets the revisions before the given one, on all members, and waits until this one has
 // freed their pages. The fence must have been checked just before. Doing it twice is harmless.
 func (n *Node) Compact(ctx context.Context, revision int64) error {
@@ -92,7 +95,7 @@ func (n *Node) Compact(ctx context.Context, revision int64) error {
 	}
 	// What one transaction frees counts as free from the next on.
 	for range 2 {
-		n.etcd.Server.Backend().ForceCommit()
+		n.Settle()
 	}
 	return nil
 }

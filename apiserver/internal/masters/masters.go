@@ -76,6 +76,7 @@ type Store interface {
 	TermChanged() <-chan struct{}
 	Revision() int64
 	SetRoom(bytes int64, refusal error)
+	Room() (bytes int64, bounded bool)
 }
 
 var (

@@ -21,6 +21,7 @@ import (
 // Care is what the masters do for the health of the local etcd member; *etcdnode.Node implements it.
 type Care interface {
 	Space() (etcdnode.Space, error)
+	Settle()
 	Compact(ctx context.Context, revision int64) error
 	Defragment() (before, after int64, err error)
 	Alarms() []etcdnode.Alarm
@@ -161,18 +162,17 @@ type room struct {
 
 // room looks at the living masters. After a time without room, a disk needs a little more.
 func (m *Masters) room(full bool) room {
-	var r room
+	own := m.ownReport() // a new leader may not be on the roster yet
+	r := room{inUse: own.GetDatabaseInUseBytes(), limit: own.GetDatabaseLimitBytes(), limitOf: m.cfg.Name}
 	need := int64(1)
 	if full {
 		need = againFree
 	}
 	for _, member := range m.roster.list() {
-		report := m.ownReport()
+		report := own
 		if member.Name != m.cfg.Name {
 			known, _ := m.peers.get(member.Name)
 			report = known.report
-		} else {
-			r.inUse = report.GetDatabaseInUseBytes()
 		}
 		if member.Role == Voter {
 			r.voters++
@@ -247,8 +247,13 @@ func (m *Masters) keepLimit(ctx context.Context) error {
 		m.cfg.Store.SetRoom(0, nil)
 	}()
 	var moved time.Time
+	var given int64
 	for ctx.Err() == nil {
-		m.measure() // what is left to write is reckoned from now
+		// What is left to write is reckoned from now. While much is written, the size is behind.
+		if left, bounded := m.cfg.Store.Room(); bounded && given > 0 && left < given-given/4 {
+			m.cfg.Care.Settle()
+		}
+		m.measure()
 		before := m.care.full.Load()
 		r := m.room(before)
 		refusal := r.refusal(before)
@@ -260,7 +265,9 @@ func (m *Masters) keepLimit(ctx context.Context) error {
 				m.log.Info("the data store has room again", zap.Int64("inUse", r.inUse), zap.Int64("limit", r.limit))
 			}
 		}
-		m.cfg.Store.SetRoom(r.left(refusal))
+		var more error
+		given, more = r.left(refusal)
+		m.cfg.Store.SetRoom(given, more)
 		if refusal == nil && slices.Contains(r.short, m.cfg.Name) && m.cfg.Clock.Since(moved) > moveForSpace {
 			moved = m.cfg.Clock.Now()
 			m.leaveFor(ctx, "its disk is full", func(r *peerv1pb.ReportRequest) bool { return !short(r) })

@@ -25,6 +25,15 @@ func (s *Store) SetRoom(bytes int64, refusal error) {
 	s.room.Store(r)
 }
 
+// Room is how much of the room set last is left; it is below 0 when more was written.
+func (s *Store) Room() (bytes int64, bounded bool) {
+	r := s.room.Load()
+	if r == nil {
+		return 0, false
+	}
+	return r.left.Load(), true
+}
+
 // refuse returns why a change is refused, nil if it is not.
 func (r *room) refuse(s *Store, g *Group, change *Change, current *Record) error {
 	if r == nil || r.left.Load() > 0 || !s.grows(g, change, current) {
