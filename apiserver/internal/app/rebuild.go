@@ -26,8 +26,8 @@ const (
 	// rebuildPatience is how long a master with damaged data asks the others before it ends with
 	// the reason, and is started again.
 	rebuildPatience = 30 * time.Second
-	// readable is how many objects that cannot be read are named in the status.
-	readable = 8
+	// mostNamed is how many objects that cannot be read are named in the status.
+	mostNamed = 8
 )
 
 // rebuild gives damaged data up if the leader of the others permits it, so that the next start
@@ -122,7 +122,7 @@ func concerns(objects *store.Store) func() []string {
 		slices.Sort(names)
 		var all []string
 		for i, name := range names {
-			if i == readable {
+			if i == mostNamed {
 				all = append(all, fmt.Sprintf("%d objects more cannot be read", len(names)-i))
 				break
 			}
