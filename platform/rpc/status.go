@@ -77,7 +77,7 @@ func codeOfHTTP(code int) codes.Code {
 		return codes.PermissionDenied
 	case code == http.StatusUnauthorized:
 		return codes.Unauthenticated
-	case code == http.StatusTooManyRequests:
+	case code == http.StatusTooManyRequests, code == http.StatusInsufficientStorage:
 		return codes.ResourceExhausted
 	case code == http.StatusServiceUnavailable:
 		return codes.Unavailable

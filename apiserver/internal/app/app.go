@@ -68,6 +68,9 @@ func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 		// Nothing is open any more; with the data gone, the next start joins.
 		return errors.Join(err, giveUp(cfg, newer, log))
 	}
+	if damaged(err) {
+		return errors.Join(err, rebuild(ctx, cfg, err, log))
+	}
 	return err
 }
 
@@ -157,9 +160,10 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	group, err := masters.New(masters.Config{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: raftDir(cfg),
-		Bootstrap: cfg.Bootstrap, Etcd: node, Store: objects, Dial: dial, Components: components,
+		Bootstrap: cfg.Bootstrap, Etcd: node, Care: node, Concerns: concerns(objects), Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
 		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) }, VirtualAddresses: held(holder),
+		DiskFailed:  func(err error) { etcdnode.MarkFailed(etcdDir(cfg), err) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
 	})
@@ -222,6 +226,8 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Masters:       group.Status,
 		VIP:           holder.Status,
 		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+		Full:          group.Full,
+		Care:          group.CareCounts,
 		Snapshots:     maker.Counts,
 		LastSnapshot: func() time.Time {
 			if last := group.SnapshotState().Last; last != nil {

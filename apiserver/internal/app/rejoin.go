@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -82,10 +83,13 @@ func rememberMasters(cfg *configv1.APIServerConfiguration, group *masters.Master
 				}
 			}
 			if len(others) > 0 && !slices.Equal(others, written) {
-				if err := remember(cfg, others); err != nil {
+				switch err := remember(cfg, others); {
+				case errors.Is(err, syscall.ENOSPC): // as good as never written; the next time, then
+				case err != nil:
 					return err
+				default:
+					written = others
 				}
-				written = others
 			}
 			select {
 			case <-ctx.Done():
@@ -100,6 +104,9 @@ func rememberMasters(cfg *configv1.APIServerConfiguration, group *masters.Master
 // group, it asks the other masters whether the group goes on without it, and returns a
 // *masters.Superseded if one says so.
 func startMember(ctx context.Context, cfg *configv1.APIServerConfiguration, etcdConfig etcdnode.Config, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
+	if err := verifyRaft(ctx, cfg); err != nil {
+		return nil, err
+	}
 	data, err := masters.ReadData(raftDir(cfg))
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -21,7 +22,6 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"kijabi.dev/apiserver/internal/storage/etcd"
 )
@@ -33,12 +33,10 @@ const (
 	// maxLearners is raised from etcd's 1: several masters may join or wait as spares.
 	maxLearners = 8
 
-	corruptCheck = time.Minute
 	// defaultTick is also the heartbeat, and the grain of etcd's random election timeouts: with
 	// fewer of them in an election, two followers collide more often and lose a round.
 	defaultTick     = 30 * time.Millisecond
 	defaultElection = 300 * time.Millisecond
-	defaultQuota    = 4 << 30
 	// catchUpEntries of the log stay in memory for members that lag; whoever lags more gets the
 	// whole database. An entry is a batch, 30 KB at full rate: etcd's 5,000 would take 150 MB.
 	catchUpEntries   = 2_000
@@ -64,7 +62,8 @@ type Config struct {
 	// CertFile, KeyFile and CAFile are the peer identity, read again at each handshake.
 	// All three empty means no TLS (tests only; PeerURL is then http).
 	CertFile, KeyFile, CAFile string
-	// QuotaBytes bounds the database; 0 means 4 GiB.
+	// QuotaBytes bounds what the database has in use; 0 means a quarter of its disk, from 256 MiB
+	// to 8 GiB. The leading master keeps it; etcd's own quota lies far above.
 	QuotaBytes int64
 	// Retention is how long revisions are kept; 0 means 24 h.
 	Retention time.Duration
@@ -90,8 +89,16 @@ func Exists(dir string) bool {
 
 // Start starts the member and returns once it serves; that needs a quorum. Its peers
 // must be reachable, else Start waits until ctx ends. Run must be called afterwards, or Close.
+// The error is a *Damaged if its data cannot be used, an ErrRemoved if the cluster goes on without it.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	e, err := startEtcd(ctx, cfg)
+	trust, err := examine(ctx, cfg.Dir, cfg.Log)
+	if err != nil {
+		return nil, fmt.Errorf("etcd member %s: %w", cfg.Name, err)
+	}
+	e, err := startEtcd(ctx, cfg, trust)
+	if err != nil && differs(err) {
+		err = errors.Join(&Damaged{Reason: err.Error(), Usable: true, Differs: true}, proven(cfg.Dir))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start etcd member %s: %w", cfg.Name, err)
 	}
@@ -112,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 
 // removed is why a server stops by itself.
 func removed(name string) error {
-	return fmt.Errorf("%s has been removed from the masters of its cluster, by hand or replaced by a spare while it was away: run `kijabi reset` on it, or `kijabi master leave` to keep it as a node; it may join again with a new token", name)
+	return fmt.Errorf("%s %w, by hand or replaced by a spare while it was away: run `kijabi reset` on it, or `kijabi master leave` to keep it as a node; it may join again with a new token", name, ErrRemoved)
 }
 
 // Run keeps the member until ctx ends or it fails; then it is closed.
@@ -121,17 +128,25 @@ func (n *Node) Run(ctx context.Context) error {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	var neighbours []string
+	served := time.After(provenAfter)
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return proven(n.cfg.Dir)
+		case <-served:
+			if err := proven(n.cfg.Dir); err != nil {
+				return fmt.Errorf("etcd member %s: %w", n.cfg.Name, err)
+			}
 		case err := <-n.etcd.Err():
 			return fmt.Errorf("etcd member %s: %w", n.cfg.Name, err)
 		case <-n.etcd.Server.StopNotify():
 			return removed(n.cfg.Name)
 		case <-ticker.C:
+			if err := keepReserve(n.cfg.Dir, n.cfg.Log); err != nil {
+				n.cfg.Log.Warn("no reserve is kept for when the disk is full", zap.Error(err))
+			}
 			var err error
-			if neighbours, err = n.rememberNeighbours(neighbours); err != nil {
+			if neighbours, err = n.rememberNeighbours(neighbours); err != nil && !errors.Is(err, syscall.ENOSPC) {
 				return fmt.Errorf("etcd member %s: remember its neighbours: %w", n.cfg.Name, err)
 			}
 		}
@@ -148,7 +163,7 @@ func (n *Node) Abort() { n.etcd.Server.HardStop() }
 // Backend is the in-process way to the data.
 func (n *Node) Backend() *etcd.Backend { return n.backend }
 
-func embedConfig(ctx context.Context, cfg Config) (*embed.Config, error) {
+func embedConfig(ctx context.Context, cfg Config, trust bool) (*embed.Config, error) {
 	advertise, err := url.Parse(cfg.PeerURL)
 	if err != nil {
 		return nil, fmt.Errorf("peer URL: %w", err)
@@ -175,26 +190,17 @@ func embedConfig(ctx context.Context, cfg Config) (*embed.Config, error) {
 	if cfg.InitialCluster == "" {
 		ec.InitialCluster, ec.ClusterState = cfg.Name+"="+cfg.PeerURL, embed.ClusterStateFlagNew
 	}
-	if cfg.CertFile != "" {
-		ec.PeerTLSInfo = transport.TLSInfo{
-			CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.CAFile,
-			ClientCertAuth: true, MinVersion: tls.VersionTLS13,
-			// The peer CA signs masters only; their addresses may change.
-			SkipClientSANVerify: true,
-		}
+	if ec.PeerTLSInfo = tlsOf(cfg); cfg.CertFile != "" {
 		ec.TlsMinVersion = "TLS1.3"
 	}
 	ec.MaxTxnOps, ec.MaxRequestBytes, ec.MaxLearners = maxTxnOps, maxRequestBytes, maxLearners
-	ec.QuotaBackendBytes = orDefault(cfg.QuotaBytes, defaultQuota)
+	ec.QuotaBackendBytes = ceiling(limitOf(cfg))
 	ec.SnapshotCatchUpEntries = catchUpEntries
 	ec.UnsafeNoFsync = withoutFsync
 	ec.AutoCompactionMode = embed.CompactorModePeriodic
 	ec.AutoCompactionRetention = orDefault(cfg.Retention, defaultRetention).String()
 	ec.TickMs = uint(orDefault(cfg.Tick, defaultTick).Milliseconds())
 	ec.ElectionMs = uint(orDefault(cfg.Election, defaultElection).Milliseconds())
-	// The leader compares all members' data, too: a member that started without comparison
-	// is found out within this time.
-	ec.CorruptCheckTime = corruptCheck
 	// The masters package guards membership by itself; etcd's check would make every
 	// change wait until all connections are five seconds old.
 	ec.StrictReconfigCheck = false
@@ -204,13 +210,26 @@ func embedConfig(ctx context.Context, cfg Config) (*embed.Config, error) {
 		return nil, errors.New("etcd's feature gate cannot be set")
 	}
 	if err := gate.SetFromMap(map[string]bool{
-		string(features.InitialCorruptCheck): neighboursServe(ctx, cfg, ec.PeerTLSInfo),
+		string(features.InitialCorruptCheck): !trust && neighboursServe(ctx, cfg, ec.PeerTLSInfo),
 		string(features.CompactHashCheck):    true,
 	}); err != nil {
 		return nil, fmt.Errorf("corruption checks: %w", err)
 	}
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(cfg.Log.Named("etcd").WithOptions(zap.IncreaseLevel(zapcore.WarnLevel)))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(cfg.Log).WithOptions(zap.WithFatalHook(diskFailed{cfg.Dir})))
 	return ec, nil
+}
+
+// tlsOf is what members trust and show each other.
+func tlsOf(cfg Config) transport.TLSInfo {
+	if cfg.CertFile == "" {
+		return transport.TLSInfo{}
+	}
+	return transport.TLSInfo{
+		CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.CAFile,
+		ClientCertAuth: true, MinVersion: tls.VersionTLS13,
+		// The peer CA signs masters only; their addresses may change.
+		SkipClientSANVerify: true,
+	}
 }
 
 func orDefault[T int64 | time.Duration](v, def T) T {

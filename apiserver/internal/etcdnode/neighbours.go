@@ -46,14 +46,11 @@ func neighboursServe(ctx context.Context, cfg Config, tls transport.TLSInfo) boo
 	if err != nil {
 		return false
 	}
-	client := &http.Client{Timeout: neighbourTimeout}
-	if !tls.Empty() {
-		tlsConfig, err := tls.ClientConfig()
-		if err != nil {
-			return false
-		}
-		client.Transport = &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
+	peers, err := peerTransport(tls)
+	if err != nil {
+		return false
 	}
+	client := &http.Client{Timeout: neighbourTimeout, Transport: peers}
 	urls := strings.FieldsFunc(string(content), func(r rune) bool { return r == '\n' || r == ',' })
 	for _, url := range urls {
 		if !serves(ctx, client, url) {
@@ -61,6 +58,17 @@ func neighboursServe(ctx context.Context, cfg Config, tls transport.TLSInfo) boo
 		}
 	}
 	return len(urls) > 0
+}
+
+// peerTransport is for a few requests to other members.
+func peerTransport(tls transport.TLSInfo) (*http.Transport, error) {
+	t := &http.Transport{DisableKeepAlives: true}
+	if tls.Empty() {
+		return t, nil
+	}
+	var err error
+	t.TLSClientConfig, err = tls.ClientConfig()
+	return t, err
 }
 
 func serves(ctx context.Context, client *http.Client, url string) bool {

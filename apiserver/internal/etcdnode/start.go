@@ -16,11 +16,11 @@ const (
 // startEtcd starts etcd. A member that joins compares its list of members with that of
 // the first one that answers, and gives up if they differ; the one that answers may just
 // not have heard of the admission yet, so it is asked again for a while.
-func startEtcd(ctx context.Context, cfg Config) (*embed.Etcd, error) {
+func startEtcd(ctx context.Context, cfg Config, trust bool) (*embed.Etcd, error) {
 	joins := cfg.InitialCluster != "" && !Exists(cfg.Dir)
 	deadline := time.Now().Add(admissionTimeout)
 	for {
-		ec, err := embedConfig(ctx, cfg)
+		ec, err := embedConfig(ctx, cfg, trust)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,9 @@ package masters
 import (
 	"context"
 	"fmt"
+	"syscall"
+
+	"go.etcd.io/bbolt"
 )
 
 // HalfExpel removes a member from etcd only and lets nobody finish that here, as if this
@@ -28,6 +31,11 @@ func (m *Masters) MarkLeaving(name string) error {
 	}
 	member.Role = Leaving
 	return m.apply(command{Put: &member})
+}
+
+// FailLog has a write to raft's log fail as a broken disk does.
+func (m *Masters) FailLog() error {
+	return m.logs.update(func(*bbolt.Tx) error { return syscall.EIO })
 }
 
 // HangLog makes every write to raft's log hang, as a disk does whose fsync never returns, and raft

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -13,7 +14,12 @@ import (
 )
 
 // logStore keeps raft's log, term and vote in one bbolt file, each write synced to disk.
-type logStore struct{ db *bbolt.DB }
+type logStore struct {
+	db *bbolt.DB
+	// broken is told of a write that the disk has failed, and must end the process: to repeat it
+	// would prove nothing, since the kernel may have dropped what was to be written. May be nil.
+	broken func(error)
+}
 
 var (
 	_ raft.LogStore    = (*logStore)(nil)
@@ -45,6 +51,15 @@ func openLog(dir string) (*logStore, error) {
 		return nil, errors.Join(fmt.Errorf("prepare %s: %w", file, err), db.Close())
 	}
 	return &logStore{db: db}, nil
+}
+
+// update changes the file.
+func (l *logStore) update(change func(tx *bbolt.Tx) error) error {
+	err := l.db.Update(change)
+	if errors.Is(err, syscall.EIO) && l.broken != nil {
+		l.broken(err)
+	}
+	return err
 }
 
 func (l *logStore) Close() error { return l.db.Close() }
@@ -87,7 +102,7 @@ func (l *logStore) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Lo
 
 // StoreLogs implements raft.LogStore.
 func (l *logStore) StoreLogs(logs []*raft.Log) error {
-	return l.db.Update(func(tx *bbolt.Tx) error {
+	return l.update(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket([]byte(logBucket))
 		for _, log := range logs {
 			v, err := pack(log)
@@ -104,7 +119,7 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore.
 func (l *logStore) DeleteRange(first, last uint64) error {
-	return l.db.Update(func(tx *bbolt.Tx) error {
+	return l.update(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(logBucket)).Cursor()
 		for k, _ := c.Seek(indexKey(first)); k != nil && binary.BigEndian.Uint64(k) <= last; k, _ = c.Seek(indexKey(first)) {
 			if err := c.Delete(); err != nil {
@@ -117,7 +132,7 @@ func (l *logStore) DeleteRange(first, last uint64) error {
 
 // Set implements raft.StableStore.
 func (l *logStore) Set(key, value []byte) error {
-	return l.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(stableBucket)).Put(key, value) })
+	return l.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(stableBucket)).Put(key, value) })
 }
 
 // Get implements raft.StableStore.

@@ -8,6 +8,7 @@
 package masters
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,8 @@ type Store interface {
 	Term() store.Term
 	TermChanged() <-chan struct{}
 	Revision() int64
+	SetRoom(bytes int64, refusal error)
+	Room() (bytes int64, bounded bool)
 }
 
 var (
@@ -96,6 +99,16 @@ type Config struct {
 	// Etcd is the local member, Store the local store.
 	Etcd  Etcd
 	Store Store
+	// Care looks after the local member's data; nil when that is not this group's business.
+	Care Care
+	// CompareEvery is the time between two comparisons of all members' data; 0 means a minute.
+	CompareEvery time.Duration
+	// DefragmentAbove is the size of a database in bytes below which it is left alone; 0 means
+	// 100 MiB. Whether one needs it is looked at every DefragmentEvery; 0 means 30 s.
+	DefragmentAbove int64
+	DefragmentEvery time.Duration
+	// Concerns are what else needs attention on this machine, for people; nil means nothing.
+	Concerns func() []string
 	// Dial connects to other masters.
 	Dial Dial
 	// Heartbeat, Election and LeaderLease are raft's times; 0 means 200 ms for each.
@@ -113,9 +126,12 @@ type Config struct {
 	CertificateEnd func() time.Time
 	// VirtualAddresses are those that this master holds, for others to show; nil means none.
 	VirtualAddresses func() []string
-	// Abandon ends the process at once, of a leader that cannot lead, hand over, or end in order;
+	// Abandon ends the process at once, of a leader that cannot lead, hand over, or end in order, or
+	// of a master whose disk has failed;
 	// nil means that it says so and exits with code 1.
 	Abandon func()
+	// DiskFailed is told of a write to raft's log that the disk has failed, before Abandon; may be nil.
+	DiskFailed func(error)
 	// SharedFiles returns the key material that a joining master needs; nil means none.
 	SharedFiles func() (map[string][]byte, error)
 	// Clock; nil means the real one. Raft's own times do not follow it.
@@ -143,6 +159,7 @@ type Masters struct {
 	history  history
 	handover atomic.Pointer[peerv1pb.Handover] // how this master last gave leadership away
 	disk     diskTimes
+	care     *care
 
 	change sync.Mutex // one change of membership at a time
 	vigil  vigil      // of tendMembers alone
@@ -165,16 +182,18 @@ func New(cfg Config) (*Masters, error) {
 	cfg.Election = orDefault(cfg.Election, max(defaultHeartbeat, cfg.Heartbeat))
 	cfg.LeaderLease = orDefault(cfg.LeaderLease, cfg.Heartbeat)
 	cfg.ComponentGrace = orDefault(cfg.ComponentGrace, 15*time.Second)
+	cfg.CompareEvery, cfg.DefragmentEvery = orDefault(cfg.CompareEvery, compareEvery), orDefault(cfg.DefragmentEvery, defragmentEvery)
+	cfg.DefragmentAbove = cmp.Or(cfg.DefragmentAbove, defragmentAbove)
 	if cfg.Abandon == nil {
 		cfg.Abandon = func() {
-			cfg.Log.Error("this leader can neither lead nor hand over nor end, ending the process")
+			cfg.Log.Error("this master can neither go on nor hand over nor end in order, ending the process")
 			os.Exit(1)
 		}
 	}
 	m := &Masters{
 		cfg: cfg, log: cfg.Log, roster: newRoster(), conns: newConns(cfg.Dial), peers: newPeers(),
 		directory: newDirectory(cfg.Name, cfg.Clock), elected: make(chan bool, 16), leader: newLeader(),
-		started: cfg.Clock.Now(),
+		started: cfg.Clock.Now(), care: newCare(),
 	}
 	m.transport = newTransport(cfg.PeerAddress, cfg.Clock.Now, func(address string) (peerv1pb.PeerServiceClient, error) {
 		conn, err := m.conns.get(address)
@@ -203,6 +222,13 @@ func (m *Masters) open() error {
 	var err error
 	if m.logs, err = openLog(m.cfg.Dir); err != nil {
 		return err
+	}
+	m.logs.broken = func(err error) {
+		m.log.Error("the disk has failed a write of raft's log", zap.Error(err))
+		if m.cfg.DiskFailed != nil {
+			m.cfg.DiskFailed(err)
+		}
+		m.cfg.Abandon()
 	}
 	if m.transport.generation, err = readGeneration(m.cfg.Dir); err != nil {
 		return err
@@ -240,7 +266,7 @@ func (m *Masters) open() error {
 // Run takes part in the group until ctx ends, in which case leadership is handed over
 // first, or until this master has been removed or can neither lead nor hand over.
 func (m *Masters) Run(ctx context.Context) error {
-	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.noticeSuccessor, m.timeDisk)
+	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.noticeSuccessor, m.timeDisk, m.measureSpace)
 	m.Close()
 	if err != nil {
 		return fmt.Errorf("masters of %s: %w", m.cfg.Name, err)
@@ -264,8 +290,8 @@ func (m *Masters) closeLogs() error {
 	return m.logs.Close()
 }
 
-// errRemoved ends the process of a master that was removed while it lived.
-var errRemoved = errors.New("it has been removed from the masters of its cluster: run `kijabi reset` on it, or `kijabi master leave` to keep it as a node; it may join again with a new token")
+// ErrRemoved ends the process of a master that was removed while it lived.
+var ErrRemoved = errors.New("it has been removed from the masters of its cluster: run `kijabi reset` on it, or `kijabi master leave` to keep it as a node; it may join again with a new token")
 
 // noticeRemoval ends Run when the group has removed this master: raft's membership is without
 // it, and the roster has said before that it is leaving. etcd's member, which is told reliably,
@@ -277,7 +303,7 @@ func (m *Masters) noticeRemoval(ctx context.Context) error {
 			return nil
 		case <-m.cfg.Clock.After(lifecycle.UntilBeat(m.cfg.Clock.Now(), reportInterval)):
 			if m.raft.State() == raft.Shutdown || m.removed() {
-				return errRemoved
+				return ErrRemoved
 			}
 		}
 	}

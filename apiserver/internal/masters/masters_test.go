@@ -74,6 +74,11 @@ func (d *door) Join(ctx context.Context, req *mastersv1pb.JoinRequest) (*masters
 	return &mastersv1pb.JoinResponse{ClusterId: r.ClusterID, EtcdInitialCluster: r.EtcdInitialCluster, Generation: r.Generation}, nil
 }
 
+func (d *door) Defragment(_ context.Context, req *peerv1pb.DefragmentRequest) (*peerv1pb.DefragmentResponse, error) {
+	before, after, err := d.m.Defragment(req.GetEpoch())
+	return &peerv1pb.DefragmentResponse{BytesBefore: before, BytesAfter: after}, err
+}
+
 func (d *door) Status(context.Context, *mastersv1pb.StatusRequest) (*mastersv1pb.StatusResponse, error) {
 	return &mastersv1pb.StatusResponse{ClusterId: d.m.ClusterID(), Generation: d.m.Generation(), AnsweredBy: d.m.Status().AnsweredBy}, nil
 }
@@ -108,6 +113,7 @@ type machine struct {
 	name, dir string
 	peer, url string
 	configure func(*masters.Config) // may be nil
+	quota     int64                 // of its database; 0 for the default
 	running   *master
 }
 
@@ -167,7 +173,7 @@ func logger(t *testing.T) *zap.Logger {
 }
 
 func (mc *machine) etcdConfig(log *zap.Logger) etcdnode.Config {
-	return etcdnode.Config{Name: mc.name, Dir: filepath.Join(mc.dir, "etcd"), PeerURL: mc.url, ClusterToken: "c1", Log: log}
+	return etcdnode.Config{Name: mc.name, Dir: filepath.Join(mc.dir, "etcd"), PeerURL: mc.url, ClusterToken: "c1", QuotaBytes: mc.quota, Log: log}
 }
 
 // start starts the master: anew, through join if given, or from its disk.
@@ -196,7 +202,7 @@ func (mc *machine) start(join ...string) *master {
 	}
 	cfg := masters.Config{
 		Name: mc.name, ClusterID: "c1", PeerAddress: mc.peer, EtcdPeerURL: mc.url, Dir: filepath.Join(mc.dir, "raft"),
-		Bootstrap: len(join) == 0 && mc.name == "m1", Etcd: node, Store: st, Dial: dial, Log: log,
+		Bootstrap: len(join) == 0 && mc.name == "m1", Etcd: node, Care: node, Store: st, Dial: dial, Log: log,
 	}
 	if mc.configure != nil {
 		mc.configure(&cfg)

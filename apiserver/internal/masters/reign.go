@@ -78,6 +78,11 @@ func (m *Masters) rule(ctx context.Context) error {
 	group.Go(m.leadEtcd)
 	group.Go(m.tendMembers)
 	group.Go(m.watch)
+	group.Go(m.keepLimit)
+	group.Go(m.shortenHistory)
+	group.Go(m.tendAlarms)
+	group.Go(m.compareData)
+	group.Go(m.defragmentInTurn)
 	group.Go(func(inner context.Context) error {
 		defer group.Cancel()
 		for {
@@ -278,6 +283,9 @@ func (m *Masters) successor(to string) (Member, error) {
 		score := known.report.GetAppliedRevision()
 		if m.complete(known.report.GetComponents()) {
 			score += 1 << 60
+		}
+		if short(known.report) {
+			score = 0 // it is better than nobody
 		}
 		if score > bestScore {
 			best, bestScore = member, score

@@ -89,6 +89,7 @@ func (m *Masters) ownReport() *peerv1pb.ReportRequest {
 	if m.cfg.VirtualAddresses != nil {
 		report.VirtualAddresses = m.cfg.VirtualAddresses()
 	}
+	m.reportCare(report)
 	return report
 }
 

@@ -42,6 +42,8 @@ type command struct {
 	Put       *Member        `json:"put,omitempty"`
 	Remove    string         `json:"remove,omitempty"`
 	Snapshot  *SnapshotState `json:"snapshot,omitempty"`
+	// Damaged is a member that is removed because its data is, and may join again.
+	Damaged string `json:"damaged,omitempty"`
 }
 
 // roster is raft's state machine: who the masters are.
@@ -50,13 +52,14 @@ type roster struct {
 	clusterID string
 	members   map[string]Member
 	snapshot  SnapshotState
+	damaged   map[string]bool
 	changed   chan struct{} // closed at the next change
 }
 
 var _ raft.FSM = (*roster)(nil)
 
 func newRoster() *roster {
-	return &roster{members: map[string]Member{}, changed: make(chan struct{})}
+	return &roster{members: map[string]Member{}, damaged: map[string]bool{}, changed: make(chan struct{})}
 }
 
 // list returns the members by name.
@@ -71,6 +74,13 @@ func (r *roster) get(name string) (Member, bool) {
 	defer r.mu.Unlock()
 	m, found := r.members[name]
 	return m, found
+}
+
+// allDamaged are the former members that may join again.
+func (r *roster) allDamaged() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.damaged))
 }
 
 func (r *roster) cluster() string {
@@ -92,6 +102,12 @@ func (r *roster) Apply(log *raft.Log) any {
 	}
 	if c.Put != nil {
 		r.members[c.Put.Name] = *c.Put
+		if c.Put.Role == Learner { // with new data
+			delete(r.damaged, c.Put.Name)
+		}
+	}
+	if c.Damaged != "" {
+		r.damaged[c.Damaged] = true
 	}
 	if c.Remove != "" {
 		delete(r.members, c.Remove)
@@ -111,11 +127,12 @@ type content struct {
 	ClusterID string        `json:"clusterID"`
 	Members   []Member      `json:"members"`
 	Snapshot  SnapshotState `json:"snapshot,omitzero"`
+	Damaged   []string      `json:"damaged,omitempty"`
 }
 
 // Snapshot implements raft.FSM.
 func (r *roster) Snapshot() (raft.FSMSnapshot, error) {
-	b, err := json.Marshal(content{ClusterID: r.cluster(), Members: r.list(), Snapshot: r.snapshotState()})
+	b, err := json.Marshal(content{ClusterID: r.cluster(), Members: r.list(), Snapshot: r.snapshotState(), Damaged: r.allDamaged()})
 	if err != nil {
 		return nil, fmt.Errorf("encode roster: %w", err)
 	}
@@ -131,7 +148,10 @@ func (r *roster) Restore(in io.ReadCloser) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.clusterID, r.members, r.snapshot = c.ClusterID, map[string]Member{}, c.Snapshot
+	r.clusterID, r.members, r.snapshot, r.damaged = c.ClusterID, map[string]Member{}, c.Snapshot, map[string]bool{}
+	for _, name := range c.Damaged {
+		r.damaged[name] = true
+	}
 	for _, m := range c.Members {
 		r.members[m.Name] = m
 	}

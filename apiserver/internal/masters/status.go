@@ -1,6 +1,7 @@
 package masters
 
 import (
+	"slices"
 	"time"
 )
 
@@ -9,8 +10,14 @@ type MemberStatus struct {
 	Member
 	Alive, Leader   bool
 	AppliedRevision int64
-	DatabaseBytes   int64
-	EtcdLeader      bool
+	// DatabaseBytes is the size of its etcd database, DatabaseInUse what is in use of it, and
+	// DatabaseLimit the most that may be; 0 if not known.
+	DatabaseBytes, DatabaseInUse, DatabaseLimit int64
+	// DiskFree is what is free on its disk, above its reserve; nil if not known.
+	DiskFree *int64
+	// Defragmenting its database at present.
+	Defragmenting bool
+	EtcdLeader    bool
 	// Components that hold a leader stream there.
 	Components []string
 	// DiskLatency of its last synced write beside its data; 0 if not known.
@@ -36,6 +43,8 @@ type Status struct {
 	AnsweredBy  string
 	// Expected are the components a healthy master has.
 	Expected []string
+	// Warnings are what needs attention, for people.
+	Warnings []string
 }
 
 // Lag is how many revisions a master is behind the leader, or while none is known behind the
@@ -76,10 +85,21 @@ func (m *Masters) Status() Status {
 		if end := report.GetCertificateNotAfter(); end != nil {
 			status.CertificateEnd = end.AsTime()
 		}
+		status.DatabaseInUse, status.DatabaseLimit = report.GetDatabaseInUseBytes(), report.GetDatabaseLimitBytes()
+		if free := report.GetDiskFreeBytes(); free != nil {
+			status.DiskFree = &free.Value
+		}
+		status.Defragmenting = report.GetDefragmenting()
+		if status.Alive {
+			s.Warnings = append(s.Warnings, report.GetConcerns()...)
+		}
 		if member.Role == Voter {
 			s.Quorum.count(status.Alive)
 		}
 		s.Members = append(s.Members, status)
 	}
+	s.Warnings = append(s.spaceWarnings(), s.Warnings...)
+	slices.Sort(s.Warnings)
+	s.Warnings = slices.Compact(s.Warnings)
 	return s
 }

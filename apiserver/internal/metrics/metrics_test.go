@@ -110,14 +110,19 @@ func TestStore(t *testing.T) {
 			return []schema.GroupResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments"}}
 		},
 		Masters: func() masters.Status {
-			return masters.Status{LeaderChanges: 4, Quorum: masters.Quorum{Voters: 3, Living: 2}, Members: []masters.MemberStatus{
-				{Member: masters.Member{Name: "m1", Role: masters.Voter}, Alive: true, Leader: true, AppliedRevision: 70, DiskLatency: 3 * time.Millisecond, CertificateEnd: time.Unix(1700000000, 0)},
+			short := int64(-7)
+			return masters.Status{LeaderChanges: 4, Warnings: []string{"one"}, Quorum: masters.Quorum{Voters: 3, Living: 2}, Members: []masters.MemberStatus{
+				{Member: masters.Member{Name: "m1", Role: masters.Voter}, Alive: true, Leader: true, AppliedRevision: 70, DatabaseInUse: 50, DatabaseLimit: 100, DiskFree: &short, DiskLatency: 3 * time.Millisecond, CertificateEnd: time.Unix(1700000000, 0)},
 				{Member: masters.Member{Name: "m2", Role: masters.Voter}, Alive: true, AppliedRevision: 64},
 				{Member: masters.Member{Name: "m3", Role: masters.Spare}},
 			}}
 		},
 		DatabaseBytes: func() int64 { return 4096 },
-		Sealing:       func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
+		Full:          func() bool { return true },
+		Care: func() masters.CareCounts {
+			return masters.CareCounts{Defragmented: 2, DefragmentationsFailed: 1, Compared: 9, Differed: 4, Shortened: 3}
+		},
+		Sealing: func() sealed.Progress { return progress }, Audited: func() (int64, int64) { return 20, 2 },
 		Snapshots: func() (int64, int64) { return 7, 1 }, LastSnapshot: func() time.Time { return time.Unix(1_800_000_000, 0) },
 		Loads: func() []flowcontrol.Load {
 			return []flowcontrol.Load{{Level: "system", Seats: 74, Used: 5, Waiting: 2, Dispatched: map[string]int64{"system-nodes": 9}, Rejected: map[string]int64{"time-out": 1}}}
@@ -179,6 +184,10 @@ func TestStore(t *testing.T) {
 		`apiserver_flowcontrol_dispatched_requests_total{flow_schema="system-nodes",priority_level="system"} 9`,
 		`apiserver_flowcontrol_rejected_requests_total{priority_level="system",reason="time-out"} 1`,
 		"kijabi_quarantined_objects 0",
+		"kijabi_store_full 1", "kijabi_warnings 1", "kijabi_history_shortened_total 3",
+		`kijabi_database_in_use_bytes{master="m1"} 50`, `kijabi_database_limit_bytes{master="m1"} 100`, `kijabi_disk_free_bytes{master="m1"} -7`,
+		`kijabi_defragmentations_total{outcome="done"} 2`, `kijabi_defragmentations_total{outcome="failed"} 1`,
+		`kijabi_data_comparisons_total{outcome="alike"} 5`, `kijabi_data_comparisons_total{outcome="different"} 4`,
 		`kijabi_snapshots_total{outcome="made"} 7`,
 		`kijabi_snapshots_total{outcome="failed"} 1`,
 		"kijabi_last_snapshot_timestamp_seconds 1.8e+09")

@@ -32,6 +32,10 @@ type State struct {
 	Snapshots func() (made, failed int64)
 	// LastSnapshot of the cluster was made at this time; zero if none was.
 	LastSnapshot func() time.Time
+	// Full says that this master leads and refuses growth for lack of space, Care what it has done for
+	// the health of the data.
+	Full func() bool
+	Care func() masters.CareCounts
 	// Loads of the priority levels.
 	Loads func() []flowcontrol.Load
 }
@@ -49,6 +53,8 @@ type stateCollector struct {
 	tolerated                                        *prometheus.Desc
 	vipHeld, vipConflicts                            *prometheus.Desc
 	snapshots, lastSnapshot                          *prometheus.Desc
+	inUse, limit, diskFree, full, warnings           *prometheus.Desc
+	defragmented, compared, shortened                *prometheus.Desc
 	seats, executing, queued, dispatched, rejected   *prometheus.Desc
 }
 
@@ -84,6 +90,14 @@ func newStateCollector(s State) *stateCollector {
 		rejected:        desc("apiserver_flowcontrol_rejected_requests_total", "Requests that were refused a seat.", "priority_level", "reason"),
 		audited:         desc("kijabi_audit_events_total", "Events of the audit log, by outcome.", "outcome"),
 		snapshots:       desc("kijabi_snapshots_total", "Snapshots that this master was to make, by outcome.", "outcome"),
+		inUse:           desc("kijabi_database_in_use_bytes", "Bytes of a master's database that are no free pages.", "master"),
+		limit:           desc("kijabi_database_limit_bytes", "The most that a master's database may have in use.", "master"),
+		diskFree:        desc("kijabi_disk_free_bytes", "Space on the disk of a master's database above its reserve; with 0 or less it is full.", "master"),
+		full:            desc("kijabi_store_full", "1 while this master leads and refuses what needs space."),
+		warnings:        desc("kijabi_warnings", "Things that need attention, as kijabi status names them."),
+		defragmented:    desc("kijabi_defragmentations_total", "Defragmentations of this master's database, by outcome.", "outcome"),
+		compared:        desc("kijabi_data_comparisons_total", "Comparisons of all masters' data that this one has made, by outcome.", "outcome"),
+		shortened:       desc("kijabi_history_shortened_total", "Times that this master has shortened the history for lack of space."),
 		lastSnapshot:    desc("kijabi_last_snapshot_timestamp_seconds", "When the cluster's newest scheduled snapshot was made."),
 	}
 }
@@ -94,6 +108,7 @@ func (c *stateCollector) Describe(descs chan<- *prometheus.Desc) {
 		c.objects, c.resourceObjects, c.size, c.leading, c.epoch, c.current, c.revision, c.leaderChanges, c.quarantined, c.sealed, c.audited,
 		c.masterAlive, c.masterLag, c.masterDisk, c.masterEnd, c.tolerated, c.vipHeld, c.vipConflicts,
 		c.snapshots, c.lastSnapshot,
+		c.inUse, c.limit, c.diskFree, c.full, c.warnings, c.defragmented, c.compared, c.shortened,
 		c.seats, c.executing, c.queued, c.dispatched, c.rejected,
 	} {
 		descs <- d
@@ -131,6 +146,13 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 		if m.DiskLatency > 0 {
 			gauge(c.masterDisk, m.DiskLatency.Seconds(), m.Name)
 		}
+		if m.DatabaseLimit > 0 {
+			gauge(c.inUse, float64(m.DatabaseInUse), m.Name)
+			gauge(c.limit, float64(m.DatabaseLimit), m.Name)
+		}
+		if m.DiskFree != nil {
+			gauge(c.diskFree, float64(*m.DiskFree), m.Name)
+		}
 		if !m.CertificateEnd.IsZero() {
 			gauge(c.masterEnd, float64(m.CertificateEnd.Unix()), m.Name)
 		}
@@ -139,6 +161,14 @@ func (c *stateCollector) Collect(metrics chan<- prometheus.Metric) {
 		gauge(c.vipHeld, number(s.Held), s.Address.String())
 		count(c.vipConflicts, s.Conflicts, s.Address.String())
 	}
+	care := c.Care()
+	gauge(c.full, number(c.Full()))
+	gauge(c.warnings, float64(len(group.Warnings)))
+	count(c.defragmented, care.Defragmented, "done")
+	count(c.defragmented, care.DefragmentationsFailed, "failed")
+	count(c.compared, care.Compared-care.Differed, "alike")
+	count(c.compared, care.Differed, "different")
+	count(c.shortened, care.Shortened)
 	aside := 0
 	for _, reason := range c.Store.Quarantined() {
 		if reason != nil {

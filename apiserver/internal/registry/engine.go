@@ -33,6 +33,7 @@ type Store interface {
 	WaitVersion(ctx context.Context, version uint64) error
 	Term() store.Term
 	TermChanged() <-chan struct{}
+	SetAside(key store.Key) error
 	Observe(observer store.Observer)
 }
 

@@ -17,6 +17,9 @@ import (
 // that made it no longer leads and must stop.
 const ReasonFenced metav1.StatusReason = "Fenced"
 
+// ReasonFull is the status reason of a write that needs space while there is none.
+const ReasonFull metav1.StatusReason = "InsufficientStorage"
+
 const optimisticLock = "the object has been modified; please apply your changes to the latest version and try again"
 
 // statusError makes a StatusError of whatever the store returned.
@@ -34,6 +37,10 @@ func statusError(err error) error {
 		return apierrors.NewTimeoutError(err.Error(), 1)
 	case errors.Is(err, store.ErrExpired):
 		return apierrors.NewResourceExpired(err.Error())
+	case errors.Is(err, store.ErrFull):
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: ReasonFull, Message: err.Error(),
+		}}
 	case errors.Is(err, store.ErrTooLarge):
 		return apierrors.NewRequestEntityTooLargeError(err.Error())
 	case errors.Is(err, store.ErrUnknownOutcome):

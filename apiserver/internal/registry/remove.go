@@ -35,6 +35,9 @@ func (e *Engine) planDelete(kind *Kind, ref Ref, opts metav1.DeleteOptions) (*pl
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name), removal: true}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
+			if damage := e.store.SetAside(p.key); damage != nil {
+				return p.removeDamaged(opts, damage)
+			}
 			return outcome{}, notFound(kind, ref.Name)
 		}
 		if err := deletePrecondition(kind, current, opts.Preconditions); err != nil {
@@ -42,11 +45,20 @@ func (e *Engine) planDelete(kind *Kind, ref Ref, opts metav1.DeleteOptions) (*pl
 		}
 		obj, err := decode(kind, current)
 		if err != nil {
-			return outcome{}, err
+			return p.removeDamaged(opts, err)
 		}
 		return e.remove(kind, current, obj, opts)
 	}
 	return p, nil
+}
+
+// removeDamaged removes an object that cannot be read. Nobody can wait for its finalizers, or
+// compare it with preconditions.
+func (p *plan) removeDamaged(opts metav1.DeleteOptions, damage error) (outcome, error) {
+	if opts.Preconditions != nil {
+		return outcome{}, conflict(p.kind, p.key.Name, "the object cannot be read (%w): delete it without preconditions", damage)
+	}
+	return outcome{change: store.Change{Delete: true}, obj: p.placeholder()}, nil
 }
 
 func forbidden(kind *Kind, name, message string) error {

@@ -266,8 +266,9 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 	out := OperationResult{Kind: p.kind.Kind, Object: done.obj, Deleted: done.change.Delete, Warnings: slices.Concat(p.warnings, done.warnings)}
 	switch {
 	case done.change.Keep || done.change.Delete:
-		out.Record = current
-		out.Object.SetResourceVersion(object.FormatVersion(current.Version))
+		if out.Record = current; current != nil {
+			out.Object.SetResourceVersion(object.FormatVersion(current.Version))
+		}
 	default:
 		if current != nil { // what is not changed keeps its version
 			done.obj.SetResourceVersion(object.FormatVersion(current.Version))

@@ -168,9 +168,33 @@ func (p Place) finish(from source) (_ *Outcome, err error) {
 // MoveAside moves a master's data to a folder within each of its two directories, named by the
 // time, and returns the folders. Directories without data are left alone. The master must not run.
 func MoveAside(etcdDir, raftDir string, now time.Time) ([]string, error) {
+	return moveAside(etcdDir, raftDir, asidePrefix+now.UTC().Format(asideTime))
+}
+
+// damagedSuffix ends the name of a folder with data that was given up because it was damaged.
+const damagedSuffix = "-damaged"
+
+// GiveUp moves data aside that is damaged, as MoveAside does, and removes what was given up before
+// for the same reason: that of one time is enough to look into.
+func GiveUp(etcdDir, raftDir string, now time.Time) ([]string, error) {
+	for _, dir := range []string{etcdDir, raftDir} {
+		former, err := filepath.Glob(filepath.Join(dir, asidePrefix+"*"+damagedSuffix))
+		if err != nil {
+			return nil, err
+		}
+		for _, folder := range former {
+			if err := os.RemoveAll(folder); err != nil {
+				return nil, fmt.Errorf("remove data that was given up before: %w", err)
+			}
+		}
+	}
+	return moveAside(etcdDir, raftDir, asidePrefix+now.UTC().Format(asideTime)+damagedSuffix)
+}
+
+func moveAside(etcdDir, raftDir, name string) ([]string, error) {
 	var aside []string
 	for _, dir := range []string{etcdDir, raftDir} {
-		to := filepath.Join(dir, asidePrefix+now.UTC().Format(asideTime))
+		to := filepath.Join(dir, name)
 		moved, err := moveEntries(dir, to, func(name string) bool {
 			return name != workDir && name != "lost+found" && !strings.HasPrefix(name, asidePrefix)
 		})

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -89,7 +90,7 @@ func (s *MastersService) Status(context.Context, *mastersv1pb.StatusRequest) (*m
 		ClusterId: status.ClusterID, Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
 		LeaderChanges: status.LeaderChanges, Uptime: durationpb.New(status.Uptime), AnsweredBy: status.AnsweredBy,
 		Network: s.network(), Quorum: quorum(status.Quorum),
-		Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(),
+		Snapshots: s.snapshotStatus(), Generation: s.masters.Generation(), Warnings: status.Warnings,
 		VirtualAddresses: s.settings.VirtualAddresses,
 	}
 	for _, c := range status.LastChanges {
@@ -194,7 +195,7 @@ func statusOf(err error, name string) error {
 		return apierrors.NewNotFound(resource, name)
 	case errors.Is(err, masters.ErrConflict), errors.Is(err, masters.ErrQuorum):
 		return apierrors.NewConflict(resource, name, err)
-	case errors.Is(err, masters.ErrNoLeader), errors.Is(err, masters.ErrUnsettled):
+	case errors.Is(err, masters.ErrNotLeader), errors.Is(err, masters.ErrNoLeader), errors.Is(err, masters.ErrUnsettled):
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return fmt.Errorf("master %s: %w", name, err)
@@ -231,6 +232,10 @@ func memberStatus(m masters.MemberStatus, expected []string) *mastersv1pb.Member
 	out := member(m.Member)
 	out.Alive, out.Leader, out.EtcdLeader = m.Alive, m.Leader, m.EtcdLeader
 	out.AppliedRevision, out.DatabaseBytes = m.AppliedRevision, m.DatabaseBytes
+	out.DatabaseInUseBytes, out.DatabaseLimitBytes = m.DatabaseInUse, m.DatabaseLimit
+	if m.DiskFree != nil {
+		out.DiskFreeBytes = wrapperspb.Int64(*m.DiskFree)
+	}
 	present := map[string]bool{}
 	for _, c := range m.Components {
 		present[c] = true

@@ -65,6 +65,26 @@ func (s *PeerService) Report(_ context.Context, req *peerv1pb.ReportRequest) (*p
 	return &peerv1pb.ReportResponse{Report: report}, nil
 }
 
+// Defragment rewrites this master's database.
+func (s *PeerService) Defragment(_ context.Context, req *peerv1pb.DefragmentRequest) (*peerv1pb.DefragmentResponse, error) {
+	before, after, err := s.masters.Defragment(req.GetEpoch())
+	if err != nil {
+		return nil, statusOf(err, "")
+	}
+	return &peerv1pb.DefragmentResponse{BytesBefore: before, BytesAfter: after}, nil
+}
+
+// GiveUp permits a master to rebuild its data.
+func (s *PeerService) GiveUp(ctx context.Context, req *peerv1pb.GiveUpRequest) (*peerv1pb.GiveUpResponse, error) {
+	if req.GetName() == "" || req.GetDamage() == "" {
+		return nil, apierrors.NewBadRequest("name and damage are required")
+	}
+	if err := s.masters.PermitRebuild(ctx, req.GetName(), req.GetDamage(), req.GetDiffers()); err != nil {
+		return nil, statusOf(err, req.GetName())
+	}
+	return &peerv1pb.GiveUpResponse{Generation: s.masters.Generation()}, nil
+}
+
 // MakeSnapshot makes the snapshot of a slot of time.
 func (s *PeerService) MakeSnapshot(ctx context.Context, req *peerv1pb.MakeSnapshotRequest) (*peerv1pb.MakeSnapshotResponse, error) {
 	if req.GetSlot() == nil {

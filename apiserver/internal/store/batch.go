@@ -137,6 +137,9 @@ func (s *Store) decide(b *batch, p *pending, member int) error {
 		w := &g.Writes[i]
 		current := s.memory.peek(w.Key)
 		change, err := w.Decide(current)
+		if err == nil {
+			err = s.room.Load().refuse(s, g, &change, current)
+		}
 		if err != nil {
 			if g.Atomic || len(g.Writes) == 1 {
 				return err
@@ -145,7 +148,8 @@ func (s *Store) decide(b *batch, p *pending, member int) error {
 			continue
 		}
 		results[i] = Result{Record: current, Previous: current}
-		if change.Keep || (change.Delete || change.Rewrite) && current == nil {
+		former, stored := s.former(w.Key, current)
+		if change.Keep || change.Rewrite && current == nil || change.Delete && !stored {
 			continue
 		}
 		ephemeral := g.Ephemeral
@@ -157,12 +161,12 @@ func (s *Store) decide(b *batch, p *pending, member int) error {
 			member: member, position: i,
 		}
 		if change.Delete {
-			plan.ephemeral = current.ephemeral
+			plan.ephemeral = former
 			plan.path = path(w.Key, plan.ephemeral)
 			b.ops = append(b.ops, Op{Key: plan.path, Delete: true})
 		} else {
-			if current != nil && current.ephemeral != ephemeral {
-				b.ops = append(b.ops, Op{Key: path(w.Key, current.ephemeral), Delete: true})
+			if stored && former != ephemeral {
+				b.ops = append(b.ops, Op{Key: path(w.Key, former), Delete: true})
 			}
 			plan.path = path(w.Key, ephemeral)
 			plan.value = encodeValue(len(b.planned), change.Value)
@@ -172,6 +176,15 @@ func (s *Store) decide(b *batch, p *pending, member int) error {
 		b.planned = append(b.planned, plan)
 	}
 	return nil
+}
+
+// former says whether an object is stored, readable or not, and below which prefix.
+func (s *Store) former(k Key, current *Record) (ephemeral, stored bool) {
+	if current != nil {
+		return current.ephemeral, true
+	}
+	aside, found := s.quarantine.get(k)
+	return aside.ephemeral, found
 }
 
 // repeat answers a request that was done before.

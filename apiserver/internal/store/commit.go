@@ -145,6 +145,7 @@ func (s *Store) commit(b *batch) error {
 			return s.fail(b, err)
 		}
 	}
+	s.room.Load().take(b.bytes)
 	events := s.events(b, revision)
 	s.install(revision, events)
 	s.record(b, revision, now)
@@ -217,11 +218,15 @@ func (s *Store) fail(b *batch, err error) error {
 
 // events makes the records of a committed batch and fills its results.
 func (s *Store) events(b *batch, revision int64) []Event {
-	events := make([]Event, len(b.planned))
+	events := make([]Event, 0, len(b.planned))
 	for i := range b.planned {
 		w := &b.planned[i]
-		e, version := &events[i], VersionOf(revision, i)
-		e.Previous = w.previous
+		s.quarantine.take(w.key)
+		if w.value == nil && w.previous == nil {
+			continue // nobody has seen what was set aside
+		}
+		events = append(events, Event{Previous: w.previous})
+		e, version := &events[len(events)-1], VersionOf(revision, i)
 		switch {
 		case w.value == nil:
 			e.Type, e.Record = Deleted, s.restamp(w.previous, version)

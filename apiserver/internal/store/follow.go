@@ -75,6 +75,7 @@ func (s *Store) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the fence: %w", err)
 	}
+	s.quarantine.clear()
 	start := max(revision-s.cfg.Replay, 1)
 	loaded, err := s.loadAt(ctx, start)
 	if errors.Is(err, ErrCompacted) {
@@ -208,12 +209,12 @@ func (s *Store) recordOf(pair Pair) *Record {
 		copy(value, encoding)
 		r := s.stamp(k, VersionOf(pair.Revision, index), value, Index{}, ephemeral)
 		if r.Index, err = s.cfg.Indexer(k, r.Value); err == nil {
-			s.quarantine.Delete(k)
+			s.quarantine.take(k)
 			return r
 		}
 	}
 	s.log.Error("object cannot be read, setting it aside", zap.String("object", k.String()), zap.Error(err))
-	s.quarantine.Store(k, err)
+	s.quarantine.put(k, damaged{err: err, ephemeral: ephemeral})
 	return nil
 }
 
@@ -278,7 +279,9 @@ func (s *Store) eventsOf(r Revision, m *manifest) []Event {
 			if !ok {
 				continue
 			}
-			s.quarantine.Delete(k)
+			if d, found := s.quarantine.get(k); found && d.ephemeral == ephemeral {
+				s.quarantine.take(k)
+			}
 			old := s.memory.peek(k)
 			if old == nil || old.ephemeral != ephemeral || moved(events, k) {
 				continue

@@ -6,10 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -85,7 +85,9 @@ type Store struct {
 	// unfollow ends the present follow; guarded by handover.
 	unfollow context.CancelFunc
 
-	quarantine sync.Map // Key of an object that has no index → error
+	quarantine *quarantine
+
+	room atomic.Pointer[room] // nil while there is enough
 }
 
 // New returns a store; it serves nothing until Run has loaded it.
@@ -115,6 +117,7 @@ func New(cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: cfg.Log, memory: newMemory(), requests: newRequests(), queue: newQueue(),
 		observers: cfg.Observers, barrier: newBarrier(), versions: newVersionWaiters(), terms: newTerms(), loaded: make(chan struct{}), leading: make(chan struct{}, 1),
+		quarantine: newQuarantine(),
 	}
 	s.hub = newHub(cfg.History, s.restamp)
 	return s, nil
@@ -250,14 +253,6 @@ func (s *Store) SnapshotAndWatch(_ context.Context, opts WatchOptions) (Snapshot
 	// What was applied between the two reads is in the watch only.
 	w.opts.After, w.told = snapshot.Version, snapshot.Version
 	return snapshot, w, nil
-}
-
-// Quarantined yields the objects that could not be indexed, and why. They can be deleted or
-// overwritten, but are not listed.
-func (s *Store) Quarantined() iter.Seq2[Key, error] {
-	return func(yield func(Key, error) bool) {
-		s.quarantine.Range(func(k, v any) bool { return yield(k.(Key), v.(error)) })
-	}
 }
 
 // progress lets idle watches advance.

@@ -33,6 +33,9 @@ var ErrExpired = errors.New("resource version is too old")
 // is current; other masters can serve them.
 var ErrStale = errors.New("this master cannot prove that its memory is current")
 
+// ErrFull is returned for a write that needs space while there is none; see Store.SetRoom.
+var ErrFull = errors.New("the data store is full")
+
 // ErrTooLarge is returned for a group that cannot fit one transaction.
 var ErrTooLarge = errors.New("request is too large for one transaction")
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -327,6 +328,107 @@ func TestDamagedObjectIsSetAside(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d objects in quarantine, want 1", n)
 	}
+}
+
+// TestDamagedObjectLeavesQuarantine deletes and overwrites objects that nobody can read, also
+// below the other prefix, through a leader that has set them aside.
+func TestDamagedObjectLeavesQuarantine(t *testing.T) {
+	b := memory.New()
+	a := run(t, "a", b)
+	resign := a.lead()
+	damage := func(k store.Key, ephemeral bool) {
+		t.Helper()
+		w := store.Write{Key: k, Decide: func(*store.Record) (store.Change, error) {
+			return store.Change{Value: []byte("damaged\n")}, nil
+		}}
+		if _, err := a.Commit(t.Context(), store.Group{Writes: []store.Write{w}, Ephemeral: ephemeral}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, ephemeral := range []bool{false, true} {
+		damage(pod(fmt.Sprint("deleted", i)), ephemeral)
+		damage(pod(fmt.Sprint("overwritten", i)), ephemeral)
+	}
+	if err := resign(); err != nil {
+		t.Fatal(err)
+	}
+	leader := run(t, "leader", b)
+	follower := run(t, "follower", b)
+	leader.lead()
+	aside := func(s *instance) (n int) {
+		for range s.Quarantined() {
+			n++
+		}
+		return n
+	}
+	if aside(leader) != 4 || leader.SetAside(pod("deleted0")) == nil {
+		t.Fatalf("%d objects are set aside, want 4", aside(leader))
+	}
+	results := commit(t, leader, remove(pod("deleted0")), remove(pod("deleted1")), set(pod("overwritten0"), "v=1"), set(pod("overwritten1"), "v=1"))
+	for i, r := range results[:2] {
+		if r.Record != nil || r.Err != nil {
+			t.Errorf("deletion %d: %+v", i, r)
+		}
+	}
+	same(t, leader, follower)
+	late := run(t, "late", b, func(c *store.Config) { c.Replay = 1 })
+	for name, s := range map[string]*instance{"leader": leader, "follower": follower, "late": late} {
+		if n := aside(s); n != 0 {
+			t.Errorf("%s still has %d objects set aside", name, n)
+		}
+		if got := s.Snapshot("pods", "").Records; len(got) != 2 {
+			t.Errorf("%s lists %v", name, got)
+		}
+	}
+}
+
+// TestFullStore has no space left: what makes room goes on, and all does once there is room again.
+func TestFullStore(t *testing.T) {
+	b := memory.New()
+	a := run(t, "a", b)
+	a.lead()
+	going := func(v string) store.Write { // an object that is being deleted
+		return store.Write{Key: pod("going"), Decide: func(*store.Record) (store.Change, error) {
+			return store.Change{Value: []byte(v + "\n"), Index: store.Index{Deleting: true}}, nil
+		}}
+	}
+	beat := store.Key{Resource: "leases", Name: "n1"}
+	commit(t, a, set(pod("x"), "v=1"), set(pod("y"), "v=1"), set(pod("going"), "v=1"))
+	if _, err := a.Commit(t.Context(), store.Group{Writes: []store.Write{set(beat, "v=1")}, Ephemeral: true}); err != nil {
+		t.Fatal(err)
+	}
+	full := fmt.Errorf("%w: test", store.ErrFull)
+	a.SetRoom(1<<10, full)
+	commit(t, a, set(pod("last"), "v="+strings.Repeat("x", 1<<10)))
+	for name, c := range map[string]struct {
+		write     store.Write
+		ephemeral bool
+		want      error
+	}{
+		"create":                   {write: set(pod("new"), "v=1"), want: full},
+		"create for a while":       {write: set(pod("event"), "v=1"), ephemeral: true, want: full},
+		"same size":                {write: set(pod("x"), "v=2"), want: full},
+		"larger":                   {write: set(pod("x"), "v=1 w=2"), want: full},
+		"smaller":                  {write: set(pod("x"), "v=")},
+		"mark for deletion":        {write: going("v=1 deleted=now")},
+		"last words":               {write: going("v=1 deleted=now status=failed")},
+		"delete":                   {write: remove(pod("y"))},
+		"heartbeat":                {write: set(beat, "v=2"), ephemeral: true},
+		"heartbeat that is larger": {write: set(beat, "v=2 and more than there was room for a version"), ephemeral: true, want: full},
+	} {
+		if _, err := a.Commit(t.Context(), store.Group{Writes: []store.Write{c.write}, Ephemeral: c.ephemeral}); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+	results, err := a.Commit(t.Context(), store.Group{Writes: []store.Write{remove(pod("going")), set(pod("new"), "v=1")}})
+	if err != nil || results[0].Err != nil || !errors.Is(results[1].Err, full) {
+		t.Errorf("a mixed group: %+v: %v", results, err)
+	}
+	if !a.Term().Leading {
+		t.Error("it does not lead any more")
+	}
+	a.SetRoom(0, nil)
+	commit(t, a, set(pod("new"), "v=1"))
 }
 
 // tally is an Observer that counts, and checks its call order.

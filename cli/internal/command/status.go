@@ -57,6 +57,8 @@ type Status struct {
 	Nodes []NodeStatus `json:"nodes"`
 	// Components are the programs of all machines.
 	Components []ComponentStatus `json:"components"`
+	// Warnings are what needs attention.
+	Warnings []string `json:"warnings"`
 }
 
 // VirtualAddress is one that the leading master holds.
@@ -106,6 +108,19 @@ type EtcdStatus struct {
 	Revision int64 `json:"revision"`
 	// DatabaseBytes is the size of the largest member.
 	DatabaseBytes int64 `json:"databaseBytes"`
+	// InUseBytes of the largest member are no free pages, LimitBytes is the smallest limit of that;
+	// missing if not known.
+	InUseBytes int64 `json:"inUseBytes,omitempty"`
+	LimitBytes int64 `json:"limitBytes,omitempty"`
+}
+
+// text is its size, and how much of what it may have is in use.
+func (e EtcdStatus) text() string {
+	text := fmt.Sprintf("%.1f MiB", float64(e.DatabaseBytes)/(1<<20))
+	if e.LimitBytes > 0 {
+		text += fmt.Sprintf(", %.1f of at most %d MiB in use", float64(e.InUseBytes)/(1<<20), e.LimitBytes>>20)
+	}
+	return text
 }
 
 // SnapshotsStatus describes the snapshots made by schedule.
@@ -237,7 +252,7 @@ func collect(ctx context.Context, found *access.Access) (*Status, error) {
 		}
 	}
 	answers := askMasters(ctx, found.Cluster.Masters, id)
-	status := &Status{Cluster: found.Cluster.Name, Voters: []string{}, Masters: []MasterStatus{}, Nodes: []NodeStatus{}, Components: []ComponentStatus{}, LastLeaderChanges: []LeaderChange{}}
+	status := &Status{Cluster: found.Cluster.Name, Voters: []string{}, Masters: []MasterStatus{}, Nodes: []NodeStatus{}, Components: []ComponentStatus{}, LastLeaderChanges: []LeaderChange{}, Warnings: []string{}}
 	best := bestAnswer(answers)
 	if best == nil {
 		for _, a := range answers {
@@ -300,7 +315,8 @@ func (s *Status) fill(from *mastersv1pb.StatusResponse, answers []answer) {
 	for _, c := range from.GetLastLeaderChanges() {
 		s.LastLeaderChanges = append(s.LastLeaderChanges, LeaderChange{Time: c.GetTime().AsTime(), From: c.GetFrom(), To: c.GetTo(), Reason: c.GetReason()})
 	}
-	s.Generation, s.VirtualAddresses = from.GetGeneration(), virtualAddresses(from)
+	s.Generation, s.Warnings = from.GetGeneration(), append(s.Warnings, from.GetWarnings()...)
+	s.VirtualAddresses = virtualAddresses(from)
 	if interval := from.GetSnapshots().GetInterval().AsDuration(); interval > 0 {
 		s.Snapshots = &SnapshotsStatus{IntervalSeconds: int64(interval.Seconds()), Error: from.GetSnapshots().GetError()}
 		if last := from.GetSnapshots().GetLast(); last != nil {
@@ -318,6 +334,10 @@ func (s *Status) fill(from *mastersv1pb.StatusResponse, answers []answer) {
 		}
 		s.Etcd.Revision = max(s.Etcd.Revision, member.GetAppliedRevision())
 		s.Etcd.DatabaseBytes = max(s.Etcd.DatabaseBytes, member.GetDatabaseBytes())
+		s.Etcd.InUseBytes = max(s.Etcd.InUseBytes, member.GetDatabaseInUseBytes())
+		if limit := member.GetDatabaseLimitBytes(); limit > 0 && (s.Etcd.LimitBytes == 0 || limit < s.Etcd.LimitBytes) {
+			s.Etcd.LimitBytes = limit
+		}
 	}
 	s.addLag()
 }
@@ -478,10 +498,16 @@ func printStatus(out io.Writer, s *Status) error {
 	if s.ClusterID != "" {
 		snapshots = s.Snapshots.text(time.Now())
 	}
-	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\n%setcd      leader %s, revision %d, %.1f MiB\nsnapshot  %s\n\n",
+	_, _ = fmt.Fprintf(out, "cluster   %s %s\nleader    %s (epoch %d)%s\nvoters    %s%s\n%setcd      leader %s, revision %d, %s\nsnapshot  %s\n\n",
 		s.Cluster, s.ClusterID, leader, s.Epoch, lastChangeText(s.LastLeaderChanges), strings.Join(s.Voters, ", "), toleranceText(s.FailuresTolerated),
 		vipText(s.VirtualAddresses),
-		dash(s.Etcd.Leader), s.Etcd.Revision, float64(s.Etcd.DatabaseBytes)/(1<<20), snapshots)
+		dash(s.Etcd.Leader), s.Etcd.Revision, s.Etcd.text(), snapshots)
+	for _, warning := range s.Warnings {
+		_, _ = fmt.Fprintf(out, "WARNING   %s\n", warning)
+	}
+	if len(s.Warnings) > 0 {
+		_, _ = fmt.Fprintln(out)
+	}
 	var rows [][]string
 	for _, m := range s.Masters {
 		rows = append(rows, m.row(time.Now()))

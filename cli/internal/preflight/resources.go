@@ -21,7 +21,7 @@ type need struct {
 
 func (t Target) need() need {
 	if t.Master {
-		// etcd's quota is 4 GiB, and it writes a second copy while it defragments.
+		// etcd may have a quarter of the disk in use, and writes a second copy while it defragments.
 		return need{leastMemory: 900 * mib, goodMemory: 1700 * mib, goodCPUs: 2, leastDisk: 2 * gib, goodDisk: 10 * gib}
 	}
 	return need{leastMemory: 450 * mib, goodMemory: 900 * mib, goodCPUs: 1, leastDisk: 1 * gib, goodDisk: 10 * gib}

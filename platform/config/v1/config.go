@@ -268,7 +268,8 @@ type Etcd struct {
 	PeerURL string `json:"peerURL"`
 	// DataDir holds the database, default etcd in the apiserver's data directory.
 	DataDir string `json:"dataDir,omitempty"`
-	// QuotaBytes bounds the database, default 4 GiB.
+	// QuotaBytes bounds what the database has in use, default a quarter of its disk between 256 MiB
+	// and 8 GiB. The smallest of the masters counts.
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
 	// HistoryRetention is how long revisions are kept, default 24h.
 	HistoryRetention metav1.Duration `json:"historyRetention,omitzero"`

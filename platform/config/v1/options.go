@@ -61,7 +61,8 @@ func (d Directories) WithDefaults() Directories {
 
 // EtcdOptions configures a master's database.
 type EtcdOptions struct {
-	// QuotaBytes bounds it, default 4 GiB; at least 256 MiB. A master that joins takes
+	// QuotaBytes bounds what it has in use, default a quarter of its disk between 256 MiB and 8 GiB;
+	// at least 256 MiB. The smallest of the masters counts. A master that joins takes
 	// that of the masters if it is not said.
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
 }

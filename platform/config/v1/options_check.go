@@ -36,7 +36,7 @@ func (o *MemberOptions) Validate() error {
 	o.Network.check(&f)
 	o.Directories.check(&f)
 	if q := o.Etcd.QuotaBytes; q != 0 && q < MinQuotaBytes {
-		f.add("etcd.quotaBytes", "%d is too small: give at least %d (256 MiB), or leave it out for 4 GiB", q, MinQuotaBytes)
+		f.add("etcd.quotaBytes", "%d is too small: give at least %d (256 MiB), or leave it out for a quarter of the disk", q, MinQuotaBytes)
 	}
 	o.Node.check(&f)
 	for i, text := range o.DNS.Upstream {

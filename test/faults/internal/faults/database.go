@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 	"unsafe"
 
@@ -53,6 +54,34 @@ func flip(file string) error {
 		one[0] ^= 0x10
 		_, err = f.WriteAt(one, offset)
 	}
+	return errors.Join(err, f.Close())
+}
+
+// flipLog inverts a bit of the newest object in the log of a member that is down. A record before
+// the last one is taken: the end of a log may be torn.
+func flipLog(database string) error {
+	logs, err := filepath.Glob(filepath.Join(filepath.Dir(database), "..", "wal", "*.wal"))
+	if err != nil || len(logs) == 0 {
+		return errors.Join(err, fmt.Errorf("%s has no log beside it", database))
+	}
+	file := logs[len(logs)-1] // their names are numbers
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	last := bytes.LastIndex(content, []byte(objects))
+	if last < 0 {
+		return fmt.Errorf("%s holds no ConfigMap", file)
+	}
+	offset := bytes.LastIndex(content[:max(0, last-4096)], []byte(objects))
+	if offset < 0 {
+		return fmt.Errorf("%s holds one ConfigMap only", file)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte{content[offset] ^ 0x10}, int64(offset))
 	return errors.Join(err, f.Close())
 }
 

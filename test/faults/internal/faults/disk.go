@@ -131,6 +131,9 @@ func strace(ctx context.Context, s Scene, master, inject, mark string) (*Injecti
 		},
 	}
 	err = cluster.Await(ctx, 5*time.Second, "strace has attached", func() error {
+		if calls, err := os.ReadFile(log); err == nil && bytes.Contains(calls, []byte(mark)) {
+			return nil // and may have ended the program already
+		}
 		if by := tracerOf(p); by != tracer.Process.Pid {
 			return fmt.Errorf("process %d is traced by %d: %s", p.PID, by, stderr.String())
 		}
@@ -193,17 +196,42 @@ func lostDisk() []Fault {
 	}}
 }
 
-// flips damage a byte of a master's database while it is down.
+// flips damage a bit of what a follower has stored while it is down. It must give that up by itself.
 func flips() []Fault {
-	return []Fault{{
-		ID: "F13/db", About: "the value of an object in a follower's database is damaged while it is down", Hold: 300 * time.Millisecond, Limit: 10 * time.Second, Rest: 2 * time.Minute, KeepsLeader: true,
-		Inject: func(ctx context.Context, s Scene) (*Injection, error) {
-			master := s.follower()
-			in, err := kill(ctx, s, master)
-			if err != nil {
-				return in, err
-			}
-			return in, flip(s.Cluster.Database(master))
-		},
-	}}
+	down := func(id, about string, damage func(database string) error) Fault {
+		return Fault{
+			ID: "F13/" + id, About: about, Hold: 300 * time.Millisecond, Limit: 10 * time.Second, Rest: 2 * time.Minute, KeepsLeader: true,
+			Inject: func(ctx context.Context, s Scene) (*Injection, error) {
+				master := s.follower()
+				in, err := kill(ctx, s, master)
+				if err != nil {
+					return in, err
+				}
+				start := in.Heal
+				in.Heal = func(ctx context.Context) error {
+					if err := start(ctx); err != nil {
+						return err
+					}
+					return rebuilt(ctx, s, master)
+				}
+				return in, damage(s.Cluster.Database(master))
+			},
+		}
+	}
+	return []Fault{
+		down("db", "the value of an object in a follower's database is damaged while it is down", flip),
+		down("log", "a record of a follower's log is damaged while it is down", flipLog),
+	}
+}
+
+// rebuilt waits until a master has moved damaged data aside, and removes that.
+func rebuilt(ctx context.Context, s Scene, master string) error {
+	pattern := filepath.Join(s.Cluster.DataDir(master), "etcd", "aside-*-damaged")
+	return cluster.Await(ctx, 2*time.Minute, master+" gives its damaged data up", func() error {
+		aside, err := filepath.Glob(pattern)
+		if err != nil || len(aside) == 0 {
+			return errors.Join(err, fmt.Errorf("there is no %s", pattern))
+		}
+		return os.RemoveAll(aside[0])
+	})
 }

@@ -10,10 +10,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kijabi.dev/test/faults/internal/cluster"
 )
 
 // spare is what is free on the small disk before it is filled.
 const spare = 64 << 20
+
+// trial is what the log of the member takes in which a snapshot is tried.
+const trial = 64 << 20
 
 // fullDisk puts a machine's state on a small disk and fills that.
 func fullDisk() []Fault {
@@ -40,16 +45,8 @@ func fill(ctx context.Context, s Scene, master string) (*Injection, error) {
 	in := &Injection{
 		Victims: []string{master},
 		Killed:  []string{master}, // its audit log has no room, either
-		Verify: func(context.Context) error {
-			var fs unix.Statfs_t
-			if err := unix.Statfs(dir, &fs); err != nil {
-				return err
-			}
-			if free := fs.Bavail * uint64(fs.Bsize); fs.Type != unix.TMPFS_MAGIC || free > 1<<20 {
-				return fmt.Errorf("%s has %d bytes free on file system %x", dir, free, fs.Type)
-			}
-			return nil
-		},
+		// What a snapshot on trial took is free again after it: then that much is, at the end.
+		Verify: func(context.Context) error { return full(dir, 1<<20+trial) },
 	}
 	in.Heal = func(ctx context.Context) error {
 		if err := os.Remove(filler); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -71,12 +68,37 @@ func fill(ctx context.Context, s Scene, master string) (*Injection, error) {
 			return in, err
 		}
 	}
-	return in, fillUp(filler)
+	if err := fillUp(filler); err != nil {
+		return in, err
+	}
+	// The apiserver gives its reserve back, once; that is taken, too.
+	reserve := filepath.Join(s.Cluster.DataDir(master), "etcd", "reserve")
+	if err := cluster.Await(ctx, 10*time.Second, "the reserve is given back", func() error {
+		if _, err := os.Stat(reserve); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%s is still there (%v)", reserve, err)
+		}
+		return nil
+	}); err != nil {
+		return in, err
+	}
+	return in, errors.Join(fillUp(filler), full(dir, 1<<20))
+}
+
+// full checks that a directory is on a tmpfs with no more than the given bytes free.
+func full(dir string, bytes uint64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return err
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); fs.Type != unix.TMPFS_MAGIC || free > bytes {
+		return fmt.Errorf("%s has %d bytes free on file system %x", dir, free, fs.Type)
+	}
+	return nil
 }
 
 // fillUp writes until there is no room.
 func fillUp(name string) error {
-	f, err := os.Create(name)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

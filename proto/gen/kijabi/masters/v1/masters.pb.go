@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
 	reflect "reflect"
 	sync "sync"
@@ -324,6 +325,12 @@ type Member struct {
 	DiskLatency *durationpb.Duration `protobuf:"bytes,15,opt,name=disk_latency,json=diskLatency,proto3" json:"disk_latency,omitempty"`
 	// When the first of its apiserver's certificates ends, by its own clock; unset if not known.
 	CertificateNotAfter *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=certificate_not_after,json=certificateNotAfter,proto3" json:"certificate_not_after,omitempty"`
+	// Bytes of its etcd database that are in use; 0 if not known.
+	DatabaseInUseBytes int64 `protobuf:"varint,17,opt,name=database_in_use_bytes,json=databaseInUseBytes,proto3" json:"database_in_use_bytes,omitempty"`
+	// The most that its database may have in use; 0 if not known.
+	DatabaseLimitBytes int64 `protobuf:"varint,18,opt,name=database_limit_bytes,json=databaseLimitBytes,proto3" json:"database_limit_bytes,omitempty"`
+	// Space that is free on the disk of its database; unset if not known.
+	DiskFreeBytes *wrapperspb.Int64Value `protobuf:"bytes,19,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	// Virtual addresses that it holds.
 	VirtualAddresses []string `protobuf:"bytes,20,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -468,6 +475,27 @@ func (x *Member) GetDiskLatency() *durationpb.Duration {
 func (x *Member) GetCertificateNotAfter() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CertificateNotAfter
+	}
+	return nil
+}
+
+func (x *Member) GetDatabaseInUseBytes() int64 {
+	if x != nil {
+		return x.DatabaseInUseBytes
+	}
+	return 0
+}
+
+func (x *Member) GetDatabaseLimitBytes() int64 {
+	if x != nil {
+		return x.DatabaseLimitBytes
+	}
+	return 0
+}
+
+func (x *Member) GetDiskFreeBytes() *wrapperspb.Int64Value {
+	if x != nil {
+		return x.DiskFreeBytes
 	}
 	return nil
 }
@@ -652,6 +680,8 @@ type StatusResponse struct {
 	Generation uint64 `protobuf:"varint,11,opt,name=generation,proto3" json:"generation,omitempty"`
 	// What became of the scheduled snapshots.
 	Snapshots *SnapshotStatus `protobuf:"bytes,12,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// What needs attention, for people: the database fills up, data is damaged.
+	Warnings []string `protobuf:"bytes,13,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// Virtual addresses that the answering master would hold if it led.
 	VirtualAddresses []string `protobuf:"bytes,14,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -768,6 +798,13 @@ func (x *StatusResponse) GetGeneration() uint64 {
 func (x *StatusResponse) GetSnapshots() *SnapshotStatus {
 	if x != nil {
 		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -1682,7 +1719,7 @@ var File_kijabi_masters_v1_masters_proto protoreflect.FileDescriptor
 
 const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\n" +
-	"\x1fkijabi/masters/v1/masters.proto\x12\x11kijabi.masters.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\"2\n" +
+	"\x1fkijabi/masters/v1/masters.proto\x12\x11kijabi.masters.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x1dkijabi/access/v1/access.proto\"2\n" +
 	"\x12WatchLeaderRequest\x12\x1c\n" +
 	"\tcomponent\x18\x01 \x01(\tR\tcomponent\"]\n" +
 	"\x13WatchLeaderResponse\x12\x16\n" +
@@ -1692,7 +1729,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\rStatusRequest\"?\n" +
 	"\x0fComponentStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\ahealthy\x18\x02 \x01(\bR\ahealthy\"\xce\x05\n" +
+	"\ahealthy\x18\x02 \x01(\bR\ahealthy\"\xf8\x06\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12!\n" +
@@ -1713,7 +1750,10 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\tlast_seen\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\"\n" +
 	"\retcd_peer_url\x18\x0e \x01(\tR\vetcdPeerUrl\x12<\n" +
 	"\fdisk_latency\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\vdiskLatency\x12N\n" +
-	"\x15certificate_not_after\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x12+\n" +
+	"\x15certificate_not_after\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x121\n" +
+	"\x15database_in_use_bytes\x18\x11 \x01(\x03R\x12databaseInUseBytes\x120\n" +
+	"\x14database_limit_bytes\x18\x12 \x01(\x03R\x12databaseLimitBytes\x12C\n" +
+	"\x0fdisk_free_bytes\x18\x13 \x01(\v2\x1b.google.protobuf.Int64ValueR\rdiskFreeBytes\x12+\n" +
 	"\x11virtual_addresses\x18\x14 \x03(\tR\x10virtualAddresses\"z\n" +
 	"\fLeaderChange\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -1724,7 +1764,7 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\x06voters\x18\x01 \x01(\x05R\x06voters\x12\x16\n" +
 	"\x06living\x18\x02 \x01(\x05R\x06living\x12\x16\n" +
 	"\x06needed\x18\x03 \x01(\x05R\x06needed\x12\x1c\n" +
-	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xd5\x04\n" +
+	"\ttolerated\x18\x04 \x01(\x05R\ttolerated\"\xf1\x04\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -1742,7 +1782,8 @@ const file_kijabi_masters_v1_masters_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\v \x01(\x04R\n" +
 	"generation\x12?\n" +
-	"\tsnapshots\x18\f \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\x12+\n" +
+	"\tsnapshots\x18\f \x01(\v2!.kijabi.masters.v1.SnapshotStatusR\tsnapshots\x12\x1a\n" +
+	"\bwarnings\x18\r \x03(\tR\bwarnings\x12+\n" +
 	"\x11virtual_addresses\x18\x0e \x03(\tR\x10virtualAddresses\"\x8e\x01\n" +
 	"\x0eSnapshotStatus\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12/\n" +
@@ -1881,6 +1922,7 @@ var file_kijabi_masters_v1_masters_proto_goTypes = []any{
 	nil,                           // 22: kijabi.masters.v1.JoinResponse.PkiEntry
 	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*wrapperspb.Int64Value)(nil), // 25: google.protobuf.Int64Value
 }
 var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	0,  // 0: kijabi.masters.v1.Member.role:type_name -> kijabi.masters.v1.MemberRole
@@ -1888,45 +1930,46 @@ var file_kijabi_masters_v1_masters_proto_depIdxs = []int32{
 	23, // 2: kijabi.masters.v1.Member.last_seen:type_name -> google.protobuf.Timestamp
 	24, // 3: kijabi.masters.v1.Member.disk_latency:type_name -> google.protobuf.Duration
 	23, // 4: kijabi.masters.v1.Member.certificate_not_after:type_name -> google.protobuf.Timestamp
-	23, // 5: kijabi.masters.v1.LeaderChange.time:type_name -> google.protobuf.Timestamp
-	5,  // 6: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
-	24, // 7: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
-	15, // 8: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
-	6,  // 9: kijabi.masters.v1.StatusResponse.last_leader_changes:type_name -> kijabi.masters.v1.LeaderChange
-	7,  // 10: kijabi.masters.v1.StatusResponse.quorum:type_name -> kijabi.masters.v1.Quorum
-	9,  // 11: kijabi.masters.v1.StatusResponse.snapshots:type_name -> kijabi.masters.v1.SnapshotStatus
-	24, // 12: kijabi.masters.v1.SnapshotStatus.interval:type_name -> google.protobuf.Duration
-	10, // 13: kijabi.masters.v1.SnapshotStatus.last:type_name -> kijabi.masters.v1.Snapshot
-	23, // 14: kijabi.masters.v1.Snapshot.time:type_name -> google.protobuf.Timestamp
-	10, // 15: kijabi.masters.v1.SaveSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
-	10, // 16: kijabi.masters.v1.ListSnapshotsResponse.snapshots:type_name -> kijabi.masters.v1.Snapshot
-	5,  // 17: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
-	22, // 18: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
-	15, // 19: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
-	24, // 20: kijabi.masters.v1.JoinResponse.replace_dead_after:type_name -> google.protobuf.Duration
-	24, // 21: kijabi.masters.v1.JoinResponse.certificate_life:type_name -> google.protobuf.Duration
-	7,  // 22: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
-	7,  // 23: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
-	0,  // 24: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
-	1,  // 25: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
-	3,  // 26: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
-	16, // 27: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
-	18, // 28: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
-	20, // 29: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
-	11, // 30: kijabi.masters.v1.MastersService.SaveSnapshot:input_type -> kijabi.masters.v1.SaveSnapshotRequest
-	13, // 31: kijabi.masters.v1.MastersService.ListSnapshots:input_type -> kijabi.masters.v1.ListSnapshotsRequest
-	2,  // 32: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
-	8,  // 33: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
-	17, // 34: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
-	19, // 35: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
-	21, // 36: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
-	12, // 37: kijabi.masters.v1.MastersService.SaveSnapshot:output_type -> kijabi.masters.v1.SaveSnapshotResponse
-	14, // 38: kijabi.masters.v1.MastersService.ListSnapshots:output_type -> kijabi.masters.v1.ListSnapshotsResponse
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	25, // 5: kijabi.masters.v1.Member.disk_free_bytes:type_name -> google.protobuf.Int64Value
+	23, // 6: kijabi.masters.v1.LeaderChange.time:type_name -> google.protobuf.Timestamp
+	5,  // 7: kijabi.masters.v1.StatusResponse.members:type_name -> kijabi.masters.v1.Member
+	24, // 8: kijabi.masters.v1.StatusResponse.uptime:type_name -> google.protobuf.Duration
+	15, // 9: kijabi.masters.v1.StatusResponse.network:type_name -> kijabi.masters.v1.Network
+	6,  // 10: kijabi.masters.v1.StatusResponse.last_leader_changes:type_name -> kijabi.masters.v1.LeaderChange
+	7,  // 11: kijabi.masters.v1.StatusResponse.quorum:type_name -> kijabi.masters.v1.Quorum
+	9,  // 12: kijabi.masters.v1.StatusResponse.snapshots:type_name -> kijabi.masters.v1.SnapshotStatus
+	24, // 13: kijabi.masters.v1.SnapshotStatus.interval:type_name -> google.protobuf.Duration
+	10, // 14: kijabi.masters.v1.SnapshotStatus.last:type_name -> kijabi.masters.v1.Snapshot
+	23, // 15: kijabi.masters.v1.Snapshot.time:type_name -> google.protobuf.Timestamp
+	10, // 16: kijabi.masters.v1.SaveSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
+	10, // 17: kijabi.masters.v1.ListSnapshotsResponse.snapshots:type_name -> kijabi.masters.v1.Snapshot
+	5,  // 18: kijabi.masters.v1.JoinResponse.members:type_name -> kijabi.masters.v1.Member
+	22, // 19: kijabi.masters.v1.JoinResponse.pki:type_name -> kijabi.masters.v1.JoinResponse.PkiEntry
+	15, // 20: kijabi.masters.v1.JoinResponse.network:type_name -> kijabi.masters.v1.Network
+	24, // 21: kijabi.masters.v1.JoinResponse.replace_dead_after:type_name -> google.protobuf.Duration
+	24, // 22: kijabi.masters.v1.JoinResponse.certificate_life:type_name -> google.protobuf.Duration
+	7,  // 23: kijabi.masters.v1.RemoveResponse.before:type_name -> kijabi.masters.v1.Quorum
+	7,  // 24: kijabi.masters.v1.RemoveResponse.after:type_name -> kijabi.masters.v1.Quorum
+	0,  // 25: kijabi.masters.v1.RemoveResponse.role:type_name -> kijabi.masters.v1.MemberRole
+	1,  // 26: kijabi.masters.v1.MastersService.WatchLeader:input_type -> kijabi.masters.v1.WatchLeaderRequest
+	3,  // 27: kijabi.masters.v1.MastersService.Status:input_type -> kijabi.masters.v1.StatusRequest
+	16, // 28: kijabi.masters.v1.MastersService.Join:input_type -> kijabi.masters.v1.JoinRequest
+	18, // 29: kijabi.masters.v1.MastersService.Remove:input_type -> kijabi.masters.v1.RemoveRequest
+	20, // 30: kijabi.masters.v1.MastersService.Transfer:input_type -> kijabi.masters.v1.TransferRequest
+	11, // 31: kijabi.masters.v1.MastersService.SaveSnapshot:input_type -> kijabi.masters.v1.SaveSnapshotRequest
+	13, // 32: kijabi.masters.v1.MastersService.ListSnapshots:input_type -> kijabi.masters.v1.ListSnapshotsRequest
+	2,  // 33: kijabi.masters.v1.MastersService.WatchLeader:output_type -> kijabi.masters.v1.WatchLeaderResponse
+	8,  // 34: kijabi.masters.v1.MastersService.Status:output_type -> kijabi.masters.v1.StatusResponse
+	17, // 35: kijabi.masters.v1.MastersService.Join:output_type -> kijabi.masters.v1.JoinResponse
+	19, // 36: kijabi.masters.v1.MastersService.Remove:output_type -> kijabi.masters.v1.RemoveResponse
+	21, // 37: kijabi.masters.v1.MastersService.Transfer:output_type -> kijabi.masters.v1.TransferResponse
+	12, // 38: kijabi.masters.v1.MastersService.SaveSnapshot:output_type -> kijabi.masters.v1.SaveSnapshotResponse
+	14, // 39: kijabi.masters.v1.MastersService.ListSnapshots:output_type -> kijabi.masters.v1.ListSnapshotsResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_masters_v1_masters_proto_init() }

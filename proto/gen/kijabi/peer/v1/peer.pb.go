@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
 	v1 "kijabi.dev/proto/gen/kijabi/masters/v1"
 	reflect "reflect"
@@ -358,6 +359,218 @@ func (x *MakeSnapshotResponse) GetSnapshot() *v1.Snapshot {
 	return nil
 }
 
+// DefragmentRequest asks for a smaller database.
+type DefragmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Epoch of the leader that asks. Required.
+	Epoch         uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefragmentRequest) Reset() {
+	*x = DefragmentRequest{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefragmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefragmentRequest) ProtoMessage() {}
+
+func (x *DefragmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefragmentRequest.ProtoReflect.Descriptor instead.
+func (*DefragmentRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DefragmentRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// DefragmentResponse tells what came of it.
+type DefragmentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of the database before.
+	BytesBefore int64 `protobuf:"varint,1,opt,name=bytes_before,json=bytesBefore,proto3" json:"bytes_before,omitempty"`
+	// Bytes of the database after.
+	BytesAfter    int64 `protobuf:"varint,2,opt,name=bytes_after,json=bytesAfter,proto3" json:"bytes_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DefragmentResponse) Reset() {
+	*x = DefragmentResponse{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DefragmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DefragmentResponse) ProtoMessage() {}
+
+func (x *DefragmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DefragmentResponse.ProtoReflect.Descriptor instead.
+func (*DefragmentResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DefragmentResponse) GetBytesBefore() int64 {
+	if x != nil {
+		return x.BytesBefore
+	}
+	return 0
+}
+
+func (x *DefragmentResponse) GetBytesAfter() int64 {
+	if x != nil {
+		return x.BytesAfter
+	}
+	return 0
+}
+
+// GiveUpRequest says what is wrong with a master's data.
+type GiveUpRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the calling master. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What was found, for people. Required.
+	Damage string `protobuf:"bytes,2,opt,name=damage,proto3" json:"damage,omitempty"`
+	// Its files are readable but differ from others': either may be right, so the others must agree
+	// among themselves.
+	Differs       bool `protobuf:"varint,3,opt,name=differs,proto3" json:"differs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUpRequest) Reset() {
+	*x = GiveUpRequest{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUpRequest) ProtoMessage() {}
+
+func (x *GiveUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUpRequest.ProtoReflect.Descriptor instead.
+func (*GiveUpRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GiveUpRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GiveUpRequest) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
+func (x *GiveUpRequest) GetDiffers() bool {
+	if x != nil {
+		return x.Differs
+	}
+	return false
+}
+
+// GiveUpResponse permits it.
+type GiveUpResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Generation of the group.
+	Generation    uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUpResponse) Reset() {
+	*x = GiveUpResponse{}
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUpResponse) ProtoMessage() {}
+
+func (x *GiveUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUpResponse.ProtoReflect.Descriptor instead.
+func (*GiveUpResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GiveUpResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // NodeSeen is a node that a master hears.
 type NodeSeen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -373,7 +586,7 @@ type NodeSeen struct {
 
 func (x *NodeSeen) Reset() {
 	*x = NodeSeen{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +598,7 @@ func (x *NodeSeen) String() string {
 func (*NodeSeen) ProtoMessage() {}
 
 func (x *NodeSeen) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +611,7 @@ func (x *NodeSeen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSeen.ProtoReflect.Descriptor instead.
 func (*NodeSeen) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeSeen) GetNode() string {
@@ -437,7 +650,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +662,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +675,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Handover) GetEpoch() uint64 {
@@ -513,6 +726,16 @@ type ReportRequest struct {
 	Handover *Handover `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
 	// How long it has run.
 	Uptime *durationpb.Duration `protobuf:"bytes,12,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	// Bytes of its etcd database that are in use; the rest are free pages.
+	DatabaseInUseBytes int64 `protobuf:"varint,13,opt,name=database_in_use_bytes,json=databaseInUseBytes,proto3" json:"database_in_use_bytes,omitempty"`
+	// The most that its database may have in use; 0 if not known.
+	DatabaseLimitBytes int64 `protobuf:"varint,14,opt,name=database_limit_bytes,json=databaseLimitBytes,proto3" json:"database_limit_bytes,omitempty"`
+	// Space on the disk of its database that is free, and not in reserve; unset if not known.
+	DiskFreeBytes *wrapperspb.Int64Value `protobuf:"bytes,15,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	// It rewrites its database at present.
+	Defragmenting bool `protobuf:"varint,16,opt,name=defragmenting,proto3" json:"defragmenting,omitempty"`
+	// What needs attention there, for people.
+	Concerns []string `protobuf:"bytes,17,rep,name=concerns,proto3" json:"concerns,omitempty"`
 	// Virtual addresses that it holds.
 	VirtualAddresses []string `protobuf:"bytes,18,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -521,7 +744,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +756,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +769,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReportRequest) GetName() string {
@@ -633,6 +856,41 @@ func (x *ReportRequest) GetUptime() *durationpb.Duration {
 	return nil
 }
 
+func (x *ReportRequest) GetDatabaseInUseBytes() int64 {
+	if x != nil {
+		return x.DatabaseInUseBytes
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetDatabaseLimitBytes() int64 {
+	if x != nil {
+		return x.DatabaseLimitBytes
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetDiskFreeBytes() *wrapperspb.Int64Value {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetDefragmenting() bool {
+	if x != nil {
+		return x.Defragmenting
+	}
+	return false
+}
+
+func (x *ReportRequest) GetConcerns() []string {
+	if x != nil {
+		return x.Concerns
+	}
+	return nil
+}
+
 func (x *ReportRequest) GetVirtualAddresses() []string {
 	if x != nil {
 		return x.VirtualAddresses
@@ -651,7 +909,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +921,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_kijabi_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +934,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_kijabi_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportResponse) GetReport() *ReportRequest {
@@ -690,7 +948,7 @@ var File_kijabi_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x19kijabi/peer/v1/peer.proto\x12\x0ekijabi.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\x1a\x1fkijabi/masters/v1/masters.proto\"U\n" +
+	"\x19kijabi/peer/v1/peer.proto\x12\x0ekijabi.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x1dkijabi/access/v1/access.proto\x1a\x1fkijabi/masters/v1/masters.proto\"U\n" +
 	"\vRaftRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x1e\n" +
@@ -712,7 +970,21 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\x13MakeSnapshotRequest\x12.\n" +
 	"\x04slot\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04slot\"O\n" +
 	"\x14MakeSnapshotResponse\x127\n" +
-	"\bsnapshot\x18\x01 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\bsnapshot\"a\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1b.kijabi.masters.v1.SnapshotR\bsnapshot\")\n" +
+	"\x11DefragmentRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"X\n" +
+	"\x12DefragmentResponse\x12!\n" +
+	"\fbytes_before\x18\x01 \x01(\x03R\vbytesBefore\x12\x1f\n" +
+	"\vbytes_after\x18\x02 \x01(\x03R\n" +
+	"bytesAfter\"U\n" +
+	"\rGiveUpRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06damage\x18\x02 \x01(\tR\x06damage\x12\x18\n" +
+	"\adiffers\x18\x03 \x01(\bR\adiffers\"0\n" +
+	"\x0eGiveUpResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\"a\n" +
 	"\bNodeSeen\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x10age_milliseconds\x18\x02 \x01(\x03R\x0fageMilliseconds\x12\x16\n" +
@@ -720,7 +992,7 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\bHandover\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd3\x04\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xbf\x06\n" +
 	"\rReportRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x10applied_revision\x18\x02 \x01(\x03R\x0fappliedRevision\x12%\n" +
@@ -737,16 +1009,26 @@ const file_kijabi_peer_v1_peer_proto_rawDesc = "" +
 	"\x15certificate_not_after\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x124\n" +
 	"\bhandover\x18\v \x01(\v2\x18.kijabi.peer.v1.HandoverR\bhandover\x121\n" +
-	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12+\n" +
+	"\x06uptime\x18\f \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x121\n" +
+	"\x15database_in_use_bytes\x18\r \x01(\x03R\x12databaseInUseBytes\x120\n" +
+	"\x14database_limit_bytes\x18\x0e \x01(\x03R\x12databaseLimitBytes\x12C\n" +
+	"\x0fdisk_free_bytes\x18\x0f \x01(\v2\x1b.google.protobuf.Int64ValueR\rdiskFreeBytes\x12$\n" +
+	"\rdefragmenting\x18\x10 \x01(\bR\rdefragmenting\x12\x1a\n" +
+	"\bconcerns\x18\x11 \x03(\tR\bconcerns\x12+\n" +
 	"\x11virtual_addresses\x18\x12 \x03(\tR\x10virtualAddresses\"G\n" +
 	"\x0eReportResponse\x125\n" +
-	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\x9e\x03\n" +
+	"\x06report\x18\x01 \x01(\v2\x1d.kijabi.peer.v1.ReportRequestR\x06report2\xde\x04\n" +
 	"\vPeerService\x12R\n" +
 	"\x04Raft\x12\x1b.kijabi.peer.v1.RaftRequest\x1a\x1c.kijabi.peer.v1.RaftResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver\x12u\n" +
 	"\x0fInstallSnapshot\x12&.kijabi.peer.v1.InstallSnapshotRequest\x1a'.kijabi.peer.v1.InstallSnapshotResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver(\x01\x12j\n" +
 	"\fMakeSnapshot\x12#.kijabi.peer.v1.MakeSnapshotRequest\x1a$.kijabi.peer.v1.MakeSnapshotResponse\"\x0f\xea\xe0\x18\v\n" +
+	"\tapiserver\x12d\n" +
+	"\n" +
+	"Defragment\x12!.kijabi.peer.v1.DefragmentRequest\x1a\".kijabi.peer.v1.DefragmentResponse\"\x0f\xea\xe0\x18\v\n" +
+	"\tapiserver\x12X\n" +
+	"\x06GiveUp\x12\x1d.kijabi.peer.v1.GiveUpRequest\x1a\x1e.kijabi.peer.v1.GiveUpResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver\x12X\n" +
 	"\x06Report\x12\x1d.kijabi.peer.v1.ReportRequest\x1a\x1e.kijabi.peer.v1.ReportResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserverB\xa5\x01\n" +
@@ -764,7 +1046,7 @@ func file_kijabi_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_kijabi_peer_v1_peer_proto_rawDescData
 }
 
-var file_kijabi_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_kijabi_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_kijabi_peer_v1_peer_proto_goTypes = []any{
 	(*RaftRequest)(nil),             // 0: kijabi.peer.v1.RaftRequest
 	(*RaftResponse)(nil),            // 1: kijabi.peer.v1.RaftResponse
@@ -772,37 +1054,47 @@ var file_kijabi_peer_v1_peer_proto_goTypes = []any{
 	(*InstallSnapshotResponse)(nil), // 3: kijabi.peer.v1.InstallSnapshotResponse
 	(*MakeSnapshotRequest)(nil),     // 4: kijabi.peer.v1.MakeSnapshotRequest
 	(*MakeSnapshotResponse)(nil),    // 5: kijabi.peer.v1.MakeSnapshotResponse
-	(*NodeSeen)(nil),                // 6: kijabi.peer.v1.NodeSeen
-	(*Handover)(nil),                // 7: kijabi.peer.v1.Handover
-	(*ReportRequest)(nil),           // 8: kijabi.peer.v1.ReportRequest
-	(*ReportResponse)(nil),          // 9: kijabi.peer.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
-	(*v1.Snapshot)(nil),             // 11: kijabi.masters.v1.Snapshot
-	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
+	(*DefragmentRequest)(nil),       // 6: kijabi.peer.v1.DefragmentRequest
+	(*DefragmentResponse)(nil),      // 7: kijabi.peer.v1.DefragmentResponse
+	(*GiveUpRequest)(nil),           // 8: kijabi.peer.v1.GiveUpRequest
+	(*GiveUpResponse)(nil),          // 9: kijabi.peer.v1.GiveUpResponse
+	(*NodeSeen)(nil),                // 10: kijabi.peer.v1.NodeSeen
+	(*Handover)(nil),                // 11: kijabi.peer.v1.Handover
+	(*ReportRequest)(nil),           // 12: kijabi.peer.v1.ReportRequest
+	(*ReportResponse)(nil),          // 13: kijabi.peer.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil),   // 14: google.protobuf.Timestamp
+	(*v1.Snapshot)(nil),             // 15: kijabi.masters.v1.Snapshot
+	(*durationpb.Duration)(nil),     // 16: google.protobuf.Duration
+	(*wrapperspb.Int64Value)(nil),   // 17: google.protobuf.Int64Value
 }
 var file_kijabi_peer_v1_peer_proto_depIdxs = []int32{
-	10, // 0: kijabi.peer.v1.MakeSnapshotRequest.slot:type_name -> google.protobuf.Timestamp
-	11, // 1: kijabi.peer.v1.MakeSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
-	6,  // 2: kijabi.peer.v1.ReportRequest.nodes:type_name -> kijabi.peer.v1.NodeSeen
-	10, // 3: kijabi.peer.v1.ReportRequest.time:type_name -> google.protobuf.Timestamp
-	12, // 4: kijabi.peer.v1.ReportRequest.disk_latency:type_name -> google.protobuf.Duration
-	10, // 5: kijabi.peer.v1.ReportRequest.certificate_not_after:type_name -> google.protobuf.Timestamp
-	7,  // 6: kijabi.peer.v1.ReportRequest.handover:type_name -> kijabi.peer.v1.Handover
-	12, // 7: kijabi.peer.v1.ReportRequest.uptime:type_name -> google.protobuf.Duration
-	8,  // 8: kijabi.peer.v1.ReportResponse.report:type_name -> kijabi.peer.v1.ReportRequest
-	0,  // 9: kijabi.peer.v1.PeerService.Raft:input_type -> kijabi.peer.v1.RaftRequest
-	2,  // 10: kijabi.peer.v1.PeerService.InstallSnapshot:input_type -> kijabi.peer.v1.InstallSnapshotRequest
-	4,  // 11: kijabi.peer.v1.PeerService.MakeSnapshot:input_type -> kijabi.peer.v1.MakeSnapshotRequest
-	8,  // 12: kijabi.peer.v1.PeerService.Report:input_type -> kijabi.peer.v1.ReportRequest
-	1,  // 13: kijabi.peer.v1.PeerService.Raft:output_type -> kijabi.peer.v1.RaftResponse
-	3,  // 14: kijabi.peer.v1.PeerService.InstallSnapshot:output_type -> kijabi.peer.v1.InstallSnapshotResponse
-	5,  // 15: kijabi.peer.v1.PeerService.MakeSnapshot:output_type -> kijabi.peer.v1.MakeSnapshotResponse
-	9,  // 16: kijabi.peer.v1.PeerService.Report:output_type -> kijabi.peer.v1.ReportResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	14, // 0: kijabi.peer.v1.MakeSnapshotRequest.slot:type_name -> google.protobuf.Timestamp
+	15, // 1: kijabi.peer.v1.MakeSnapshotResponse.snapshot:type_name -> kijabi.masters.v1.Snapshot
+	10, // 2: kijabi.peer.v1.ReportRequest.nodes:type_name -> kijabi.peer.v1.NodeSeen
+	14, // 3: kijabi.peer.v1.ReportRequest.time:type_name -> google.protobuf.Timestamp
+	16, // 4: kijabi.peer.v1.ReportRequest.disk_latency:type_name -> google.protobuf.Duration
+	14, // 5: kijabi.peer.v1.ReportRequest.certificate_not_after:type_name -> google.protobuf.Timestamp
+	11, // 6: kijabi.peer.v1.ReportRequest.handover:type_name -> kijabi.peer.v1.Handover
+	16, // 7: kijabi.peer.v1.ReportRequest.uptime:type_name -> google.protobuf.Duration
+	17, // 8: kijabi.peer.v1.ReportRequest.disk_free_bytes:type_name -> google.protobuf.Int64Value
+	12, // 9: kijabi.peer.v1.ReportResponse.report:type_name -> kijabi.peer.v1.ReportRequest
+	0,  // 10: kijabi.peer.v1.PeerService.Raft:input_type -> kijabi.peer.v1.RaftRequest
+	2,  // 11: kijabi.peer.v1.PeerService.InstallSnapshot:input_type -> kijabi.peer.v1.InstallSnapshotRequest
+	4,  // 12: kijabi.peer.v1.PeerService.MakeSnapshot:input_type -> kijabi.peer.v1.MakeSnapshotRequest
+	6,  // 13: kijabi.peer.v1.PeerService.Defragment:input_type -> kijabi.peer.v1.DefragmentRequest
+	8,  // 14: kijabi.peer.v1.PeerService.GiveUp:input_type -> kijabi.peer.v1.GiveUpRequest
+	12, // 15: kijabi.peer.v1.PeerService.Report:input_type -> kijabi.peer.v1.ReportRequest
+	1,  // 16: kijabi.peer.v1.PeerService.Raft:output_type -> kijabi.peer.v1.RaftResponse
+	3,  // 17: kijabi.peer.v1.PeerService.InstallSnapshot:output_type -> kijabi.peer.v1.InstallSnapshotResponse
+	5,  // 18: kijabi.peer.v1.PeerService.MakeSnapshot:output_type -> kijabi.peer.v1.MakeSnapshotResponse
+	7,  // 19: kijabi.peer.v1.PeerService.Defragment:output_type -> kijabi.peer.v1.DefragmentResponse
+	9,  // 20: kijabi.peer.v1.PeerService.GiveUp:output_type -> kijabi.peer.v1.GiveUpResponse
+	13, // 21: kijabi.peer.v1.PeerService.Report:output_type -> kijabi.peer.v1.ReportResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_peer_v1_peer_proto_init() }
@@ -816,7 +1108,7 @@ func file_kijabi_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_peer_v1_peer_proto_rawDesc), len(file_kijabi_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,8 @@ const (
 	PeerService_Raft_FullMethodName            = "/kijabi.peer.v1.PeerService/Raft"
 	PeerService_InstallSnapshot_FullMethodName = "/kijabi.peer.v1.PeerService/InstallSnapshot"
 	PeerService_MakeSnapshot_FullMethodName    = "/kijabi.peer.v1.PeerService/MakeSnapshot"
+	PeerService_Defragment_FullMethodName      = "/kijabi.peer.v1.PeerService/Defragment"
+	PeerService_GiveUp_FullMethodName          = "/kijabi.peer.v1.PeerService/GiveUp"
 	PeerService_Report_FullMethodName          = "/kijabi.peer.v1.PeerService/Report"
 )
 
@@ -42,6 +44,14 @@ type PeerServiceClient interface {
 	// MakeSnapshot makes the snapshot of one time slot. Called by the leader. Idempotent by slot: one
 	// that is being made is waited for, one that was made is described again.
 	MakeSnapshot(ctx context.Context, in *MakeSnapshotRequest, opts ...grpc.CallOption) (*MakeSnapshotResponse, error)
+	// Defragment rewrites the called master's database without its free pages. Called by the leader,
+	// for one master at a time. Applying writes pauses there meanwhile, for seconds per GiB. Idempotent.
+	// ABORTED with reason Conflict when the epoch is not the newest that the called master knows, or it
+	// leads etcd.
+	Defragment(ctx context.Context, in *DefragmentRequest, opts ...grpc.CallOption) (*DefragmentResponse, error)
+	// GiveUp asks the leader whether the calling master may give up its damaged data and join anew. It
+	// changes nothing but that others are refused for a while. ABORTED with reason Conflict when it may not.
+	GiveUp(ctx context.Context, in *GiveUpRequest, opts ...grpc.CallOption) (*GiveUpResponse, error)
 	// Report exchanges what two masters know: state, components, nodes they hear. Idempotent.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
@@ -87,6 +97,26 @@ func (c *peerServiceClient) MakeSnapshot(ctx context.Context, in *MakeSnapshotRe
 	return out, nil
 }
 
+func (c *peerServiceClient) Defragment(ctx context.Context, in *DefragmentRequest, opts ...grpc.CallOption) (*DefragmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DefragmentResponse)
+	err := c.cc.Invoke(ctx, PeerService_Defragment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) GiveUp(ctx context.Context, in *GiveUpRequest, opts ...grpc.CallOption) (*GiveUpResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GiveUpResponse)
+	err := c.cc.Invoke(ctx, PeerService_GiveUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerServiceClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReportResponse)
@@ -112,6 +142,14 @@ type PeerServiceServer interface {
 	// MakeSnapshot makes the snapshot of one time slot. Called by the leader. Idempotent by slot: one
 	// that is being made is waited for, one that was made is described again.
 	MakeSnapshot(context.Context, *MakeSnapshotRequest) (*MakeSnapshotResponse, error)
+	// Defragment rewrites the called master's database without its free pages. Called by the leader,
+	// for one master at a time. Applying writes pauses there meanwhile, for seconds per GiB. Idempotent.
+	// ABORTED with reason Conflict when the epoch is not the newest that the called master knows, or it
+	// leads etcd.
+	Defragment(context.Context, *DefragmentRequest) (*DefragmentResponse, error)
+	// GiveUp asks the leader whether the calling master may give up its damaged data and join anew. It
+	// changes nothing but that others are refused for a while. ABORTED with reason Conflict when it may not.
+	GiveUp(context.Context, *GiveUpRequest) (*GiveUpResponse, error)
 	// Report exchanges what two masters know: state, components, nodes they hear. Idempotent.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
@@ -132,6 +170,12 @@ func (UnimplementedPeerServiceServer) InstallSnapshot(grpc.ClientStreamingServer
 }
 func (UnimplementedPeerServiceServer) MakeSnapshot(context.Context, *MakeSnapshotRequest) (*MakeSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method MakeSnapshot not implemented")
+}
+func (UnimplementedPeerServiceServer) Defragment(context.Context, *DefragmentRequest) (*DefragmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Defragment not implemented")
+}
+func (UnimplementedPeerServiceServer) GiveUp(context.Context, *GiveUpRequest) (*GiveUpResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GiveUp not implemented")
 }
 func (UnimplementedPeerServiceServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
@@ -200,6 +244,42 @@ func _PeerService_MakeSnapshot_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_Defragment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DefragmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).Defragment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_Defragment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).Defragment(ctx, req.(*DefragmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_GiveUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GiveUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).GiveUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_GiveUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).GiveUp(ctx, req.(*GiveUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PeerService_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReportRequest)
 	if err := dec(in); err != nil {
@@ -232,6 +312,14 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "MakeSnapshot",
 			Handler:    _PeerService_MakeSnapshot_Handler,
+		},
+		{
+			MethodName: "Defragment",
+			Handler:    _PeerService_Defragment_Handler,
+		},
+		{
+			MethodName: "GiveUp",
+			Handler:    _PeerService_GiveUp_Handler,
 		},
 		{
 			MethodName: "Report",
