@@ -56,6 +56,17 @@ func newOwners(table []*Kind) *owners {
 	return o
 }
 
+// typesOf returns what merges objects of a kind.
+func (o *owners) typesOf(kind *Kind) (smd.TypeConverter, error) {
+	switch {
+	case kind.Custom != nil:
+		return kind.Custom.Converter()
+	case kind.GroupResource().String() == definitionsResource:
+		return customkinds.DefinitionConverter()
+	}
+	return o.types(), nil
+}
+
 // addConversion lets what was applied in one version of a kind be merged in another.
 func addConversion(scheme *runtime.Scheme, from, to object.Kind, convert func(object.Object) object.Object) {
 	err := scheme.AddConversionFunc(from.New(), to.New(), func(in, out any, _ conversion.Scope) error {

@@ -65,8 +65,8 @@ type Config struct {
 	// Admission is how strict the rules about other objects are; nil leaves the rules out,
 	// quotas excepted.
 	Admission *admission.Config
-	// Dynamic says how webhooks are called and policies evaluated. Store, Kinds, Clock and Log
-	// are the engine's; the others may be left out.
+	// Dynamic says how webhooks are called and policies evaluated. Store, Kinds, Types, Clock
+	// and Log are the engine's; the others may be left out.
 	Dynamic dynamic.Config
 	// RootCA is the cluster's CA in PEM, which every namespace holds; empty: none does.
 	RootCA []byte
@@ -128,6 +128,7 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Store.Observe(services)
 	cfg.Store.Observe(e.quotas)
 	cfg.Dynamic.Store, cfg.Dynamic.Kinds, cfg.Dynamic.Clock, cfg.Dynamic.Log = cfg.Store, e.Kinds, cfg.Clock, cfg.Log
+	cfg.Dynamic.Types = e.owners.typesOf
 	e.dynamic = dynamic.New(cfg.Dynamic)
 	cfg.Store.Observe(e.dynamic)
 	return e, nil

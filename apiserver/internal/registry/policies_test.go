@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
+	"kijabi.dev/apiserver/internal/admission/dynamic/dynamictest"
 	"kijabi.dev/apiserver/internal/admission/expression"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/platform/kube/object"
@@ -219,5 +221,103 @@ spec:
 		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want that it is invalid because of the %s", spec, err, want)
 		}
+	}
+}
+
+// TestMutatingPolicies: a Deployment is created by them.
+func TestMutatingPolicies(t *testing.T) {
+	const apply, patch = "patchType: ApplyConfiguration, applyConfiguration: ", "patchType: JSONPatch, jsonPatch: "
+	for _, of := range []struct {
+		what, spec, binding string
+		want                string // in the JSON that is stored, or in the error after "error: "
+	}{
+		{what: "apply", spec: `  mutations: [{` + apply + `{expression: "Object{metadata: Object.metadata{labels: Object.metadata.labels{team: 'red'}}, spec: Object.spec{replicas: object.spec.replicas + 1}}"}}]`,
+			want: `"labels":{"team":"red"}` + "\n" + `"replicas":2`},
+		{what: "apply to a list by key", spec: `  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{containers: object.spec.template.spec.containers.map(c, Object.spec.template.spec.containers{name: c.name, env: [Object.spec.template.spec.containers.env{name: 'A', value: 'b'}]})}}}}"}}]`,
+			want: `"image":"web:1","env":[{"name":"A","value":"b"}]`},
+		{what: "patch", spec: `  mutations: [{` + patch + `{expression: "[JSONPatch{op: 'add', path: '/metadata/annotations', value: {'a/b': 'c'}}, JSONPatch{op: 'test', path: '/spec/replicas', value: 1}]"}}]`,
+			want: `"annotations":{"a/b":"c"}`},
+		{what: "one sees what another did", spec: `
+  variables: [{name: count, expression: "object.spec.replicas"}]
+  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{replicas: variables.count + 1}}"}}, {` + apply + `{expression: "Object{spec: Object.spec{replicas: variables.count + 1}}"}}]`, want: `"replicas":3`},
+		{what: "params", spec: `
+  paramKind: {apiVersion: v1, kind: ConfigMap}
+  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{replicas: int(params.data.count)}}"}}]`,
+			binding: `  paramRef: {name: c, parameterNotFoundAction: Deny}`, want: `"replicas":5`},
+		{what: "condition", spec: `
+  matchConditions: [{name: a, expression: "false"}]
+  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{replicas: 9}}"}}]`, want: `"replicas":1`},
+		{what: "unknown field", spec: `  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{nothing: 1}}"}}]`, want: "error: MutatingAdmissionPolicy 'p' with binding 'b' denied request: mutation 0"},
+		{what: "ignored", spec: "  failurePolicy: Ignore\n" + `  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{nothing: 1}}"}}]`, want: `"replicas":1`},
+		{what: "rename", spec: `  mutations: [{` + apply + `{expression: "Object{metadata: Object.metadata{name: 'other'}}"}}]`, want: "error: renames"},
+		{what: "what is not valid", spec: `  mutations: [{` + apply + `{expression: "Object{spec: Object.spec{replicas: -1}}"}}]`, want: "error: must be greater than or equal to 0"},
+	} {
+		t.Run(of.what, func(t *testing.T) {
+			t.Parallel()
+			m := leader(t)
+			m.stored(t, &corev1.ConfigMap{}, `{metadata: {name: c, namespace: default}, data: {count: "5"}}`)
+			m.stored(t, &admissionregistrationv1.MutatingAdmissionPolicy{}, `
+metadata: {name: p}
+spec:
+  reinvocationPolicy: Never
+  matchConstraints: {resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments]}]}
+`+of.spec)
+			m.stored(t, &admissionregistrationv1.MutatingAdmissionPolicyBinding{}, "metadata: {name: b}\nspec:\n  policyName: p\n"+of.binding)
+			made, err := m.Create(t.Context(), admin, at("deployments", "default", ""), deployment("d"), registry.WriteOptions{FieldManager: "jane"})
+			if cause, fails := strings.CutPrefix(of.want, "error: "); fails {
+				if err == nil || !strings.Contains(err.Error(), cause) {
+					t.Errorf("%v, want an error that says %q", err, cause)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := json.Marshal(made)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range strings.Split(of.want, "\n") {
+				if !strings.Contains(string(text), want) {
+					t.Errorf("made %s, want %s", text, want)
+				}
+			}
+			if owned := string(made.GetManagedFields()[0].FieldsV1.GetRawBytes()); strings.Contains(owned, "f:team") || strings.Contains(owned, "f:env") {
+				t.Errorf("jane owns what she has not written: %s", owned)
+			}
+		})
+	}
+}
+
+// TestMutatingPolicyOfACustomKind, and a webhook that sees what it has done.
+func TestMutatingPolicyOfACustomKind(t *testing.T) {
+	m := leader(t)
+	m.define(t, parsed(t, widgets))
+	w := dynamictest.Serve(t)
+	m.mutating(t, "w", w)
+	m.stored(t, &admissionregistrationv1.MutatingAdmissionPolicy{}, `
+metadata: {name: p}
+spec:
+  reinvocationPolicy: IfNeeded
+  matchConstraints: {resourceRules: [{apiGroups: [example.com], apiVersions: [v1], operations: ["CREATE", "UPDATE"], resources: [widgets]}]}
+  mutations: [{patchType: ApplyConfiguration, applyConfiguration: {expression: "Object{spec: Object.spec{replicas: object.spec.replicas < 4 ? object.spec.replicas + 1 : object.spec.replicas, ports: [Object.spec.ports{name: 'a'}]}}"}}]
+`)
+	m.stored(t, &admissionregistrationv1.MutatingAdmissionPolicyBinding{}, "metadata: {name: b}\nspec: {policyName: p}")
+	w.Set(dynamictest.Patch(`[{"op":"add","path":"/spec/color","value":"red"}]`))
+	made := m.createWidget(t, "w", `{"spec":{"replicas":2}}`)
+	if got := content(t, made); got != `{"spec":{"color":"red","most":10,"ports":[{"name":"a","port":80}],"replicas":4}}` {
+		t.Errorf("%s: want that the policy had its turn before and after the webhook", got)
+	}
+	if seen := w.Seen(); len(seen) != 1 || !strings.Contains(string(seen[0].Object.Raw), `"replicas":3`) {
+		t.Errorf("the webhook saw %s", seen[0].Object.Raw)
+	}
+	if err := m.tryStored(t, &admissionregistrationv1.MutatingAdmissionPolicy{}, `
+metadata: {name: bad}
+spec:
+  reinvocationPolicy: Never
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}]}
+  mutations: [{patchType: ApplyConfiguration, applyConfiguration: {expression: "Other{}"}}]
+`); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "mutation 0") {
+		t.Errorf("%v", err)
 	}
 }

@@ -32,6 +32,12 @@ func Check(obj, old object.Object) field.ErrorList {
 			_, err := compilePolicy(&obj.Spec)
 			refuse(field.NewPath("spec"), err)
 		}
+	case *admissionregistrationv1.MutatingAdmissionPolicy:
+		before, _ := old.(*admissionregistrationv1.MutatingAdmissionPolicy)
+		if before == nil || !apiequality.Semantic.DeepEqual(&obj.Spec, &before.Spec) {
+			_, err := compileMutations(&obj.Spec)
+			refuse(field.NewPath("spec"), err)
+		}
 	case *admissionregistrationv1.MutatingWebhookConfiguration, *admissionregistrationv1.ValidatingWebhookConfiguration:
 		was := map[string][]admissionregistrationv1.MatchCondition{}
 		if old != nil {

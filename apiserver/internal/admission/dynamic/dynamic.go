@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"go.uber.org/zap"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/admission/expression"
@@ -65,6 +67,8 @@ type Config struct {
 	Meter Meter
 	// ClientCertificate is presented to webhooks that ask for one; nil: none is.
 	ClientCertificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	// Types returns what merges apply configurations of a kind; nil: nothing does.
+	Types func(kind *kinds.Kind) (managedfields.TypeConverter, error)
 	// Dial opens connections; nil: to every address that a webhook may have.
 	Dial DialFunc
 	// Clock; nil means the real one.
@@ -109,6 +113,8 @@ var configured = map[string]object.Kind{ //nolint:gochecknoglobals // a constant
 	"validatingwebhookconfigurations." + admissionregistrationv1.GroupName:   object.KindOf[*admissionregistrationv1.ValidatingWebhookConfiguration](),
 	"validatingadmissionpolicies." + admissionregistrationv1.GroupName:       object.KindOf[*admissionregistrationv1.ValidatingAdmissionPolicy](),
 	"validatingadmissionpolicybindings." + admissionregistrationv1.GroupName: object.KindOf[*admissionregistrationv1.ValidatingAdmissionPolicyBinding](),
+	"mutatingadmissionpolicies." + admissionregistrationv1.GroupName:         object.KindOf[*admissionregistrationv1.MutatingAdmissionPolicy](),
+	"mutatingadmissionpolicybindings." + admissionregistrationv1.GroupName:   object.KindOf[*admissionregistrationv1.MutatingAdmissionPolicyBinding](),
 }
 
 // Reset starts over from all objects.
@@ -167,6 +173,7 @@ func (a *Admission) learn(record *store.Record) {
 type entry struct {
 	obj        object.Object
 	policy     once[*compiledPolicy]
+	mutations  once[*compiledMutations]
 	conditions []*conditions // of its webhooks
 }
 
@@ -174,6 +181,8 @@ type entry struct {
 type state struct {
 	mutating, validating []*hook // in the order of their configurations' names
 	policies             []*policy
+	// mutations are the bound mutating policies, each with one of its bindings.
+	mutations []*boundMutation
 }
 
 // rebuild makes the state anew. What costs, compiling and connecting, is left to the first
@@ -184,13 +193,14 @@ func (a *Admission) rebuild() {
 	next.mutating = a.hooksOf(used, admit)
 	next.validating = a.hooksOf(used, validate)
 	next.policies = a.policies()
+	next.mutations = a.mutations()
 	for key, t := range a.targets {
 		if used[key] == nil {
 			t.close()
 		}
 	}
 	a.targets = used
-	if len(next.mutating)+len(next.validating)+len(next.policies) == 0 {
+	if len(next.mutating)+len(next.validating)+len(next.policies)+len(next.mutations) == 0 {
 		next = nil
 	}
 	a.state.Store(next)
@@ -233,42 +243,29 @@ func (s *Session) Concerned(r *Request) bool {
 		}
 	}
 	for _, p := range s.state.policies {
-		if p.scopeErr != nil || s.match(&p.scope, r) != nil {
+		if s.match(&p.scope, r) != nil {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(s.state.mutations, func(b *boundMutation) bool { return s.match(&b.scope, r) != nil })
 }
 
-// Mutate lets webhooks change the request's Object, one after the other. settle brings a
-// changed object into form: it sets defaults and, when all have had their turn (last), applies the
-// built-in rules again. Webhooks that ask for it see what was changed after their turn, once.
-// The error is a StatusError.
+// Mutate lets policies and then webhooks change the request's Object, one after the other.
+// settle brings a changed object into form: it sets defaults and, when all have had their turn
+// (last), applies the built-in rules again. Who asks for it sees what was changed after its
+// turn, once. The error is a StatusError.
 func (s *Session) Mutate(r *Request, settle func(last bool) error) error {
 	if r.exempt() {
 		return nil
 	}
-	round := &mutation{session: s, request: r, settle: settle}
-	for i, h := range s.state.mutating {
-		if err := round.turn(i, h, 0); err != nil {
-			return err
-		}
-	}
-	if !round.changed {
-		return nil
-	}
-	if err := round.builtin(); err != nil {
+	m := &mutation{session: s, request: r, settle: settle}
+	if err := m.round(0); err != nil || !m.changed {
 		return err
 	}
-	for i, h := range s.state.mutating {
-		if !round.again[h] {
-			continue
-		}
-		if err := round.turn(i, h, 1); err != nil {
-			return err
-		}
+	if err := m.builtin(); err != nil || len(m.again) == 0 {
+		return err
 	}
-	return nil
+	return m.round(1)
 }
 
 // Validate lets policies and webhooks refuse the request as it is. The error is a StatusError.

@@ -29,11 +29,33 @@ type policy struct {
 	bindings []*binding
 }
 
+// binding is where, and with which parameters, a policy of either kind is in force.
 type binding struct {
 	name     string
 	scope    scope
 	scopeErr error
-	spec     *admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec
+	match    *admissionregistrationv1.MatchResources
+	param    *admissionregistrationv1.ParamRef
+	// actions of a validating policy.
+	actions []admissionregistrationv1.ValidationAction
+}
+
+// bindings lists the bindings of one kind by the names of their policies, each by its own name.
+// The caller holds mu.
+func (a *Admission) bindings(resource string) map[string][]*binding {
+	bound := map[string][]*binding{}
+	for _, key := range a.keys(resource) {
+		b, policy := &binding{name: key.Name}, ""
+		switch obj := a.stored[key].obj.(type) {
+		case *admissionregistrationv1.ValidatingAdmissionPolicyBinding:
+			policy, b.match, b.param, b.actions = obj.Spec.PolicyName, obj.Spec.MatchResources, obj.Spec.ParamRef, obj.Spec.ValidationActions
+		case *admissionregistrationv1.MutatingAdmissionPolicyBinding:
+			policy, b.match, b.param = obj.Spec.PolicyName, obj.Spec.MatchResources, obj.Spec.ParamRef
+		}
+		b.scope, b.scopeErr = scopeOfMatch(b.match)
+		bound[policy] = append(bound[policy], b)
+	}
+	return bound
 }
 
 // compiledPolicy is a policy's expressions.
@@ -51,16 +73,7 @@ type compiledValidation struct {
 
 // policies lists the bound policies by name, each with its bindings by name. The caller holds mu.
 func (a *Admission) policies() []*policy {
-	bound := map[string][]*binding{}
-	for _, key := range a.keys("validatingadmissionpolicybindings." + admissionregistrationv1.GroupName) {
-		obj, ok := a.stored[key].obj.(*admissionregistrationv1.ValidatingAdmissionPolicyBinding)
-		if !ok {
-			continue
-		}
-		b := &binding{name: obj.Name, spec: &obj.Spec}
-		b.scope, b.scopeErr = scopeOfMatch(obj.Spec.MatchResources)
-		bound[obj.Spec.PolicyName] = append(bound[obj.Spec.PolicyName], b)
-	}
+	bound := a.bindings("validatingadmissionpolicybindings." + admissionregistrationv1.GroupName)
 	var out []*policy
 	for _, key := range a.keys("validatingadmissionpolicies." + admissionregistrationv1.GroupName) {
 		obj, ok := a.stored[key].obj.(*admissionregistrationv1.ValidatingAdmissionPolicy)
@@ -147,7 +160,7 @@ func (s *Session) checkPolicies(r *Request) error {
 			continue
 		}
 		for _, b := range p.bindings {
-			if b.scopeErr != nil || !s.bindingMatches(&b.scope, b.spec.MatchResources, r) {
+			if !s.bound(b, r) {
 				continue
 			}
 			began := s.admission.cfg.Clock.Now()
@@ -158,15 +171,17 @@ func (s *Session) checkPolicies(r *Request) error {
 	return c.conclude()
 }
 
-// bindingMatches tells whether a binding narrows its policy to requests like this one.
-func (s *Session) bindingMatches(of *scope, match *admissionregistrationv1.MatchResources, r *Request) bool {
+// bound tells whether a binding puts its policy in force for a request that the policy matches.
+func (s *Session) bound(b *binding, r *Request) bool {
 	switch {
-	case match == nil:
+	case b.scopeErr != nil: // validated when it was stored
+		return false
+	case b.match == nil:
 		return true
-	case len(match.ResourceRules) == 0: // all that the policy is about
-		return s.anyRule(of.except, of.equivalent, r) == nil && s.selects(of, r)
+	case len(b.match.ResourceRules) == 0: // all that the policy is about
+		return s.anyRule(b.scope.except, b.scope.equivalent, r) == nil && s.selects(&b.scope, r)
 	}
-	return s.match(of, r) != nil
+	return s.match(&b.scope, r) != nil
 }
 
 // policyCheck gathers what policies say about one request.
@@ -181,7 +196,7 @@ type policyCheck struct {
 func (c *policyCheck) count(p *policy, b *binding, took time.Duration) {
 	action := "allow"
 	if len(c.found) > c.before {
-		action = strings.ToLower(string(b.spec.ValidationActions[0]))
+		action = strings.ToLower(string(b.actions[0]))
 	}
 	c.before = len(c.found)
 	c.session.admission.cfg.Meter.Policy(p.name, b.name, action, took)
@@ -202,7 +217,7 @@ func (c *policyCheck) check(p *policy, b *binding, kind *kinds.Kind) {
 		c.failed(p, b, 0, fmt.Errorf("failed to configure policy: %w", err))
 		return
 	}
-	params, err := c.session.paramsOf(p.spec.ParamKind, b.spec.ParamRef, c.request)
+	params, err := c.session.paramsOf(p.spec.ParamKind, b.param, c.request)
 	if err != nil {
 		c.failed(p, b, 0, fmt.Errorf("failed to configure binding: %w", err))
 		return
@@ -296,14 +311,14 @@ func (c *policyCheck) conclude() error {
 	var refused *apierrors.StatusError
 	var noted []failure
 	for _, f := range c.found {
-		for _, action := range f.binding.spec.ValidationActions {
+		for _, action := range f.binding.actions {
 			switch action {
 			case admissionregistrationv1.Deny:
 				refused = deny(refused, c.request, f)
 			case admissionregistrationv1.Warn:
 				c.session.warn("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", f.policy.name, f.binding.name, f.message)
 			case admissionregistrationv1.Audit:
-				noted = append(noted, failure{f.message, f.policy.name, f.binding.name, f.expression, f.binding.spec.ValidationActions})
+				noted = append(noted, failure{f.message, f.policy.name, f.binding.name, f.expression, f.binding.actions})
 			}
 		}
 	}

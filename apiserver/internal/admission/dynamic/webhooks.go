@@ -176,57 +176,89 @@ func (h *hook) sees(s *Session, r *Request) *kinds.Kind {
 	return s.match(&h.scope, r)
 }
 
-// mutation is one pass, and the next, through the mutating webhooks.
+// mutation is the way of one object through everybody who may change it.
 type mutation struct {
 	session *Session
 	request *Request
 	settle  func(last bool) error
-	// asked are those that want to see what others change after them.
-	asked   []*hook
-	again   map[*hook]bool
+	// asked are those, a *boundMutation or a *hook, that want to see what others change after them.
+	asked []any
+	// again are those of them that have something new to see.
+	again   map[any]bool
 	changed bool
 }
 
-// turn asks one webhook.
-func (m *mutation) turn(index int, h *hook, round int) error {
-	kind := h.sees(m.session, m.request)
-	if kind == nil {
-		return nil
+// round gives everybody a turn; in the second round, 1, those who have something new to see.
+func (m *mutation) round(round int) error {
+	for _, b := range m.session.state.mutations {
+		if round > 0 && !m.again[b] {
+			continue
+		}
+		asked, changed, err := b.mutate(m)
+		if err != nil {
+			return err
+		}
+		m.note(b, round, asked && b.reinvoke, changed)
 	}
-	waited := m.session.waiting()
-	answer, err := m.session.ask(m.session.ctx, h, m.request, kind, position{round, index})
-	waited()
-	if err != nil || answer == nil {
-		return err
-	}
-	m.session.take(h, answer)
-	if !answer.Allowed {
-		return refusal(h, answer)
-	}
-	changed, err := m.patch(h, kind, answer.Patch)
-	if err != nil {
-		return err
-	}
-	key := fmt.Sprintf("mutation.webhook.admission.k8s.io/round_%d_index_%d", round, index)
-	m.session.annotate(key, fmt.Sprintf(`{"configuration":%q,"webhook":%q,"mutated":%t}`, h.configuration, h.name, changed))
-	if changed {
-		m.changed = true
-		m.repeat(h)
-	}
-	if h.reinvoke && round == 0 {
-		m.asked = append(m.asked, h)
+	for i, h := range m.session.state.mutating {
+		if round > 0 && !m.again[h] {
+			continue
+		}
+		asked, changed, err := m.ask(h, position{round, i})
+		if err != nil {
+			return err
+		}
+		m.note(h, round, asked && h.reinvoke, changed)
 	}
 	return nil
 }
 
-// repeat notes that those who were asked before have not seen what is there now.
-func (m *mutation) repeat(except *hook) {
-	if m.again == nil {
-		m.again = map[*hook]bool{}
+// note notes what came of a turn.
+func (m *mutation) note(who any, round int, reinvoke, changed bool) {
+	if changed {
+		m.changed = true
+		m.repeat(who)
 	}
-	for _, h := range m.asked {
-		if h != except {
-			m.again[h] = true
+	if reinvoke && round == 0 {
+		m.asked = append(m.asked, who)
+	}
+}
+
+// ask gives a webhook its turn.
+func (m *mutation) ask(h *hook, at position) (asked, changed bool, err error) {
+	kind := h.sees(m.session, m.request)
+	if kind == nil {
+		return false, false, nil
+	}
+	waited := m.session.waiting()
+	answer, err := m.session.ask(m.session.ctx, h, m.request, kind, at)
+	waited()
+	if err != nil || answer == nil {
+		return false, false, err
+	}
+	m.session.take(h, answer)
+	if !answer.Allowed {
+		return true, false, refusal(h, answer)
+	}
+	if answer.UID == noAnswer {
+		return false, false, nil
+	}
+	if changed, err = m.patch(h, kind, answer.Patch); err != nil {
+		return true, false, err
+	}
+	key := fmt.Sprintf("mutation.webhook.admission.k8s.io/round_%d_index_%d", at.round, at.index)
+	m.session.annotate(key, fmt.Sprintf(`{"configuration":%q,"webhook":%q,"mutated":%t}`, h.configuration, h.name, changed))
+	return true, changed, nil
+}
+
+// repeat notes that those who were asked before have not seen what is there now.
+func (m *mutation) repeat(except any) {
+	if m.again == nil {
+		m.again = map[any]bool{}
+	}
+	for _, who := range m.asked {
+		if who != except {
+			m.again[who] = true
 		}
 	}
 }
@@ -283,11 +315,18 @@ func (m *mutation) patch(h *hook, kind *kinds.Kind, text []byte) (bool, error) {
 	if bytes.Equal(patched, v.object) {
 		return false, nil
 	}
+	return m.become(kind, patched, bad)
+}
+
+// become makes the object what a text says and tells whether that changed anything; bad makes
+// an error of what is wrong with the text.
+func (m *mutation) become(kind *kinds.Kind, text []byte, bad func(error) error) (bool, error) {
+	r := m.request
 	before, err := r.in(r.Kind)
 	if err != nil {
 		return false, err
 	}
-	if err := r.replace(kind, patched); err != nil {
+	if err := r.replace(kind, text); err != nil {
 		return false, bad(err)
 	}
 	if err := m.settle(false); err != nil {

@@ -51,6 +51,8 @@ type Vars struct {
 	Params bool
 	// Variables of a policy.
 	Variables bool
+	// Mutation is true for what makes apply configurations and patches.
+	Mutation bool
 }
 
 // environments are made when first needed: they are large.
@@ -77,6 +79,9 @@ func environmentFor(vars Vars) (*cel.Env, error) {
 	}
 	if vars.Variables {
 		declared = append(declared, cel.Variable(variables, cel.DynType))
+	}
+	if vars.Mutation {
+		declared = append(declared, withStructs)
 	}
 	base, err := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Extend(environment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: declared,
@@ -322,3 +327,9 @@ func (*lazy) Type() ref.Type { return lazyType }
 
 // Value implements ref.Val.
 func (l *lazy) Value() any { return l }
+
+// See makes the input show another object; variables are evaluated again.
+func (in *Input) See(object map[string]any) {
+	in.Object = object
+	in.values = &lazy{in: in, known: map[string]ref.Val{}}
+}

@@ -2,6 +2,7 @@ package expression_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -105,5 +106,44 @@ func TestBudgetIsForAllExpressions(t *testing.T) {
 	}
 	if !errors.Is(last, expression.ErrBudget) {
 		t.Errorf("%v, want %v", last, expression.ErrBudget)
+	}
+}
+
+func TestMutations(t *testing.T) {
+	for text, want := range map[string]string{
+		`Object{spec: Object.spec{replicas: object.spec.replicas + 1, list: ["a"], nested: Object.spec.nested{m: {"k": 1.5}, none: null}}}`: `{"spec":{"list":["a"],"nested":{"m":{"k":1.5},"none":null},"replicas":4}}`,
+		`has(object.spec.list) ? Object{metadata: Object.metadata{labels: Object.metadata.labels{a: "b"}}} : Object{}`:                      `{"metadata":{"labels":{"a":"b"}}}`,
+		`Object{spec: Object.metadata{}}`: "error: must be a Object.spec",
+		`[JSONPatch{op: "add", path: "/metadata/labels/" + jsonpatch.escapeKey("a/b"), value: Object.spec{x: 1}}]`: `[{"op":"add","path":"/metadata/labels/a~1b","value":{"x":1}}]`,
+		`object.spec.replicas > 5 ? [JSONPatch{op: "remove", path: "/spec"}] : []`:                                 `null`,
+		`[1]`: "error: something else",
+		`1`:   "error: no list",
+	} {
+		program, err := expression.Compile(text, expression.Vars{Mutation: true})
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		var got any
+		if strings.HasPrefix(text, "Object") || strings.HasPrefix(text, "has") {
+			got, err = program.Configuration(t.Context(), input())
+		} else {
+			got, err = program.Patch(t.Context(), input())
+		}
+		if cause, fails := strings.CutPrefix(want, "error: "); fails {
+			if err == nil || !strings.Contains(err.Error(), cause) {
+				t.Errorf("%s: %v %v, want an error that says %q", text, got, err, cause)
+			}
+			continue
+		}
+		written, _ := json.Marshal(got)
+		if err != nil || string(written) != want {
+			t.Errorf("%s: %s %v, want %s", text, written, err, want)
+		}
+	}
+	for _, text := range []string{`JSONPatch{op: 1}`, `JSONPatch{other: "x"}`, `Other{}`} {
+		if _, err := expression.Compile(text, expression.Vars{Mutation: true}); err == nil {
+			t.Errorf("%s is compiled", text)
+		}
 	}
 }
