@@ -295,6 +295,10 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 		return out, err
 	}
 	if dryRun(op) {
+		// This master may not lead: what is decided must be by what has been acknowledged.
+		if err := e.store.Fresh(ctx); err != nil {
+			return OperationResult{}, statusError(err)
+		}
 		d := e.decisionsOn(ctx, caller, op)
 		out, err := e.rehearseOne(ctx, caller, op, d)
 		d.report(&out)

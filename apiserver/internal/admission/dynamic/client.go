@@ -41,6 +41,10 @@ const (
 	idleTimeout = 90 * time.Second
 	// concurrency is how many calls of one webhook are under way at once; others wait.
 	concurrency = 64
+	// pingAfter is how long a connection may be silent before it must prove, within
+	// pingTimeout, that its far end is still there: pods vanish without a word.
+	pingAfter   = 5 * time.Second
+	pingTimeout = 3 * time.Second
 	// tries are how many addresses of a service are tried for one connection.
 	tries = 3
 )
@@ -71,6 +75,7 @@ func (a *Admission) newTarget(config *admissionregistrationv1.WebhookClientConfi
 		DialContext: a.dial, TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: handshakeTimeout, IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: concurrency,
 		MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 	t := &target{slots: make(chan struct{}, concurrency), client: &http.Client{
 		Transport:     transport,
@@ -159,6 +164,7 @@ func (t *target) postOnce(ctx context.Context, body []byte) ([]byte, error) {
 	request.Header.Set("User-Agent", "kijabi-apiserver-admission")
 	response, err := t.client.Do(request)
 	if err != nil {
+		t.client.CloseIdleConnections() // the next call may find another endpoint
 		return nil, err
 	}
 	defer func() { _ = response.Body.Close() }()

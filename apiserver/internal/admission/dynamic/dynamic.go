@@ -206,7 +206,7 @@ func (a *Admission) rebuild() {
 	a.state.Store(next)
 }
 
-// Begin begins the admission of one write; nil if nothing is configured.
+// Session begins the admission of one write; nil if nothing is configured.
 func (a *Admission) Session(ctx context.Context) *Session {
 	st := a.state.Load()
 	if st == nil {
@@ -279,8 +279,7 @@ func (s *Session) Validate(r *Request) error {
 	return s.askValidating(r)
 }
 
-// context bounds a wait by what is left of the session's budget. The returned function takes
-// from the budget what the wait has cost.
+// waiting begins a wait; the returned function takes from the session's budget what it has cost.
 func (s *Session) waiting() func() {
 	began := s.admission.cfg.Clock.Now()
 	return func() { s.left -= s.admission.cfg.Clock.Since(began) }
@@ -291,14 +290,16 @@ func (s *Session) warn(format string, args ...any) {
 }
 
 func (s *Session) annotate(key, value string) {
-	if len(s.Annotations) < maxAnnotations {
+	if len(s.Annotations) < maxAnnotations && len(key) <= maxKey {
 		s.Annotations = append(s.Annotations, Annotation{key, value[:min(len(value), maxAnnotation)]})
 	}
 }
 
 const (
-	// maxAnnotations and maxAnnotation, in bytes, bound what goes into the audit log.
+	// maxAnnotations, maxKey and maxAnnotation, the latter two in bytes, bound what goes into
+	// the audit log.
 	maxAnnotations = 64
+	maxKey         = 512
 	maxAnnotation  = 4 << 10
 	// maxWarnings bounds what a webhook tells clients.
 	maxWarnings = 32
