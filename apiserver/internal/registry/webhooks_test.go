@@ -534,6 +534,11 @@ func TestWhatNoWebhookSees(t *testing.T) {
 			_, err := m.Patch(t.Context(), node, at("nodes", "", "n", "status"), types.MergePatchType, []byte(`{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`), registry.WriteOptions{})
 			return err
 		}(),
+		"mark of a node that has gone": func() error {
+			manager := registry.Caller{User: "kijabi:controller-manager:m1", Groups: []string{"kijabi:role:controller-manager"}}
+			_, err := m.Patch(t.Context(), manager, at("nodes", "", "n"), types.MergePatchType, []byte(`{"spec":{"taints":[{"key":"node.kubernetes.io/unreachable","effect":"NoExecute"}]}}`), registry.WriteOptions{})
+			return err
+		}(),
 		"removal": func() error {
 			_, _, err := m.Delete(t.Context(), admin, at("validatingwebhookconfigurations", "", "all"), metav1.DeleteOptions{})
 			return err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -20,6 +21,7 @@ import (
 
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
 )
 
 // Request is one write, or one connection to a pod, service or node. It belongs to the
@@ -64,9 +66,18 @@ type view struct {
 
 const (
 	// upkeep is the apiserver itself, whose writes keep the cluster going.
-	upkeep         = "system:apiserver"
+	upkeep = "system:apiserver"
+	// nodeUserPrefix and programGroup are nodes, and the programs of the cluster: who reports
+	// nodes, and marks those that have gone so that what ran there is made elsewhere.
 	nodeUserPrefix = "system:node:"
+	programGroup   = pki.RolePrefix
 )
+
+// byCluster tells whether a program of the cluster asks.
+func (r *Request) byCluster() bool {
+	return strings.HasPrefix(r.User, nodeUserPrefix) ||
+		slices.ContainsFunc(r.Groups, func(group string) bool { return strings.HasPrefix(group, programGroup) })
+}
 
 // Show makes the request be about what has become of its object.
 func (r *Request) Show(obj runtime.Object) { r.Object, r.views = obj, nil }
@@ -82,7 +93,7 @@ func (r *Request) exempt() bool {
 	case eventsv1.GroupName:
 		return gr.Resource == "events"
 	case "":
-		if gr.Resource == "events" || gr.Resource == "nodes" && r.Subresource == "status" && strings.HasPrefix(r.User, nodeUserPrefix) {
+		if gr.Resource == "events" || gr.Resource == "nodes" && r.byCluster() {
 			return true
 		}
 	}
