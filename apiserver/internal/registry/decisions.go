@@ -66,6 +66,14 @@ func (d *decisions) report(out *OperationResult) {
 	}
 }
 
+// most is how often the write is planned anew.
+func (d *decisions) most() int {
+	if d == nil {
+		return maxReplans
+	}
+	return maxAsked
+}
+
 func (d *decisions) isScouting() bool { return d != nil && d.scouting }
 
 // request is the question about the write of an object; nil when nobody is asked.

@@ -90,6 +90,7 @@ type Engine struct {
 	quotas    *admission.Quotas
 	owners    *owners
 	dynamic   *dynamic.Admission
+	turns     turns
 }
 
 var _ Registry = (*Engine)(nil)

@@ -263,15 +263,41 @@ func TestMutation(t *testing.T) {
 		t.Errorf("%v, want that the patched object is validated", err)
 	}
 	for patch, want := range map[string]string{
-		`[{"op":"replace","path":"/metadata/name","value":"other"}]`: "renames",
-		`[{"op":"replace","path":"/nothing/there","value":1}]`:       "cannot be applied",
-		`[{"op":"add","path":"/data","value":7}]`:                    "cannot be applied",
+		`[{"op":"replace","path":"/metadata/name","value":"other"}]`:                                                         "renames",
+		`[{"op":"replace","path":"/nothing/there","value":1}]`:                                                               "cannot be applied",
+		`[{"op":"add","path":"/data","value":7}]`:                                                                            "cannot be applied",
+		`[{"op":"replace","path":"","value":null}]`:                                                                          "cannot be applied",
+		`[{"op":"replace","path":"","value":[1]}]`:                                                                           "cannot be applied",
+		`[{"op":"replace","path":"/metadata","value":null}]`:                                                                 "renames",
+		`[{"op":"add","path":"/data/deep","value":` + strings.Repeat(`{"a":`, 2000) + "1" + strings.Repeat("}", 2000) + `}]`: "cannot be applied",
 		`{`: "cannot be applied",
 	} {
 		w.Set(dynamictest.Patch(patch))
 		if _, err := m.Create(t.Context(), admin, at("configmaps", "default", ""), configMap("bad"), registry.WriteOptions{}); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error that says %q", patch, err, want)
 		}
+	}
+
+	// Of a kind that users have defined just as well.
+	m.define(t, parsed(t, widgets))
+	m.mutating(t, "custom", w, func(h *admissionregistrationv1.MutatingWebhook) {
+		h.Rules = []admissionregistrationv1.RuleWithOperations{rule("example.com", "widgets", "widgets/status")}
+	})
+	for patch, want := range map[string]string{
+		`[{"op":"replace","path":"","value":null}]`:               "cannot be applied",
+		`[{"op":"replace","path":"/metadata/name","value":"x"}]`:  "renames",
+		`[{"op":"add","path":"/metadata/labels","value":7}]`:      "cannot be applied",
+		`[{"op":"add","path":"/spec/replicas","value":"many"}]`:   "Invalid value",
+		`[{"op":"add","path":"/spec/unknown","value":"dropped"}]`: "",
+	} {
+		w.Set(dynamictest.Patch(patch))
+		_, err := m.Create(t.Context(), admin, widgetAt("v1", ""), widget(t, "v1", "w", `{"spec":{"replicas":1}}`), registry.WriteOptions{})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want an error that says %q", patch, err, want)
+		}
+	}
+	if got := content(t, get[*object.Custom](t, m, widgetAt("v1", "w"))); strings.Contains(got, "unknown") {
+		t.Errorf("%s: what the schema does not know was stored", got)
 	}
 
 	w.Set(dynamictest.Patch(`[{"op":"add","path":"/data/more","value":"x"}]`))

@@ -307,6 +307,8 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 	var out OperationResult
 	var p *plan
 	var d *decisions
+	release := func() {}
+	defer func() { release() }()
 	local := func(ctx context.Context, caller Caller) error {
 		if d == nil {
 			d = e.decisionsOn(ctx, caller, op)
@@ -329,11 +331,14 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 				p = nil
 				continue
 			}
-			if attempt < maxReplans && errors.Is(err, errReplan) {
-				p = nil
-				continue
+			if !errors.Is(err, errReplan) || attempt == d.most() {
+				return err
 			}
-			return err
+			if d != nil && attempt == 0 {
+				release()
+				release = e.turns.take(ctx, p.key)
+			}
+			p = nil
 		}
 	}
 	remote := func(ctx context.Context, caller Caller) error {
