@@ -257,16 +257,10 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by write
 	if err := e.completeByRules(&request); err != nil {
 		return nil, err
 	}
-	if err := d.mutate(question, nil, func(last bool) error {
-		if kind.Default != nil {
-			kind.Default(obj)
+	if d != nil {
+		if err := e.mutateNew(d, question, &request); err != nil {
+			return nil, err
 		}
-		if last {
-			return e.completeByRules(&request)
-		}
-		return nil
-	}); err != nil {
-		return nil, err
 	}
 	if kind.PrepareForCreate != nil {
 		kind.PrepareForCreate(obj)
@@ -295,6 +289,19 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by write
 		}
 	}
 	return request.Warnings, d.validate(question, obj)
+}
+
+// mutateNew lets webhooks and policies change a new object, which is defaulted and completed again.
+func (e *Engine) mutateNew(d *decisions, question *dynamic.Request, request *admission.Request) error {
+	return d.mutate(question, nil, func(last bool) error {
+		if request.Kind.Default != nil {
+			request.Kind.Default(request.Object)
+		}
+		if last {
+			return e.completeByRules(request)
+		}
+		return nil
+	})
 }
 
 // completeByRules fills in what the cluster's objects say.

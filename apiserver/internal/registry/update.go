@@ -126,13 +126,10 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	}
 	// What webhooks change belongs to nobody.
 	question := how.decisions.request(admissionv1.Update, kind, how.subresource, obj, old)
-	if err := how.decisions.mutate(question, current, func(bool) error {
-		if kind.Default != nil {
-			kind.Default(obj)
+	if how.decisions != nil {
+		if err := mutateChanged(how, question, current, obj); err != nil {
+			return outcome{}, err
 		}
-		return nil
-	}); err != nil {
-		return outcome{}, err
 	}
 	var errs field.ErrorList
 	switch how.subresource {
@@ -210,6 +207,16 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 		out.charge = func(dry bool) error { return e.quotas.Charge(kind, current.Key.Namespace, old, obj, dry) }
 	}
 	return out, err
+}
+
+// mutateChanged lets webhooks and policies change what an object is about to become.
+func mutateChanged(how edit, question *dynamic.Request, current *store.Record, obj object.Object) error {
+	return how.decisions.mutate(question, current, func(bool) error {
+		if how.kind.Default != nil {
+			how.kind.Default(obj)
+		}
+		return nil
+	})
 }
 
 // setTimes lets the kind set the times that the server keeps; old is nil on creation.

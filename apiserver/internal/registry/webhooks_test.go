@@ -353,6 +353,9 @@ func TestRefusal(t *testing.T) {
 		{&metav1.Status{Message: "no way"}, `admission webhook "v.example.com" denied the request: no way`, 400},
 		{&metav1.Status{Reason: "Because"}, `admission webhook "v.example.com" denied the request: Because`, 400},
 		{nil, `admission webhook "v.example.com" denied the request without explanation`, 400},
+		{&metav1.Status{Message: "later", Code: 503, Reason: metav1.StatusReasonServiceUnavailable}, `admission webhook "v.example.com" denied the request: later`, 500},
+		{&metav1.Status{Code: 412, Reason: registry.ReasonFenced}, `admission webhook "v.example.com" denied the request: Fenced`, 500},
+		{&metav1.Status{Message: "slow down", Code: 429, Reason: metav1.StatusReasonTooManyRequests}, `admission webhook "v.example.com" denied the request: slow down`, 429},
 	} {
 		w.Set(func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 			return &admissionv1.AdmissionResponse{Result: of.result, Warnings: []string{"careful"}}

@@ -73,26 +73,11 @@ func (s *Session) input(r *Request, kind *kinds.Kind) (*expression.Input, error)
 	if in.Object, in.Old, err = v.maps(); err != nil {
 		return nil, err
 	}
-	question, err := r.question(kind)
-	if err != nil {
+	if in.Request, err = v.facts.get(func() (map[string]any, error) { return r.facts(kind) }); err != nil {
 		return nil, err
-	}
-	text, err := json.Marshal(question)
-	if err != nil {
-		return nil, internalError("encode the request for expressions: %w", err)
-	}
-	if in.Request, err = content(text); err != nil {
-		return nil, err
-	}
-	for _, name := range [...]string{"uid", "object", "oldObject"} {
-		delete(in.Request, name)
 	}
 	if namespace := s.namespaceOf(r); namespace != nil && r.Kind.Namespaced {
-		text, err := json.Marshal(namespace)
-		if err != nil {
-			return nil, internalError("encode namespace %s for expressions: %w", namespace.Name, err)
-		}
-		if in.Namespace, err = content(text); err != nil {
+		if in.Namespace, err = r.around.get(func() (map[string]any, error) { return contentOfAny(namespace) }); err != nil {
 			return nil, err
 		}
 	}
@@ -100,4 +85,26 @@ func (s *Session) input(r *Request, kind *kinds.Kind) (*expression.Input, error)
 		expression.Who{User: r.User, UID: r.UID, Groups: r.Groups, Extra: r.Extra},
 		expression.Target{Resource: r.Kind.GVR, Subresource: r.Subresource, Namespace: r.Namespace, Name: r.Name})
 	return in, nil
+}
+
+// facts are what expressions see of the request beside its objects.
+func (r *Request) facts(kind *kinds.Kind) (map[string]any, error) {
+	question, err := r.question(kind)
+	if err != nil {
+		return nil, err
+	}
+	out, err := contentOfAny(question)
+	for _, name := range [...]string{"uid", "object", "oldObject"} {
+		delete(out, name)
+	}
+	return out, err
+}
+
+// contentOfAny is something of the server's as expressions see it.
+func contentOfAny(of any) (map[string]any, error) {
+	text, err := json.Marshal(of)
+	if err != nil {
+		return nil, internalError("encode for expressions: %w", err)
+	}
+	return content(text)
 }

@@ -48,9 +48,10 @@ type Request struct {
 	Options runtime.Object
 	DryRun  bool
 
-	namespace *corev1.Namespace // see Session.namespaceOf
-	looked    bool              // for the namespace
-	others    []*kinds.Kind     // see Session.versions
+	namespace *corev1.Namespace    // see Session.namespaceOf
+	looked    bool                 // for the namespace
+	around    once[map[string]any] // the namespace's content
+	others    []*kinds.Kind        // see Session.versions
 	views     map[*kinds.Kind]*view
 }
 
@@ -62,6 +63,8 @@ type view struct {
 	object, old []byte
 	// The same, decoded, once somebody has asked for it.
 	objectMap, oldMap map[string]any
+	// facts are the question without its objects.
+	facts once[map[string]any]
 }
 
 const (

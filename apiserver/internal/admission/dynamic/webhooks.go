@@ -464,11 +464,23 @@ func refusal(h *hook, answer *admissionv1.AdmissionResponse) *apierrors.StatusEr
 	if answer.Result != nil {
 		status = *answer.Result
 	}
+	said := string(status.Reason)
 	if status.Code < http.StatusBadRequest {
 		status.Code = http.StatusBadRequest
 	}
+	switch status.Reason {
+	case metav1.StatusReasonServiceUnavailable, metav1.StatusReasonServerTimeout, metav1.StatusReasonTimeout, "Fenced":
+		status.Code = http.StatusInternalServerError
+	}
+	if status.Code == http.StatusServiceUnavailable || status.Code == http.StatusGatewayTimeout {
+		status.Code = http.StatusInternalServerError
+	}
+	if status.Code == http.StatusInternalServerError {
+		// Other reasons of this kind are about masters, which would be asked again and again.
+		status.Reason = metav1.StatusReasonInternalError
+	}
 	status.Status = metav1.StatusFailure
-	why := cmp.Or(status.Message, string(status.Reason))
+	why := cmp.Or(status.Message, said)
 	status.Message = fmt.Sprintf("admission webhook %q denied the request", h.name)
 	if why == "" {
 		status.Message += " without explanation"
