@@ -41,6 +41,10 @@ const (
 	// MetadataWarning is in the header of an answer, once for each warning about what was
 	// written, quoted as a Go string of ASCII.
 	MetadataWarning = "kijabi-warning"
+	// MetadataAuditAnnotation is in the header of the answer to a forwarded write, once for each
+	// annotation that the audit event of the original request is to have: key and value, each
+	// quoted as a Go string of ASCII, with a space between.
+	MetadataAuditAnnotation = "kijabi-audit-annotation"
 )
 
 // Warnings is the header that carries warnings.
@@ -61,6 +65,28 @@ func WarningsOf(header metadata.MD) []string {
 		}
 	}
 	return texts
+}
+
+// AuditAnnotation is the header that carries an audit annotation.
+func AuditAnnotation(key, value string) metadata.MD {
+	return metadata.Pairs(MetadataAuditAnnotation, strconv.QuoteToASCII(key)+" "+strconv.QuoteToASCII(value))
+}
+
+// AuditAnnotationsOf reads the audit annotations in a header; what is not quoted right is left out.
+func AuditAnnotationsOf(header metadata.MD) [][2]string {
+	var out [][2]string
+	for _, text := range header.Get(MetadataAuditAnnotation) {
+		quoted, err := strconv.QuotedPrefix(text)
+		if err != nil {
+			continue
+		}
+		key, err1 := strconv.Unquote(quoted)
+		value, err2 := strconv.Unquote(strings.TrimPrefix(text[len(quoted):], " "))
+		if err1 == nil && err2 == nil {
+			out = append(out, [2]string{key, value})
+		}
+	}
+	return out
 }
 
 // WithEpoch returns a context whose calls carry the leadership epoch e. Servers

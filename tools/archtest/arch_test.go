@@ -47,7 +47,7 @@ var onlyIn = []struct{ library, place, reason string }{
 	{"golang.org/x/crypto/ssh", "cli/internal/remote", "whoever needs a machine runs commands on it by package remote"},
 	{"k8s.io/apiextensions-apiserver/pkg/apiserver", "apiserver/internal/registry/customkinds", "others see rows of the table of kinds"},
 	{"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation", "apiserver/internal/registry/customkinds", "others see rows of the table of kinds"},
-	{"k8s.io/apiserver", "apiserver/internal/registry/customkinds", "schemas are about its CEL types; nothing else of it is ours to use"},
+	{"k8s.io/apiserver", "apiserver/internal/registry/customkinds apiserver/internal/admission/expression", "schemas are about its CEL types, and expressions use its functions; nothing else of it is ours to use"},
 	{"k8s.io/client-go/kubernetes", "test", "our programs use platform/kube/client"},
 }
 

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
@@ -193,6 +194,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Store: objects, Forwarder: measured.Forwarder(forward.New(group)), Access: authorizer, Tokens: accounts,
 		Network: cfg.Network, Log: log.Named("registry"), Clock: clk,
 		Kinds: kinds.All(kinds.Options{TolerationSeconds: cfg.DefaultTolerationSeconds}), RootCA: ca.CertificatePEM(),
+		Dynamic: dynamic.Config{Rights: rights(authorizer), Meter: measured, ClientCertificate: presented(identity)},
 		Admission: &admission.Config{PodSecurity: cfg.PodSecurity, IsMaster: func(name string) bool {
 			return slices.ContainsFunc(group.Members(), func(m masters.Member) bool { return m.Name == name })
 		}},

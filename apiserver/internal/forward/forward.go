@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
@@ -79,15 +80,25 @@ func (f *Forwarder) Do(ctx context.Context, caller registry.Caller, op registry.
 		packed = res.GetObject()
 	case *objectv1pb.Operation_Delete:
 		var res *objectv1pb.DeleteResponse
-		res, err = service.Delete(ctx, request.Delete)
+		res, err = service.Delete(ctx, request.Delete, grpc.Header(&header))
 		packed, removed = res.GetObject(), res.GetRemoved()
 	}
+	said := saidIn(header)
 	if err != nil {
-		return registry.OperationResult{}, rpc.FromStatus(err)
+		return said, rpc.FromStatus(err)
 	}
 	out, err := resultOf(op.Ref, packed)
-	out.Deleted, out.Warnings = removed, rpc.WarningsOf(header)
+	out.Deleted, out.Warnings, out.Annotations = removed, said.Warnings, said.Annotations
 	return out, err
+}
+
+// saidIn is what the leader has to say about a write.
+func saidIn(header metadata.MD) registry.OperationResult {
+	out := registry.OperationResult{Warnings: rpc.WarningsOf(header)}
+	for _, a := range rpc.AuditAnnotationsOf(header) {
+		out.Annotations = append(out.Annotations, dynamic.Annotation{Key: a[0], Value: a[1]})
+	}
+	return out
 }
 
 // Transact performs operations at the leader in one batch.
@@ -102,11 +113,13 @@ func (f *Forwarder) Transact(ctx context.Context, caller registry.Caller, ops []
 			return nil, err
 		}
 	}
-	res, err := service.Transact(ctx, req)
+	var header metadata.MD
+	res, err := service.Transact(ctx, req, grpc.Header(&header))
 	if err != nil {
 		return nil, rpc.FromStatus(err)
 	}
 	out := make([]registry.OperationResult, len(res.GetResults()))
+	said := saidIn(header) // about any of them
 	for i, result := range res.GetResults() {
 		if failed := result.GetErrorStatus(); len(failed) > 0 {
 			status := &apierrors.StatusError{}
@@ -125,6 +138,9 @@ func (f *Forwarder) Transact(ctx context.Context, caller registry.Caller, ops []
 		if out[i].Object, err = object.Unpack(result.GetObject()); err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
+	}
+	if len(out) > 0 {
+		out[0].Warnings, out[0].Annotations = said.Warnings, said.Annotations
 	}
 	return out, nil
 }

@@ -58,6 +58,7 @@ type Metrics struct {
 	watched   *prometheus.CounterVec
 	storage   *storageMetrics
 	forwarded *prometheus.CounterVec
+	admission *admissionMetrics
 
 	mu     sync.RWMutex
 	kinds  map[Request]series
@@ -95,6 +96,8 @@ func New() *Metrics {
 	m.registry.MustRegister(m.requests, m.durations, m.inFlight, m.long, m.watched, m.forwarded,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.storage.all()...)
+	m.admission = newAdmissionMetrics()
+	m.registry.MustRegister(m.admission.all()...)
 	return m
 }
 

@@ -203,3 +203,18 @@ func BenchmarkRequest(b *testing.B) {
 		m.Answered(r, 200, time.Millisecond)
 	}
 }
+
+func TestAdmission(t *testing.T) {
+	m := New()
+	m.Webhook("a.example.com", "admit", "CREATE", 0, 7*time.Millisecond)
+	m.Webhook("a.example.com", "admit", "CREATE", 403, time.Millisecond)
+	m.WebhookRejected("a.example.com", "admit", "CREATE", "no_error", 403)
+	m.WebhookFailedOpen("b.example.com", "validating")
+	m.Policy("p", "b", "deny", time.Millisecond)
+	has(t, read(t, m),
+		`apiserver_admission_webhook_admission_duration_seconds_count{name="a.example.com",operation="CREATE",rejected="false",type="admit"} 1`,
+		`apiserver_admission_webhook_admission_duration_seconds_count{name="a.example.com",operation="CREATE",rejected="true",type="admit"} 1`,
+		`apiserver_admission_webhook_rejection_count{error_type="no_error",name="a.example.com",operation="CREATE",rejection_code="403",type="admit"} 1`,
+		`apiserver_admission_webhook_fail_open_count{name="b.example.com",type="validating"} 1`,
+		`apiserver_validating_admission_policy_check_duration_seconds_count{enforcement_action="deny",policy="p",policy_binding="b"} 1`)
+}

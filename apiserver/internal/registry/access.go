@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -105,7 +106,7 @@ func (e *Engine) aggregate(ctx context.Context) error {
 
 // token answers a request for a token of a service account. Nothing is stored: every
 // master can do it.
-func (e *Engine) token(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
+func (e *Engine) token(ctx context.Context, caller Caller, op Operation, d *decisions) (OperationResult, error) {
 	kind, err := e.resolve(op.Ref, true)
 	if err != nil {
 		return OperationResult{}, err
@@ -115,6 +116,9 @@ func (e *Engine) token(ctx context.Context, caller Caller, op Operation) (Operat
 		return OperationResult{}, checkType(kind, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), op.Object)
 	}
 	if err := place(kind, op.Ref, request); err != nil {
+		return OperationResult{}, err
+	}
+	if err := d.decide(body(d.request(admissionv1.Create, kind, op.Ref.Subresource, request, nil), authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))); err != nil {
 		return OperationResult{}, err
 	}
 	if e.rules != nil {

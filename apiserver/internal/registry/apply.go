@@ -56,6 +56,17 @@ func newOwners(table []*Kind) *owners {
 	return o
 }
 
+// typesOf returns what merges objects of a kind.
+func (o *owners) typesOf(kind *Kind) (smd.TypeConverter, error) {
+	switch {
+	case kind.Custom != nil:
+		return kind.Custom.Converter()
+	case kind.GroupResource().String() == definitionsResource:
+		return customkinds.DefinitionConverter()
+	}
+	return o.types(), nil
+}
+
 // addConversion lets what was applied in one version of a kind be merged in another.
 func addConversion(scheme *runtime.Scheme, from, to object.Kind, convert func(object.Object) object.Object) {
 	err := scheme.AddConversionFunc(from.New(), to.New(), func(in, out any, _ conversion.Scope) error {
@@ -121,7 +132,7 @@ func resetBy(kind *Kind, subresource string) []string {
 }
 
 // planApply merges a partial object into the one that is there, or creates it.
-func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planApply(caller Caller, kind *Kind, op Operation, d *decisions) (*plan, error) {
 	ref := op.Ref
 	if op.Options.FieldManager == "" {
 		return nil, apierrors.NewBadRequest("fieldManager is required for apply patch")
@@ -150,7 +161,7 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 					return outcome{}, err
 				}
 			}
-			return e.applyNew(caller, kind, op, tracker, intent)
+			return e.applyNew(caller, kind, op, tracker, intent, d)
 		}
 		old, err := decode(kind, current)
 		if err != nil {
@@ -168,12 +179,12 @@ func (e *Engine) planApply(caller Caller, kind *Kind, op Operation) (*plan, erro
 		}
 		obj := merged.(object.Object)
 		obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
-		return e.change(edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writer{settled: true}, dry: dryRun(op)}, current, old, obj)
+		return e.change(edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writer{settled: true}, dry: dryRun(op), decisions: d}, current, old, obj)
 	}
 	return p, nil
 }
 
-func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, tracker *managedfields.Tracker, intent *unstructured.Unstructured) (outcome, error) {
+func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, tracker *managedfields.Tracker, intent *unstructured.Unstructured, d *decisions) (outcome, error) {
 	if op.Ref.Subresource != "" {
 		return outcome{}, notFound(kind, op.Ref.Name)
 	}
@@ -191,7 +202,7 @@ func (e *Engine) applyNew(caller Caller, kind *Kind, op Operation, tracker *mana
 	create, err := e.planNew(caller, kind, Operation{
 		Verb: VerbCreate, Object: merged.(object.Object), Options: op.Options,
 		Ref: Ref{Resource: op.Ref.Resource, Namespace: op.Ref.Namespace, Name: op.Ref.Name},
-	}, writer{settled: true})
+	}, writer{settled: true}, d)
 	if err != nil {
 		return outcome{}, err
 	}

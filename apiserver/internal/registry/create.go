@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
@@ -101,12 +102,12 @@ func place(kind *Kind, ref Ref, obj object.Object) error {
 
 // planCreate completes and checks the object. All but the name's being free, the
 // namespace's being open, quotas and a service's addresses is settled here.
-func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation) (*plan, error) {
-	return e.planNew(caller, kind, op, writerOf(caller, op.Options))
+func (e *Engine) planCreate(caller Caller, kind *Kind, op Operation, d *decisions) (*plan, error) {
+	return e.planNew(caller, kind, op, writerOf(caller, op.Options), d)
 }
 
 // planNew plans the creation of an object whose fields become by's.
-func (e *Engine) planNew(caller Caller, kind *Kind, op Operation, by writer) (*plan, error) {
+func (e *Engine) planNew(caller Caller, kind *Kind, op Operation, by writer, d *decisions) (*plan, error) {
 	if err := checkType(kind, kind.GVK, op.Object); err != nil {
 		return nil, err
 	}
@@ -119,7 +120,13 @@ func (e *Engine) planNew(caller Caller, kind *Kind, op Operation, by writer) (*p
 	if kind.Namespaced && obj.GetNamespace() == "" {
 		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	warnings, err := e.complete(caller, kind, obj, by)
+	if d != nil && kind.Namespaced {
+		// Nobody is asked about what cannot be; when it is decided, this is asked again.
+		if err := e.namespaceOpen(kind, keyOf(kind, obj.GetNamespace(), obj.GetName())); err != nil {
+			return nil, err
+		}
+	}
+	warnings, err := e.complete(caller, kind, obj, by, d)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +169,7 @@ func (e *Engine) planNew(caller Caller, kind *Kind, op Operation, by writer) (*p
 			return outcome{change: ready, obj: obj, charge: charge}, nil
 		}
 		complete := service.DeepCopy()
-		if !dry {
+		if !dry && !d.isScouting() {
 			if err := e.addresses.allocate(kind, p.key, complete); err != nil {
 				return outcome{}, err
 			}
@@ -193,7 +200,7 @@ func (e *Engine) furnish(namespace string) ([]*plan, error) {
 		if !known {
 			continue
 		}
-		if _, err := e.complete(clusterCaller(), kind, obj, writer{manager: serverManager}); err != nil {
+		if _, err := e.complete(clusterCaller(), kind, obj, writer{manager: serverManager}, nil); err != nil {
 			return nil, err
 		}
 		change, err := encode(kind, obj)
@@ -218,11 +225,12 @@ func alreadyExists(kind *Kind, name string) *apierrors.StatusError {
 
 // complete fills in what the server sets, defaults, admits and validates a new object. It
 // returns warnings for the client.
-func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by writer) ([]string, error) {
+func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by writer, d *decisions) ([]string, error) {
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	obj.GetObjectKind().SetGroupVersionKind(kind.GVK)
+	question := d.creation(kind, obj, obj.GetName())
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
 		obj.SetName(generateName(obj.GetGenerateName()))
 	}
@@ -246,8 +254,11 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by write
 		User: caller.User, Groups: caller.Groups, Verb: admission.Create, Kind: kind,
 		Namespace: obj.GetNamespace(), Name: nameOf(obj), Object: obj,
 	}
-	if e.rules != nil {
-		if err := e.rules.Complete(&request); err != nil {
+	if err := e.completeByRules(&request); err != nil {
+		return nil, err
+	}
+	if d != nil {
+		if err := e.mutateNew(d, question, &request); err != nil {
 			return nil, err
 		}
 	}
@@ -261,6 +272,7 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by write
 	e.fill(obj)
 	e.defined.settle(obj)
 	errs := append(validateMeta(kind, obj), e.defined.foreign(obj)...)
+	errs = append(errs, dynamic.Check(obj, nil)...)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
 	}
@@ -276,7 +288,28 @@ func (e *Engine) complete(caller Caller, kind *Kind, obj object.Object, by write
 			return nil, err
 		}
 	}
-	return request.Warnings, nil
+	return request.Warnings, d.validate(question, obj)
+}
+
+// mutateNew lets webhooks and policies change a new object, which is defaulted and completed again.
+func (e *Engine) mutateNew(d *decisions, question *dynamic.Request, request *admission.Request) error {
+	return d.mutate(question, nil, func(last bool) error {
+		if request.Kind.Default != nil {
+			request.Kind.Default(request.Object)
+		}
+		if last {
+			return e.completeByRules(request)
+		}
+		return nil
+	})
+}
+
+// completeByRules fills in what the cluster's objects say.
+func (e *Engine) completeByRules(request *admission.Request) error {
+	if e.rules == nil {
+		return nil
+	}
+	return e.rules.Complete(request)
 }
 
 // nameOf names an object in errors, even one whose name is yet to be generated.

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/registry/customkinds"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
@@ -65,6 +66,9 @@ type Config struct {
 	// Admission is how strict the rules about other objects are; nil leaves the rules out,
 	// quotas excepted.
 	Admission *admission.Config
+	// Dynamic says how webhooks are called and policies evaluated. Store, Kinds, Types, Clock
+	// and Log are the engine's; the others may be left out.
+	Dynamic dynamic.Config
 	// RootCA is the cluster's CA in PEM, which every namespace holds; empty: none does.
 	RootCA []byte
 	// Network says which service addresses and node ports there are. Required.
@@ -86,6 +90,8 @@ type Engine struct {
 	rules     *admission.Chain // nil: none
 	quotas    *admission.Quotas
 	owners    *owners
+	dynamic   *dynamic.Admission
+	turns     turns
 }
 
 var _ Registry = (*Engine)(nil)
@@ -123,6 +129,10 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Store.Observe(e.defined)
 	cfg.Store.Observe(services)
 	cfg.Store.Observe(e.quotas)
+	cfg.Dynamic.Store, cfg.Dynamic.Kinds, cfg.Dynamic.Clock, cfg.Dynamic.Log = cfg.Store, e.Kinds, cfg.Clock, cfg.Log
+	cfg.Dynamic.Types = e.owners.typesOf
+	e.dynamic = dynamic.New(cfg.Dynamic)
+	cfg.Store.Observe(e.dynamic)
 	return e, nil
 }
 

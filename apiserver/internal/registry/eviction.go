@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,12 +28,16 @@ const (
 // planEviction deletes a pod on behalf of a drain, if the disruption budget that covers it
 // allows that. Pod and budget are written in one group, so of evictions that compete for
 // the last allowed disruption one wins.
-func (e *Engine) planEviction(kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planEviction(kind *Kind, op Operation, d *decisions) (*plan, error) {
 	eviction, ok := op.Object.(*policyv1.Eviction)
 	if !ok {
 		return nil, checkType(kind, policyv1.SchemeGroupVersion.WithKind("Eviction"), op.Object)
 	}
 	if err := place(kind, op.Ref, eviction); err != nil {
+		return nil, err
+	}
+	eviction = eviction.DeepCopy()
+	if err := d.decide(body(d.request(admissionv1.Create, kind, "eviction", eviction, nil), policyv1.SchemeGroupVersion.WithKind("Eviction"))); err != nil {
 		return nil, err
 	}
 	var opts metav1.DeleteOptions

@@ -21,13 +21,13 @@ import (
 
 // planPatch changes part of an object. It is computed against whatever the object is when
 // the batch is formed, so it conflicts only if it names a version.
-func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation, d *decisions) (*plan, error) {
 	ref := op.Ref
 	if len(op.Patch) > maxPatchBytes {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxPatchBytes))
 	}
 	if op.PatchType == types.ApplyPatchType {
-		return e.planApply(caller, kind, op)
+		return e.planApply(caller, kind, op, d)
 	}
 	if op.PatchType == types.StrategicMergePatchType && kind.Custom != nil && ref.Subresource != "scale" {
 		return nil, unsupportedPatch(types.JSONPatchType, types.MergePatchType, types.ApplyYAMLPatchType)
@@ -37,7 +37,7 @@ func (e *Engine) planPatch(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
-	how := edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writerOf(caller, op.Options), dry: dryRun(op), decisions: d}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)

@@ -8,9 +8,11 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/registry/kinds"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
@@ -112,6 +114,10 @@ type Registry interface {
 	DeleteCollection(ctx context.Context, caller Caller, ref Ref, opts metav1.DeleteOptions, list ListOptions) (int64, error)
 	// Transact performs operations in one batch, all or none unless independent.
 	Transact(ctx context.Context, caller Caller, ops []Operation, independent bool) ([]OperationResult, error)
+	// Connect admits a connection to a pod, service or node by what users have configured.
+	// options say what is asked for, such as a *corev1.PodExecOptions. The result holds
+	// warnings and annotations only.
+	Connect(ctx context.Context, caller Caller, ref Ref, options runtime.Object) (OperationResult, error)
 	// Do performs one write and returns the stored record, encoded: what a door that speaks
 	// protobuf should use, because nothing is encoded twice. The record of a dry run has
 	// version 0. For deletes Deleted tells whether the object is gone. For subresources
@@ -160,7 +166,9 @@ type OperationResult struct {
 	Kind object.Kind
 	// Deleted is true when a delete removed the object, false while it terminates.
 	Deleted bool
-	// Warnings for whoever writes, such as of what will be refused later.
+	// Warnings for whoever writes, such as of what will be refused later; also beside an error.
 	Warnings []string
-	Err      error
+	// Annotations for the audit log, from webhooks and policies; also beside an error.
+	Annotations []dynamic.Annotation
+	Err         error
 }

@@ -25,7 +25,7 @@ func protectedNamespace(name string) bool {
 }
 
 // planDelete removes an object, or marks it when something must happen first.
-func (e *Engine) planDelete(kind *Kind, ref Ref, opts metav1.DeleteOptions) (*plan, error) {
+func (e *Engine) planDelete(kind *Kind, ref Ref, opts metav1.DeleteOptions, d *decisions) (*plan, error) {
 	if errs := metavalidation.ValidateDeleteOptions(&opts); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
 	}
@@ -46,6 +46,9 @@ func (e *Engine) planDelete(kind *Kind, ref Ref, opts metav1.DeleteOptions) (*pl
 		obj, err := decode(kind, current)
 		if err != nil {
 			return p.removeDamaged(opts, err)
+		}
+		if err := d.removal(kind, current, obj); err != nil {
+			return outcome{}, err
 		}
 		return e.remove(kind, current, obj, opts)
 	}
@@ -173,10 +176,12 @@ func (e *Engine) DeleteCollection(ctx context.Context, caller Caller, ref Ref, o
 			plans := make([]*plan, 0, len(page))
 			for _, record := range page {
 				at := Ref{Resource: kind.GVR, Namespace: record.Key.Namespace, Name: record.Key.Name}
-				p, err := e.planDelete(kind, at, opts)
+				d := e.decisionsOn(ctx, caller, Operation{Verb: VerbDelete, Ref: at, Delete: opts})
+				p, err := e.planDelete(kind, at, opts, d)
 				if err != nil {
 					return err
 				}
+				p.decisions = d
 				plans = append(plans, p)
 			}
 			n, err := e.deletePlans(ctx, caller, plans, len(opts.DryRun) > 0)
@@ -205,8 +210,8 @@ func (e *Engine) deletePlans(ctx context.Context, caller Caller, plans []*plan, 
 		}
 		return int64(len(plans)), nil
 	}
-	for _, p := range plans {
-		e.prepare(p, VerbDelete)
+	if err := e.prepareAll(ctx, plans, func(int) Verb { return VerbDelete }); err != nil {
+		return 0, err
 	}
 	caller.RequestID = "" // repeating a deletion is harmless, and one id names one group
 	results, err := e.commit(ctx, caller, plans, false)

@@ -3,6 +3,7 @@ package registry
 import (
 	"maps"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,7 +46,7 @@ func scaleRecord(kind *Kind, record *store.Record) (*store.Record, error) {
 }
 
 // planScale sets the wanted replicas.
-func (e *Engine) planScale(caller Caller, kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planScale(caller Caller, kind *Kind, op Operation, d *decisions) (*plan, error) {
 	given, ok := op.Object.(*autoscalingv1.Scale)
 	if !ok || kind.Scale == nil {
 		return nil, checkType(kind, autoscalingv1.SchemeGroupVersion.WithKind("Scale"), op.Object)
@@ -54,7 +55,7 @@ func (e *Engine) planScale(caller Caller, kind *Kind, op Operation) (*plan, erro
 		return nil, err
 	}
 	p := &plan{kind: kind, key: keyOf(kind, op.Ref.Namespace, op.Ref.Name)}
-	how := edit{kind: kind, caller: caller, subresource: "scale", by: writerOf(caller, op.Options), dry: dryRun(op)}
+	how := edit{kind: kind, caller: caller, subresource: "scale", by: writerOf(caller, op.Options), dry: dryRun(op), decisions: d}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, op.Ref.Name)
@@ -63,7 +64,7 @@ func (e *Engine) planScale(caller Caller, kind *Kind, op Operation) (*plan, erro
 		if err != nil {
 			return outcome{}, err
 		}
-		return e.scale(how, current, old, given)
+		return e.scale(how, current, old, given.DeepCopy())
 	}
 	return p, nil
 }
@@ -86,6 +87,10 @@ func (e *Engine) scale(how edit, current *store.Record, old object.Object, given
 	if err := precondition(how.kind, current, given); err != nil {
 		return outcome{}, err
 	}
+	if err := how.decisions.rescaling(how.kind, given, scaleOf(how.kind, old)); err != nil {
+		return outcome{}, err
+	}
+	how.decisions = nil
 	if given.Spec.Replicas < 0 {
 		return outcome{}, apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), given.Name, field.ErrorList{
 			field.Invalid(field.NewPath("spec", "replicas"), given.Spec.Replicas, "must be greater than or equal to 0"),
@@ -103,12 +108,16 @@ func (e *Engine) scale(how edit, current *store.Record, old object.Object, given
 }
 
 // planBinding puts a pod on a node, once.
-func (e *Engine) planBinding(kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planBinding(kind *Kind, op Operation, d *decisions) (*plan, error) {
 	binding, ok := op.Object.(*corev1.Binding)
 	if !ok {
 		return nil, checkType(kind, corev1.SchemeGroupVersion.WithKind("Binding"), op.Object)
 	}
 	if err := place(kind, op.Ref, binding); err != nil {
+		return nil, err
+	}
+	binding = binding.DeepCopy()
+	if err := d.decide(body(d.request(admissionv1.Create, kind, "binding", binding, nil), corev1.SchemeGroupVersion.WithKind("Binding"))); err != nil {
 		return nil, err
 	}
 	var errs field.ErrorList

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -22,15 +24,22 @@ func (e *Engine) Transact(ctx context.Context, caller Caller, ops []Operation, i
 	var out []OperationResult
 	var t *transaction
 	local := func(ctx context.Context, caller Caller) error {
-		if t == nil {
+		for attempt := 0; ; attempt++ {
 			var err error
-			if t, err = e.planAll(caller, ops, independent); err != nil {
+			if t == nil {
+				if t, err = e.planAll(ctx, caller, ops, independent); err != nil {
+					return err
+				}
+			}
+			out, err = e.commitAll(ctx, caller, t, independent)
+			if attempt == maxReplans || !errors.Is(err, errReplan) {
+				if err == nil {
+					return e.repeatChanged(ctx, caller, ops, t, out)
+				}
 				return err
 			}
+			t = nil
 		}
-		var err error
-		out, err = e.commitAll(ctx, caller, t, independent)
-		return err
 	}
 	remote := func(ctx context.Context, caller Caller) error {
 		var err error
@@ -51,13 +60,33 @@ type transaction struct {
 	dry   bool
 }
 
-func (e *Engine) planAll(caller Caller, ops []Operation, independent bool) (*transaction, error) {
+// repeatChanged performs those operations of an independent transaction by themselves whose
+// objects have changed since they were prepared.
+func (e *Engine) repeatChanged(ctx context.Context, caller Caller, ops []Operation, t *transaction, out []OperationResult) error {
+	id := caller.RequestID
+	for i, p := range t.plans {
+		if p == nil || !p.replan || out[i].Err == nil {
+			continue
+		}
+		caller.RequestID = id + "-" + strconv.Itoa(i)
+		var err error
+		if out[i], err = e.one(ctx, caller, ops[i]); err != nil {
+			out[i].Err = err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) planAll(ctx context.Context, caller Caller, ops []Operation, independent bool) (*transaction, error) {
 	t := &transaction{plans: make([]*plan, len(ops)), errs: make([]error, len(ops)), verbs: make([]Verb, len(ops))}
+	if err := e.planEach(ctx, caller, ops, t); err != nil {
+		return nil, err
+	}
 	seen := make(map[store.Key]bool, len(ops))
 	for i := range ops {
 		t.dry = t.dry || dryRun(ops[i])
 		t.verbs[i] = ops[i].Verb
-		p, err := e.plan(caller, ops[i])
+		p, err := t.plans[i], t.errs[i]
 		if err == nil && seen[p.key] {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("operation %d: %s is written twice in one transaction", i, p.key))
 		}
@@ -68,13 +97,32 @@ func (e *Engine) planAll(caller Caller, ops []Operation, independent bool) (*tra
 			if !independent {
 				return nil, err
 			}
-			t.errs[i] = err
+			t.plans[i], t.errs[i] = nil, err
 			continue
 		}
 		seen[p.key] = true
-		t.plans[i] = p
 	}
 	return t, nil
+}
+
+// planEach plans the operations one by one, or some at once when somebody is asked about them.
+func (e *Engine) planEach(ctx context.Context, caller Caller, ops []Operation, t *transaction) error {
+	asked := false
+	for i := range ops {
+		d := e.decisionsOn(ctx, caller, ops[i])
+		if asked = asked || d != nil; asked {
+			break
+		}
+		if t.plans[i], t.errs[i] = e.plan(caller, ops[i], nil); t.errs[i] != nil {
+			t.plans[i] = nil
+		}
+	}
+	if !asked {
+		return nil
+	}
+	return eachAtOnce(ctx, len(ops), func(i int) {
+		t.plans[i], t.errs[i] = e.plan(caller, ops[i], e.decisionsOn(ctx, caller, ops[i]))
+	})
 }
 
 func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, independent bool) ([]OperationResult, error) {
@@ -87,14 +135,16 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 			out[i].Err = t.errs[i]
 			continue
 		}
-		if !t.dry {
-			e.prepare(p, t.verbs[i])
-		}
 		plans, at = append(plans, p), append(at, i)
 		written[p.key] = true
 	}
 	if len(plans) == 0 {
 		return out, nil
+	}
+	if !t.dry {
+		if err := e.prepareAll(ctx, plans, func(i int) Verb { return t.verbs[at[i]] }); err != nil {
+			return nil, err
+		}
 	}
 	if t.dry {
 		for i, p := range plans {
@@ -103,6 +153,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 				return nil, err
 			}
 			r.Err = statusError(err)
+			p.decisions.report(&r)
 			out[at[i]] = r
 		}
 		return out, nil
@@ -123,6 +174,7 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 		return nil, err
 	}
 	for i, r := range results[:len(at)] {
+		plans[i].decisions.report(&r)
 		out[at[i]] = r
 	}
 	return out, nil
@@ -130,5 +182,6 @@ func (e *Engine) commitAll(ctx context.Context, caller Caller, t *transaction, i
 
 // apiError tells an answer about the object from a failure of the store.
 func apiError(err error) bool {
-	return apierrors.ReasonForError(err) != ""
+	var status apierrors.APIStatus
+	return errors.As(err, &status)
 }

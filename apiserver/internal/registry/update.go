@@ -4,17 +4,19 @@ import (
 	"fmt"
 	"strings"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kijabi.dev/apiserver/internal/admission"
+	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/kube/object"
 )
 
 // planUpdate replaces an object, or what a subresource shows of it.
-func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation, d *decisions) (*plan, error) {
 	given, ref := op.Object, op.Ref
 	if err := checkType(kind, kind.GVK, given); err != nil {
 		return nil, err
@@ -24,7 +26,7 @@ func (e *Engine) planUpdate(caller Caller, kind *Kind, op Operation) (*plan, err
 	}
 	given.GetObjectKind().SetGroupVersionKind(kind.GVK)
 	p := &plan{kind: kind, key: keyOf(kind, ref.Namespace, ref.Name)}
-	edit := edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writerOf(caller, op.Options), dry: dryRun(op)}
+	edit := edit{kind: kind, caller: caller, subresource: ref.Subresource, by: writerOf(caller, op.Options), dry: dryRun(op), decisions: d}
 	p.compute = func(current *store.Record) (outcome, error) {
 		if current == nil {
 			return outcome{}, notFound(kind, ref.Name)
@@ -99,6 +101,8 @@ type edit struct {
 	// through is the subresource that managedFields name where it is another one.
 	through string
 	dry     bool
+	// decisions of webhooks and policies about it; nil: none.
+	decisions *decisions
 }
 
 // change computes the write that makes obj of old. Both may be changed.
@@ -112,16 +116,26 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 		obj.SetManagedFields(old.GetManagedFields())
 	}
 	owned := obj.GetManagedFields()
-	var errs field.ErrorList
-	switch how.subresource {
-	case "":
+	if how.subresource == "" {
 		if kind.Default != nil {
 			kind.Default(obj)
 		}
 		if err := e.own(kind, how.through, how.by, old, obj); err != nil {
 			return outcome{}, err
 		}
+	}
+	// What webhooks change belongs to nobody.
+	question := how.decisions.request(admissionv1.Update, kind, how.subresource, obj, old)
+	if how.decisions != nil {
+		if err := mutateChanged(how, question, current, obj); err != nil {
+			return outcome{}, err
+		}
+	}
+	var errs field.ErrorList
+	switch how.subresource {
+	case "":
 		errs = prepareUpdate(kind, old, obj)
+		errs = append(errs, dynamic.Check(obj, old)...)
 		e.defined.settle(obj)
 		if len(errs) == 0 {
 			if err := e.resizable(kind, old, obj); err != nil {
@@ -167,6 +181,9 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 			return outcome{}, err
 		}
 	}
+	if err := how.decisions.validate(question, obj); err != nil {
+		return outcome{}, err
+	}
 	if how.subresource != "" {
 		obj.SetManagedFields(owned) // whatever became of the metadata
 		if err := e.own(kind, how.subresource, how.by, old, obj); err != nil {
@@ -192,6 +209,16 @@ func (e *Engine) change(how edit, current *store.Record, old, obj object.Object)
 	return out, err
 }
 
+// mutateChanged lets webhooks and policies change what an object is about to become.
+func mutateChanged(how edit, question *dynamic.Request, current *store.Record, obj object.Object) error {
+	return how.decisions.mutate(question, current, func(bool) error {
+		if how.kind.Default != nil {
+			how.kind.Default(obj)
+		}
+		return nil
+	})
+}
+
 // setTimes lets the kind set the times that the server keeps; old is nil on creation.
 func (e *Engine) setTimes(kind *Kind, obj, old object.Object) {
 	if kind.SetTimes != nil {
@@ -205,7 +232,7 @@ func (e *Engine) replace(kind *Kind, current *store.Record, obj object.Object, h
 		obj.SetResourceVersion("")
 		return outcome{change: store.Change{Delete: true}, obj: obj}, nil
 	}
-	if service, ok := obj.(*corev1.Service); ok && how.subresource == "" && !how.dry {
+	if service, ok := obj.(*corev1.Service); ok && how.subresource == "" && !how.dry && !how.decisions.isScouting() {
 		if err := e.addresses.allocate(kind, current.Key, service); err != nil {
 			return outcome{}, err
 		}

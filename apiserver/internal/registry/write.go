@@ -48,6 +48,9 @@ type plan struct {
 	// warnings of the object as it came.
 	warnings []string
 
+	// decisions of webhooks and policies about it; nil: none are asked.
+	decisions *decisions
+
 	// with are writes that are committed together with this one, or not at all. Their
 	// results go nowhere.
 	with []*plan
@@ -58,7 +61,8 @@ type plan struct {
 	ready       outcome
 	readyErr    error
 
-	done outcome // what the last Decide answered
+	done   outcome // what the last Decide answered
+	replan bool    // the last Decide wants the write planned anew
 }
 
 // outcome is what a write does and what its caller gets.
@@ -82,11 +86,15 @@ func (p *plan) prepare(current *store.Record) {
 }
 
 func (p *plan) decide(current *store.Record) (store.Change, error) {
+	if p.decisions != nil {
+		p.decisions.writing = true
+		defer func() { p.decisions.writing = false }()
+	}
 	result, err := p.ready, p.readyErr
 	switch {
 	case p.prepared && p.preparedFor == current:
 	case p.costly:
-		return store.Change{}, errReplan
+		result, err = outcome{}, errReplan
 	default:
 		result, err = p.compute(current)
 	}
@@ -95,6 +103,7 @@ func (p *plan) decide(current *store.Record) (store.Change, error) {
 	if err == nil && result.charge != nil {
 		err = result.charge(false)
 	}
+	p.replan = errors.Is(err, errReplan)
 	return result.change, err
 }
 
@@ -284,27 +293,36 @@ func (e *Engine) rehearse(ctx context.Context, p *plan) (OperationResult, error)
 
 // one performs a single operation.
 func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (OperationResult, error) {
-	var out OperationResult
 	if op.Verb == VerbCreate && op.Ref.Subresource == tokenSubresource {
-		return e.token(ctx, caller, op)
+		d := e.decisionsOn(ctx, caller, op)
+		out, err := e.token(ctx, caller, op, d)
+		d.report(&out)
+		return out, err
 	}
 	if dryRun(op) {
-		for attempt := 0; ; attempt++ {
-			p, err := e.plan(caller, op)
-			if err != nil {
-				return out, err
-			}
-			if out, err = e.rehearse(ctx, p); !errors.Is(err, errReplan) || attempt == maxReplans {
-				return out, statusError(err)
-			}
+		// This master may not lead: what is decided must be by what has been acknowledged.
+		if err := e.store.Fresh(ctx); err != nil {
+			return OperationResult{}, statusError(err)
 		}
+		d := e.decisionsOn(ctx, caller, op)
+		out, err := e.rehearseOne(ctx, caller, op, d)
+		d.report(&out)
+		return out, err
 	}
+	var out OperationResult
 	var p *plan
+	var d *decisions
+	release := func() {}
+	defer func() { release() }()
 	local := func(ctx context.Context, caller Caller) error {
+		if d == nil {
+			d = e.decisionsOn(ctx, caller, op)
+		}
 		for attempt := 0; ; attempt++ {
 			var err error
 			if p == nil {
-				if p, err = e.plan(caller, op); err != nil {
+				d.again()
+				if p, err = e.plan(caller, op, d); err != nil {
 					return err
 				}
 			}
@@ -318,14 +336,18 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 				p = nil
 				continue
 			}
-			if attempt < maxReplans && errors.Is(err, errReplan) {
-				p = nil
-				continue
+			if !errors.Is(err, errReplan) || attempt == d.most() {
+				return err
 			}
-			return err
+			if d != nil && attempt == 0 {
+				release()
+				release = e.turns.take(ctx, p.key)
+			}
+			p = nil
 		}
 	}
 	remote := func(ctx context.Context, caller Caller) error {
+		d = nil // the leader decides
 		var err error
 		if out, err = e.cfg.Forwarder.Do(ctx, caller, op); err != nil {
 			return err
@@ -333,19 +355,50 @@ func (e *Engine) one(ctx context.Context, caller Caller, op Operation) (Operatio
 		return e.reached(ctx, out)
 	}
 	err := e.write(ctx, caller, local, remote)
+	d.report(&out)
 	return out, err
+}
+
+// rehearseOne answers a dry run.
+func (e *Engine) rehearseOne(ctx context.Context, caller Caller, op Operation, d *decisions) (OperationResult, error) {
+	for attempt := 0; ; attempt++ {
+		d.again()
+		p, err := e.plan(caller, op, d)
+		if err != nil {
+			return OperationResult{}, err
+		}
+		out, err := e.rehearse(ctx, p)
+		if !errors.Is(err, errReplan) || attempt == maxReplans {
+			return out, statusError(err)
+		}
+	}
 }
 
 // prepare computes what needs the current object before the writer does. Creates are
 // computed when planned, and services, which take addresses, by the writer alone.
 func (e *Engine) prepare(p *plan, verb Verb) {
-	if verb == VerbCreate || p.key.Resource == servicesResource {
+	if verb == VerbCreate || p.key.Resource == servicesResource && p.decisions == nil {
 		return
 	}
 	current, _ := e.store.Get(p.key)
+	if p.key.Resource == servicesResource {
+		p.scout(current)
+		return
+	}
 	began := e.cfg.Clock.Now()
 	p.prepare(current)
 	p.costly = e.cfg.Clock.Since(began) > maxComputing
+}
+
+// prepareAll prepares several plans, some at once when somebody is asked about them.
+func (e *Engine) prepareAll(ctx context.Context, plans []*plan, verb func(i int) Verb) error {
+	if !slices.ContainsFunc(plans, func(p *plan) bool { return p.decisions != nil }) {
+		for i, p := range plans {
+			e.prepare(p, verb(i))
+		}
+		return nil
+	}
+	return eachAtOnce(ctx, len(plans), func(i int) { e.prepare(plans[i], verb(i)) })
 }
 
 func dryRun(op Operation) bool {
@@ -377,19 +430,20 @@ func (e *Engine) reached(ctx context.Context, results ...OperationResult) error 
 }
 
 // plan makes the plan of an operation.
-func (e *Engine) plan(caller Caller, op Operation) (*plan, error) {
+func (e *Engine) plan(caller Caller, op Operation, d *decisions) (*plan, error) {
 	kind, err := e.resolve(op.Ref, op.Verb != VerbCreate || op.Ref.Subresource != "")
 	if err != nil {
 		return nil, err
 	}
-	p, err := e.planOf(caller, kind, op)
+	p, err := e.planOf(caller, kind, op, d)
 	if err == nil {
+		p.decisions = d
 		e.guard(caller, kind, p)
 	}
 	return p, err
 }
 
-func (e *Engine) planOf(caller Caller, kind *Kind, op Operation) (*plan, error) {
+func (e *Engine) planOf(caller Caller, kind *Kind, op Operation, d *decisions) (*plan, error) {
 	if op.Verb != VerbCreate && op.Ref.Name == "" {
 		return nil, apierrors.NewBadRequest("name is required")
 	}
@@ -397,22 +451,22 @@ func (e *Engine) planOf(caller Caller, kind *Kind, op Operation) (*plan, error) 
 	case VerbCreate:
 		switch op.Ref.Subresource {
 		case "":
-			return e.planCreate(caller, kind, op)
+			return e.planCreate(caller, kind, op, d)
 		case "binding":
-			return e.planBinding(kind, op)
+			return e.planBinding(kind, op, d)
 		case "eviction":
-			return e.planEviction(kind, op)
+			return e.planEviction(kind, op, d)
 		}
 	case VerbUpdate:
 		if op.Ref.Subresource == "scale" {
-			return e.planScale(caller, kind, op)
+			return e.planScale(caller, kind, op, d)
 		}
-		return e.planUpdate(caller, kind, op)
+		return e.planUpdate(caller, kind, op, d)
 	case VerbPatch:
-		return e.planPatch(caller, kind, op)
+		return e.planPatch(caller, kind, op, d)
 	case VerbDelete:
 		if op.Ref.Subresource == "" {
-			return e.planDelete(kind, op.Ref, op.Delete)
+			return e.planDelete(kind, op.Ref, op.Delete, d)
 		}
 	}
 	return nil, notAllowed(kind, string(op.Verb))

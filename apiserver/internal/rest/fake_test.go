@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -338,6 +339,10 @@ func waitFor(ctx context.Context, ok func() bool) error {
 		}
 	}
 	return nil
+}
+
+func (f *fakeRegistry) Connect(context.Context, registry.Caller, registry.Ref, runtime.Object) (registry.OperationResult, error) {
+	return registry.OperationResult{}, nil
 }
 
 func (f *fakeRegistry) Do(ctx context.Context, caller registry.Caller, op registry.Operation) (registry.OperationResult, error) {

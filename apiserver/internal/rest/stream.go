@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/registry/kinds"
@@ -42,6 +44,14 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller regi
 	defer cancel()
 	defer s.reauthorize(ctx, cancel, still)()
 	r = r.WithContext(ctx)
+	if options := connection(r, t); options != nil {
+		admitted, err := s.cfg.Registry.Connect(ctx, caller, t.ref, options)
+		tell(w, r, admitted)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+	}
 	var err error
 	switch t.sub.Name {
 	case "log":
@@ -58,6 +68,45 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller regi
 	if err != nil {
 		s.fail(w, r, err)
 	}
+}
+
+// connection is what a stream asks for, as webhooks and policies see it; nil for logs, which
+// are only read.
+func connection(r *http.Request, t target) runtime.Object {
+	query := r.URL.Query()
+	is := func(name string) bool { return isTrue(query.Get(name)) }
+	var options runtime.Object
+	switch t.sub.Name {
+	case "exec":
+		options = &corev1.PodExecOptions{
+			Stdin: is("stdin"), Stdout: is("stdout"), Stderr: is("stderr"), TTY: is("tty"), Container: query.Get("container"), Command: query["command"],
+		}
+	case "attach":
+		options = &corev1.PodAttachOptions{Stdin: is("stdin"), Stdout: is("stdout"), Stderr: is("stderr"), TTY: is("tty"), Container: query.Get("container")}
+	case "portforward":
+		forward := &corev1.PodPortForwardOptions{}
+		for _, text := range query["ports"] {
+			if port, ok := portNumber(text); ok {
+				forward.Ports = append(forward.Ports, int32(port)) //nolint:gosec // at most 65535
+			}
+		}
+		options = forward
+	case "proxy":
+		path := "/" + strings.TrimPrefix(t.rest, "/")
+		switch t.kind.GVK.Kind {
+		case "Pod":
+			options = &corev1.PodProxyOptions{Path: path}
+		case "Service":
+			options = &corev1.ServiceProxyOptions{Path: path}
+		default:
+			options = &corev1.NodeProxyOptions{Path: path}
+		}
+	default:
+		return nil
+	}
+	name := reflect.TypeOf(options).Elem().Name()
+	options.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(name))
+	return options
 }
 
 // reauthorize ends a stream whose caller has lost the right to it. The returned function

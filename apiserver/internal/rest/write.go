@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
+	"kijabi.dev/apiserver/internal/audit"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/platform/kube/object"
 )
@@ -101,17 +102,26 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, t target, validati
 }
 
 // do performs one write.
-func (s *Server) do(r *http.Request, caller registry.Caller, op registry.Operation) (registry.OperationResult, error) {
+func (s *Server) do(w http.ResponseWriter, r *http.Request, caller registry.Caller, op registry.Operation) (registry.OperationResult, error) {
 	result, err := s.cfg.Registry.Do(r.Context(), caller, op)
 	if err == nil {
 		err = result.Err
 	}
+	tell(w, r, result)
 	return result, err
+}
+
+// tell passes on what is to be said about a write, whatever became of it.
+func tell(w http.ResponseWriter, r *http.Request, result registry.OperationResult) {
+	warn(w, result.Warnings)
+	for _, a := range result.Annotations {
+		seen := observation(r)
+		seen.Annotations = append(seen.Annotations, audit.Annotation{Key: a.Key, Value: a.Value})
+	}
 }
 
 // writeResult answers with what a write left; as protobuf without encoding it again.
 func (s *Server) writeResult(w http.ResponseWriter, r *http.Request, f format, code int, t target, result registry.OperationResult) error {
-	warn(w, result.Warnings)
 	if f.shape == shapeObject && f.encoding == encodeProtobuf && result.Record != nil && result.Kind.GVK == t.gvk() {
 		writeBody(w, mediaProtobuf, code, protobufBody(t.gvk(), result.Record.Value))
 		return nil
@@ -145,7 +155,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbCreate, Ref: t.ref, Object: obj, Options: opts})
+	result, err := s.do(w, r, caller, registry.Operation{Verb: registry.VerbCreate, Ref: t.ref, Object: obj, Options: opts})
 	if err != nil {
 		return err
 	}
@@ -169,7 +179,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbUpdate, Ref: t.ref, Object: obj, Options: opts})
+	result, err := s.do(w, r, caller, registry.Operation{Verb: registry.VerbUpdate, Ref: t.ref, Object: obj, Options: opts})
 	if err != nil {
 		return err
 	}
@@ -214,7 +224,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, caller registry.C
 			warn(w, s.patchWarnings(data, t))
 		}
 	}
-	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbPatch, Ref: t.ref, PatchType: patchType, Patch: data, Options: opts})
+	result, err := s.do(w, r, caller, registry.Operation{Verb: registry.VerbPatch, Ref: t.ref, PatchType: patchType, Patch: data, Options: opts})
 	if err != nil {
 		return err
 	}
@@ -353,7 +363,7 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request, caller registry.
 	if err != nil {
 		return err
 	}
-	result, err := s.do(r, caller, registry.Operation{Verb: registry.VerbDelete, Ref: t.ref, Delete: options})
+	result, err := s.do(w, r, caller, registry.Operation{Verb: registry.VerbDelete, Ref: t.ref, Delete: options})
 	if err != nil {
 		return err
 	}

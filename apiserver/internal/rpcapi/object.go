@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/anypb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,10 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/apiserver/internal/audit"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/registry"
 	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/store"
+	"kijabi.dev/apiserver/internal/traffic"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/rpc"
 	objectv1pb "kijabi.dev/proto/gen/kijabi/object/v1"
@@ -368,13 +371,11 @@ func deleteOptions(opts *objectv1pb.DeleteOptions) metav1.DeleteOptions {
 func (s *ObjectService) write(ctx context.Context, r request, op registry.Operation) (packed *anypb.Any, removed bool, err error) {
 	op.Ref = r.ref
 	result, err := s.registry.Do(ctx, r.registryCaller(), op)
-	switch {
-	case err != nil:
+	if told := tell(ctx, r.caller, result); err == nil {
+		err = told
+	}
+	if err != nil {
 		return nil, false, err
-	case len(result.Warnings) > 0:
-		if err := grpc.SetHeader(ctx, rpc.Warnings(result.Warnings)); err != nil {
-			return nil, false, err
-		}
 	}
 	switch {
 	case result.Record != nil:
@@ -384,6 +385,27 @@ func (s *ObjectService) write(ctx context.Context, r request, op registry.Operat
 		return packed, result.Deleted, err
 	}
 	return nil, result.Deleted, nil
+}
+
+// tell passes on what is to be said about a write, whatever became of it.
+func tell(ctx context.Context, caller rpc.Caller, result registry.OperationResult) error {
+	var header metadata.MD
+	if len(result.Warnings) > 0 {
+		header = rpc.Warnings(result.Warnings)
+	}
+	noted, _ := ctx.Value(requestKey{}).(*traffic.Request)
+	for _, a := range result.Annotations {
+		if noted != nil {
+			noted.Annotations = append(noted.Annotations, audit.Annotation{Key: a.Key, Value: a.Value})
+		}
+		if caller.Forwarded { // the master that was asked has the audit log of the request
+			header = metadata.Join(header, rpc.AuditAnnotation(a.Key, a.Value))
+		}
+	}
+	if len(header) == 0 {
+		return nil
+	}
+	return grpc.SetHeader(ctx, header)
 }
 
 // Create stores a new object.
@@ -516,6 +538,13 @@ func (s *ObjectService) Transact(ctx context.Context, req *objectv1pb.TransactRe
 		return nil, err
 	}
 	res := &objectv1pb.TransactResponse{Results: make([]*objectv1pb.OperationResult, 0, len(outcomes))}
+	var said registry.OperationResult
+	for _, outcome := range outcomes {
+		said.Warnings, said.Annotations = append(said.Warnings, outcome.Warnings...), append(said.Annotations, outcome.Annotations...)
+	}
+	if err := tell(ctx, caller, said); err != nil {
+		return nil, err
+	}
 	for _, outcome := range outcomes {
 		result, err := operationResult(outcome)
 		if err != nil {

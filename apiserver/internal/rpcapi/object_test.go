@@ -210,7 +210,7 @@ func TestObjectsThroughTheDoor(t *testing.T) {
 // TestLargeCollectionsComeInPieces lists and watches more than one message may hold.
 func TestLargeCollectionsComeInPieces(t *testing.T) {
 	d := open(t)
-	conn := d.dial(t, "controller-manager")
+	conn := d.dial(t, "admin")
 	api := client.New(conn)
 	const objects, size = 5, 400 << 10
 	for i := range objects {

@@ -43,7 +43,7 @@ func Surround(control *traffic.Control) func(ctx context.Context, call *rpc.Call
 		}
 		_ = grpc.SetHeader(ctx, metadata.Pairs(metadataAuditID, r.ID)) // fails only once an answer has begun
 		if err == nil {
-			err = next(ctx)
+			err = next(context.WithValue(ctx, requestKey{}, r))
 		}
 		r.Code, r.Reason = outcome(err)
 		switch {
@@ -56,6 +56,9 @@ func Surround(control *traffic.Control) func(ctx context.Context, call *rpc.Call
 		return err
 	}
 }
+
+// requestKey is where a call's context has its *traffic.Request.
+type requestKey struct{}
 
 // begin notes what is known before the message.
 func begin(ctx context.Context, control *traffic.Control, call *rpc.Call) *traffic.Request {

@@ -48,6 +48,8 @@ type Request struct {
 	Epoch uint64
 	// Operations of a request that holds several; empty for others.
 	Operations string
+	// Annotations of webhooks and policies, for the audit log.
+	Annotations []audit.Annotation
 	// Unaudited requests say nothing about anybody, such as a look at the health.
 	Unaudited bool
 	// Decision of the authorizer: Allow, Forbid, or empty when it was not asked.
@@ -259,5 +261,6 @@ func (c *Control) audit(r *Request, now time.Time, started bool) {
 	if r.Operations != "" {
 		e.Annotations = append(e.Annotations, audit.Annotation{Key: "kijabi.dev/operations", Value: r.Operations})
 	}
+	e.Annotations = append(e.Annotations, r.Annotations...)
 	c.cfg.Audit.Record(&e)
 }
