@@ -564,7 +564,7 @@ func TestWhatNoWebhookSees(t *testing.T) {
 			return err
 		}(),
 		"mark of a node that has gone": func() error {
-			manager := registry.Caller{User: "kijabi:controller-manager:m1", Groups: []string{"kijabi:role:controller-manager"}}
+			manager := registry.Caller{User: "kijabi:controller-manager:m1", Groups: []string{"kijabi:role:controller-manager"}, Epoch: m.store.Term().Epoch}
 			_, err := m.Patch(t.Context(), manager, at("nodes", "", "n"), types.MergePatchType, []byte(`{"spec":{"taints":[{"key":"node.kubernetes.io/unreachable","effect":"NoExecute"}]}}`), registry.WriteOptions{})
 			return err
 		}(),

@@ -13,6 +13,7 @@ import (
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/rpc"
 )
 
 func definition(plural, kind string) *apiextensionsv1.CustomResourceDefinition {
@@ -94,7 +95,7 @@ func TestDefinedKindsOverGRPC(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the deletion is seen", func() bool { return len(customs.All(false)[0].Dependents(first.GetUID())) == 0 })
-	if _, err := api.DeleteCollection(t.Context(), kind, "", client.DeleteOptions{}); err != nil {
+	if _, err := api.DeleteCollection(rpc.WithEpoch(t.Context(), d.epoch), kind, "", client.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := admin.Delete(t.Context(), made, client.DeleteOptions{}); err != nil {

@@ -55,6 +55,7 @@ type door struct {
 	authorizer *authz.Authorizer
 	ca         *pki.CA
 	address    string
+	epoch      uint64
 	// change of the server's configuration.
 	change []func(*rpc.ServerConfig)
 	stop   func()
@@ -102,7 +103,7 @@ func openOn(t testing.TB, backend store.Backend, change ...func(*rpc.ServerConfi
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, registry.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, authorizer: authorizer, ca: pkitest.NewCA(t), change: change}
+	d := &door{service: rpcapi.NewObjectService(engine, authorizer, reviews.New(authorizer, tokens)), tokens: tokens, authorizer: authorizer, ca: pkitest.NewCA(t), epoch: s.Term().Epoch, change: change}
 	d.serve(t, "127.0.0.1:0")
 	return d
 }
