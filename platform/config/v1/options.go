@@ -61,6 +61,8 @@ type EtcdOptions struct {
 	// QuotaBytes bounds it, default 4 GiB; at least 256 MiB. A master that joins takes
 	// that of the masters if it is not said.
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
+
+	SeparateEtcd `json:",inline"`
 }
 
 // NodeOptions describes the Node of a machine.
