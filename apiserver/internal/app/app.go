@@ -65,7 +65,12 @@ func DefaultConfig() *configv1.APIServerConfiguration {
 // hands leadership over; then etcd, the store and the masters' port, which the handover needs.
 func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) error {
 	boundGarbage()
-	err := run(ctx, cfg, log)
+	release, err := lockData(cfg)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = run(ctx, cfg, log)
 	var newer *masters.Superseded
 	if errors.As(err, &newer) {
 		// Nothing is open any more; with the data gone, the next start joins.

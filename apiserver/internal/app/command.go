@@ -37,11 +37,11 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 	case "snapshot verify":
 		do = (*offline).verify
 	case "snapshot restore":
-		do = (*offline).restore
+		do = alone((*offline).restore)
 	case "recover":
-		do = (*offline).recover
+		do = alone((*offline).recover)
 	case "masters":
-		do = (*offline).masters
+		do = alone((*offline).masters)
 	default:
 		return 0, false
 	}
@@ -56,6 +56,18 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 		return 1, true
 	}
 	return 0, true
+}
+
+// alone refuses what is done to, or with, the data of a master that runs.
+func alone(do func(*offline, context.Context) (any, error)) func(*offline, context.Context) (any, error) {
+	return func(o *offline, ctx context.Context) (any, error) {
+		release, err := lockData(o.cfg)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		return do(o, ctx)
+	}
 }
 
 // split divides the words at the beginning from the flags.

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"kijabi.dev/apiserver/internal/datadir"
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/rescue"
@@ -30,6 +31,15 @@ func etcdDir(cfg *configv1.APIServerConfiguration) string {
 }
 
 func raftDir(cfg *configv1.APIServerConfiguration) string { return filepath.Join(cfg.DataDir, "raft") }
+
+// lockData keeps other processes from this master's data until release is called.
+func lockData(cfg *configv1.APIServerConfiguration) (release func(), err error) {
+	dirs := []string{raftDir(cfg)}
+	if !cfg.Etcd.Separate() {
+		dirs = []string{etcdDir(cfg), raftDir(cfg)}
+	}
+	return datadir.Lock(dirs...)
+}
 
 // knownFile lists the peer addresses of the other masters. It lies beside the certificate: a
 // master that has lost its data but not its certificate knows by it whom to join.

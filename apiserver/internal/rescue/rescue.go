@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"kijabi.dev/apiserver/internal/datadir"
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/snapshot"
@@ -172,7 +173,7 @@ func MoveAside(etcdDir, raftDir string, now time.Time) ([]string, error) {
 	for _, dir := range []string{etcdDir, raftDir} {
 		to := filepath.Join(dir, asidePrefix+now.UTC().Format(asideTime))
 		moved, err := moveEntries(dir, to, func(name string) bool {
-			return name != workDir && name != "lost+found" && !strings.HasPrefix(name, asidePrefix)
+			return name != workDir && name != datadir.LockFile && name != "lost+found" && !strings.HasPrefix(name, asidePrefix)
 		})
 		if err != nil {
 			return aside, fmt.Errorf("move the data of %s aside: %w", dir, err)

@@ -88,7 +88,7 @@ func TestFailureLeavesTheDataAlone(t *testing.T) {
 
 func TestMoveAside(t *testing.T) {
 	etcd, raft := t.TempDir(), filepath.Join(t.TempDir(), "absent")
-	for _, path := range []string{"member/snap/db", "neighbours", "aside-20200101T000000Z/member/old", "lost+found/x"} {
+	for _, path := range []string{"member/snap/db", "neighbours", "aside-20200101T000000Z/member/old", "lost+found/x", "lock"} {
 		path = filepath.Join(etcd, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
@@ -105,7 +105,7 @@ func TestMoveAside(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"aside-20261130T080000Z/member/snap/db", "aside-20261130T080000Z/neighbours", "aside-20200101T000000Z/member/old", "lost+found/x",
+		"aside-20261130T080000Z/member/snap/db", "aside-20261130T080000Z/neighbours", "aside-20200101T000000Z/member/old", "lost+found/x", "lock",
 	} {
 		if _, err := os.Stat(filepath.Join(etcd, path)); err != nil {
 			t.Error(err)
