@@ -26,7 +26,11 @@ import (
 // knownEvery is how often the file of known masters is brought up to date.
 const knownEvery = 5 * time.Second
 
+// etcdDir holds the embedded member's data; empty if there is none.
 func etcdDir(cfg *configv1.APIServerConfiguration) string {
+	if cfg.Etcd.Separate() {
+		return ""
+	}
 	return cmp.Or(cfg.Etcd.DataDir, filepath.Join(cfg.DataDir, "etcd"))
 }
 
@@ -34,11 +38,10 @@ func raftDir(cfg *configv1.APIServerConfiguration) string { return filepath.Join
 
 // lockData keeps other processes from this master's data until release is called.
 func lockData(cfg *configv1.APIServerConfiguration) (release func(), err error) {
-	dirs := []string{raftDir(cfg)}
-	if !cfg.Etcd.Separate() {
-		dirs = []string{etcdDir(cfg), raftDir(cfg)}
+	if cfg.Etcd.Separate() {
+		return datadir.Lock(raftDir(cfg))
 	}
-	return datadir.Lock(dirs...)
+	return datadir.Lock(etcdDir(cfg), raftDir(cfg))
 }
 
 // knownFile lists the peer addresses of the other masters. It lies beside the certificate: a
@@ -110,26 +113,15 @@ func rememberMasters(cfg *configv1.APIServerConfiguration, group *masters.Master
 // group, it asks the other masters whether the group goes on without it, and returns a
 // *masters.Superseded if one says so.
 func startMember(ctx context.Context, cfg *configv1.APIServerConfiguration, etcdConfig etcdnode.Config, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
-	data, err := masters.ReadData(raftDir(cfg))
+	former, known, err := formerGroup(cfg)
 	if err != nil {
 		return nil, err
 	}
-	known, err := knownMasters(cfg)
-	if err != nil {
-		return nil, err
-	}
-	for _, member := range data.Members {
-		if member.Name != cfg.NodeName {
-			known = append(known, member.PeerAddress)
-		}
-	}
-	slices.Sort(known)
-	known = slices.Compact(known)
 	group := lifecycle.NewGroup(ctx)
 	var node *etcdnode.Node
 	var newer *masters.Superseded
 	group.Go(func(inner context.Context) error {
-		newer = masters.AwaitSuccessor(inner, cfg.ClusterID, data.Generation, known, dial, log)
+		newer = masters.AwaitSuccessor(inner, cfg.ClusterID, former.Generation, known, dial, log)
 		group.Cancel()
 		return nil
 	})
