@@ -156,7 +156,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: raftDir(cfg),
 		Bootstrap: cfg.Bootstrap, Retention: cfg.Etcd.HistoryRetention.Duration, Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
-		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) },
+		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(append(data.identities(), identity, peerIdentity)...) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
 	}

@@ -65,6 +65,14 @@ func (d *etcdData) tell(cfg *masters.Config) {
 	}
 }
 
+// identities are what this master proves itself by towards a separate etcd, if there is one.
+func (d *etcdData) identities() []*pki.Identity {
+	if d.identity == nil {
+		return nil
+	}
+	return []*pki.Identity{d.identity}
+}
+
 // Run implements database.
 func (d *etcdData) Run(ctx context.Context) error {
 	if d.identity == nil {
