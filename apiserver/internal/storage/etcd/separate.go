@@ -80,6 +80,9 @@ func Connect(ctx context.Context, cfg SeparateConfig) (*Separate, error) {
 		cfg.Log.Warn("etcd does not answer yet", zap.Strings("endpoints", cfg.Endpoints), zap.Error(err))
 		select {
 		case <-time.After(connectRetry):
+			if cfg.Identity != nil { // nobody may run it yet; what is wrong with it, etcd or the next look says
+				_ = cfg.Identity.Reload()
+			}
 		case <-ctx.Done():
 			return nil, fmt.Errorf("etcd at %s does not answer: %w", strings.Join(cfg.Endpoints, ", "), errors.Join(ctx.Err(), err))
 		}
