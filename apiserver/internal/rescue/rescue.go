@@ -138,7 +138,7 @@ func FromSeparate(p Place) (_ *Outcome, err error) {
 	return out, nil
 }
 
-// ForSeparate writes the database of a snapshot into dir, which is made, for a separate etcd to be
+// ForSeparate writes the database of a snapshot to a file in dir, which is made, for a separate etcd to be
 // restored from. Bump is how far that must lie above the snapshot's revision.
 func ForSeparate(p Place, r io.Reader, keys *sealed.Keys, dir string) (file string, bump uint64, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -151,8 +151,12 @@ func ForSeparate(p Place, r io.Reader, keys *sealed.Keys, dir string) (file stri
 	if err != nil {
 		return "", 0, errors.Join(err, os.RemoveAll(dir))
 	}
+	named := filepath.Join(dir, "snapshot.db")
+	if err := os.Rename(file, named); err != nil {
+		return "", 0, fmt.Errorf("the snapshot's database: %w", err)
+	}
 	from := source{revision: header.Revision, generation: header.Generation, age: p.Now.Sub(header.Time)}
-	return file, from.bump(header.Generation + 1), nil
+	return named, from.bump(header.Generation + 1), nil
 }
 
 // found makes raft's data of the next generation, after the former and the given one, in an own
