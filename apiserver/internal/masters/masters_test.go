@@ -34,9 +34,13 @@ type door struct {
 	mastersv1pb.UnimplementedMastersServiceServer
 	m    *masters.Masters
 	deaf atomic.Bool // it answers raft, but no questions
+	mute atomic.Bool // it answers questions, but not raft
 }
 
 func (d *door) Raft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
+	if d.mute.Load() {
+		return nil, errors.New("mute")
+	}
 	return d.m.HandleRaft(ctx, req)
 }
 
@@ -137,6 +141,7 @@ type machine struct {
 	name, dir string
 	peer, url string                // no url with a separate etcd
 	configure func(*masters.Config) // may be nil
+	cut       bool                  // it starts with its data cut off
 	running   *master
 }
 
@@ -247,6 +252,7 @@ func (mc *machine) start(join ...string) *master {
 	}
 	data, node := mc.open(log, &cfg, join...)
 	backend := &cuttable{Backend: data.Backend()}
+	backend.cut.Store(mc.cut)
 	st, err := store.New(store.Config{Name: mc.name, Backend: backend, Indexer: index, Log: log})
 	if err != nil {
 		t.Fatal(err)

@@ -62,3 +62,37 @@ func mastersKeepTheirDataInOnePlace(t *testing.T, on where) {
 		t.Errorf("the roster has %d masters", n)
 	}
 }
+
+// TestPromotionWaits lets a master join whose memory cannot be loaded, and then keeps raft's log from
+// it: it lives, and gets no vote before it could lead.
+func TestPromotionWaits(t *testing.T) {
+	on := where{etcdtest.Start(t, etcdtest.Options{})}
+	machines := on.form(t, 1)
+	lead, late := machines[0].running, on.newMachine(t, "m2")
+	late.cut = true
+	late.start(machines[0].peer)
+	waits := func(what string) {
+		t.Helper()
+		eventually(t, "it lives", func() bool {
+			status := lead.Status()
+			return len(status.Members) > 1 && status.Members[1].Alive
+		})
+		const long = time.Second // ten looks of the leader at its members
+		began := time.Now()
+		eventually(t, "some time passes", func() bool {
+			if voters(lead) != 1 || !lead.Status().Members[1].Alive || !lead.Leadership().Leading {
+				t.Fatalf("it votes, has died, or has cost the leader its majority, %s", what)
+			}
+			return time.Since(began) > long
+		})
+	}
+	waits("without its memory")
+	late.running.door.mute.Store(true)
+	if _, err := lead.Join(t.Context(), masters.Member{Name: "m9", PeerAddress: address(t) + ":7443"}); err != nil {
+		t.Fatal(err)
+	}
+	late.running.backend.cut.Store(false)
+	waits("without raft's log")
+	late.running.door.mute.Store(false)
+	eventually(t, "it votes", func() bool { return voters(lead) == 2 })
+}
