@@ -81,6 +81,35 @@ dns: {upstream: [192.0.2.1, "192.0.2.2:5353"]}
 	}
 }
 
+func TestEtcdOfAnAPIServer(t *testing.T) {
+	beside := configv1.SeparateEtcd{Endpoints: []string{"https://10.0.0.21:2379"}, CAFile: "/a", CertFile: "/b", KeyFile: "/c"}
+	for name, test := range map[string]struct {
+		etcd configv1.Etcd
+		want []string // parts of the error, none for no error
+	}{
+		"embedded": {configv1.Etcd{PeerURL: "https://10.0.0.11:2380", DataDir: "/fast", QuotaBytes: 1 << 30}, nil},
+		"separate": {configv1.Etcd{SeparateEtcd: beside}, nil},
+		"neither":  {configv1.Etcd{}, []string{"etcd.peerURL: is required, unless etcd.endpoints"}},
+		"both": {configv1.Etcd{PeerURL: "https://10.0.0.11:2380", DataDir: "/fast", QuotaBytes: 1, SeparateEtcd: beside},
+			[]string{"etcd.peerURL: is for an embedded member", "etcd.dataDir", "etcd.quotaBytes"}},
+		"relative path": {configv1.Etcd{SeparateEtcd: configv1.SeparateEtcd{Endpoints: beside.Endpoints, CAFile: "a", CertFile: "/b", KeyFile: "/c"}},
+			[]string{`etcd.caFile: "a" is no absolute path`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := configv1.APIServerConfiguration{Etcd: test.etcd}
+			err := cfg.Validate()
+			if (err == nil) != (len(test.want) == 0) {
+				t.Fatalf("got %v, want %q", err, test.want)
+			}
+			for _, part := range test.want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error lacks %q:\n%v", part, err)
+				}
+			}
+		})
+	}
+}
+
 func TestNetworkWithDefaults(t *testing.T) {
 	if got := (configv1.Network{}).WithDefaults(); got != configv1.DefaultNetwork() {
 		t.Errorf("nothing said gives %+v", got)

@@ -92,7 +92,7 @@ func (c *Cluster) Connect() *etcd.Separate {
 		cfg.Identity, err = pki.OpenIdentity(c.Files)
 		c.must(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), time.Minute)
 	defer cancel()
 	s, err := etcd.Connect(ctx, cfg)
 	c.must(err)
@@ -132,7 +132,8 @@ func (c *Cluster) Restart(i int) {
 	if c.options.Args == nil {
 		args = append(args, fmt.Sprintf("--max-txn-ops=%d", etcd.MaxTxnOps), fmt.Sprintf("--max-request-bytes=%d", etcd.MaxRequestBytes))
 	}
-	cmd := exec.Command(program(c.t), append(args, c.options.Args...)...)
+	// It must outlive the test's context, under which others still use it.
+	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()), program(c.t), append(args, c.options.Args...)...)
 	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	c.must(err)
 	cmd.Stderr = log
@@ -150,7 +151,7 @@ func (c *Cluster) Restart(i int) {
 	c.must(<-started)
 	m.process = cmd.Process
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", m.client[strings.LastIndex(m.client, "/")+1:])
+		conn, err := new(net.Dialer).DialContext(context.WithoutCancel(c.t.Context()), "tcp", m.client[strings.LastIndex(m.client, "/")+1:])
 		if err == nil {
 			_ = conn.Close()
 			return
@@ -219,7 +220,7 @@ func program(t testing.TB) string {
 		t.Fatal(err)
 	}
 	made := filepath.Join(dir, fmt.Sprintf("making-%d-%d", os.Getpid(), rand.Int64()))
-	if out, err := exec.Command("go", "build", "-o", made, "go.etcd.io/etcd/server/v3").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", made, "go.etcd.io/etcd/server/v3").CombinedOutput(); err != nil {
 		t.Fatalf("build etcd: %v\n%s", err, out)
 	}
 	if err := os.Rename(made, file); err != nil {
@@ -234,7 +235,7 @@ func address(t testing.TB) string {
 	t.Helper()
 	for {
 		ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
-		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", ip+":2379")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ip+":2379")
 		if err == nil {
 			_ = l.Close()
 			return ip
