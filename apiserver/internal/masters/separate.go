@@ -31,8 +31,8 @@ const (
 	defaultRetention = 24 * time.Hour
 	// samplesKept of the revision are spread over the retention: that is how exact it is.
 	samplesKept = 24
-	// compactTimeout bounds one compaction.
-	compactTimeout = 10 * time.Second
+	// forgetTimeout bounds one compaction.
+	forgetTimeout = 10 * time.Second
 )
 
 // Exists says whether dir holds raft's data.
@@ -120,7 +120,7 @@ func (m *Masters) compactSeparate(ctx context.Context) error {
 		if revision <= compacted || !m.cfg.Store.Term().Leading {
 			continue
 		}
-		if err := m.compact(ctx, revision); err != nil {
+		if err := m.forgetBefore(ctx, revision); err != nil {
 			if ctx.Err() == nil {
 				m.log.Warn("old revisions are kept for longer", zap.Int64("revision", revision), zap.Error(err))
 			}
@@ -144,16 +144,16 @@ func outlived(samples []sample, at time.Time) ([]sample, int64) {
 	return samples[n-1:], samples[n-1].revision
 }
 
-// compact proves that this master still leads just before: compactions are not guarded by the
+// forgetBefore compacts, and proves that this master still leads just before: compactions are not guarded by the
 // fence.
-func (m *Masters) compact(ctx context.Context, revision int64) error {
+func (m *Masters) forgetBefore(ctx context.Context, revision int64) error {
 	if err := m.proveWrite(ctx); err != nil {
 		return err
 	}
 	if !m.cfg.Store.Term().Leading {
 		return ErrNotLeader
 	}
-	ctx, cancel := context.WithTimeout(ctx, compactTimeout)
+	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
 	defer cancel()
 	err := m.cfg.Separate.Compact(ctx, revision)
 	if errors.Is(err, store.ErrCompacted) {
