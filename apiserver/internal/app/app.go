@@ -98,7 +98,7 @@ func run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 
 // server is a wired apiserver.
 type server struct {
-	data       database
+	data       datastore
 	store      *store.Store
 	peerServer *rpc.Server
 	// audit ends after the doors, so that it holds their last answers.

@@ -18,9 +18,9 @@ import (
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 )
 
-// database is what any etcd can do for an apiserver. What only an embedded member can is
+// datastore is what any etcd can do for an apiserver. What only an embedded member can is
 // masters.Etcd.
-type database interface {
+type datastore interface {
 	Backend() *etcd.Backend
 	Revision() int64
 	DatabaseBytes() int64
@@ -31,13 +31,13 @@ type database interface {
 }
 
 var (
-	_ database = (*etcdnode.Node)(nil)
-	_ database = (*etcd.Separate)(nil)
+	_ datastore = (*etcdnode.Node)(nil)
+	_ datastore = (*etcd.Separate)(nil)
 )
 
 // etcdData is the cluster's, in an embedded member or in a separate etcd.
 type etcdData struct {
-	database
+	datastore
 
 	member   *etcdnode.Node // one of both
 	separate *etcd.Separate
@@ -53,7 +53,7 @@ func openData(ctx context.Context, cfg *configv1.APIServerConfiguration, dial ma
 	if err != nil {
 		return nil, err
 	}
-	return &etcdData{database: node, member: node}, nil
+	return &etcdData{datastore: node, member: node}, nil
 }
 
 // tell gives the masters what they have to do with etcd.
@@ -73,12 +73,12 @@ func (d *etcdData) identities() []*pki.Identity {
 	return []*pki.Identity{d.identity}
 }
 
-// Run implements database.
+// Run implements datastore.
 func (d *etcdData) Run(ctx context.Context) error {
 	if d.identity == nil {
-		return d.database.Run(ctx)
+		return d.datastore.Run(ctx)
 	}
-	return lifecycle.RunAll(ctx, d.database.Run, d.identity.Run)
+	return lifecycle.RunAll(ctx, d.datastore.Run, d.identity.Run)
 }
 
 // openSeparate connects to a separate etcd, which must be this cluster's, and without a place among
@@ -115,7 +115,7 @@ func openSeparate(ctx context.Context, cfg *configv1.APIServerConfiguration, dia
 	if err != nil {
 		return nil, err
 	}
-	return &etcdData{database: separate, separate: separate, identity: identity}, nil
+	return &etcdData{datastore: separate, separate: separate, identity: identity}, nil
 }
 
 // takeUp makes sure that this master's data, and etcd, are still those of its group: it returns a

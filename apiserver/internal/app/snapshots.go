@@ -47,7 +47,7 @@ func openArchive(cfg *configv1.APIServerConfiguration) (snapshot.Archive, error)
 }
 
 // newMaker returns the maker of this master's snapshots.
-func newMaker(cfg *configv1.APIServerConfiguration, data database, group *masters.Masters, keys *sealed.Keys, log *zap.Logger) (*snapshot.Maker, error) {
+func newMaker(cfg *configv1.APIServerConfiguration, data datastore, group *masters.Masters, keys *sealed.Keys, log *zap.Logger) (*snapshot.Maker, error) {
 	archive, err := openArchive(cfg)
 	if err != nil {
 		return nil, err
