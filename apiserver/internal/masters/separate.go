@@ -144,8 +144,8 @@ func outlived(samples []sample, at time.Time) ([]sample, int64) {
 	return samples[n-1:], samples[n-1].revision
 }
 
-// forgetBefore compacts, and proves that this master still leads just before: compactions are not guarded by the
-// fence.
+// forgetBefore compacts, and proves that this master still leads just before: compactions are not
+// guarded by the fence.
 func (m *Masters) forgetBefore(ctx context.Context, revision int64) error {
 	if err := m.proveWrite(ctx); err != nil {
 		return err
