@@ -216,7 +216,8 @@ func (s *Separate) checkMember(ctx context.Context, endpoint string) error {
 	return fmt.Errorf("etcd at %s: %w", endpoint, err)
 }
 
-// Found makes the etcd that of a new cluster; it must be empty, or left by an earlier attempt.
+// Found makes the etcd that of a new cluster; it must be empty, or left by an attempt that never
+// had a leader.
 func (s *Separate) Found(ctx context.Context, clusterID string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -228,13 +229,15 @@ func (s *Separate) Found(ctx context.Context, clusterID string) error {
 	if err != nil {
 		return err
 	}
+	seen := int64(0) // the revision that put the cluster's ID
 	for _, kv := range resp.Kvs {
 		switch key := string(kv.Key); {
-		case key == clusterKey && owner == clusterID:
+		case key == clusterKey && len(resp.Kvs) == 1:
+			seen = kv.ModRevision
 		case owner == clusterID:
 			return fmt.Errorf("etcd at %s already holds the data of this cluster: join its masters (join), or run `kijabi recover` on one of them if their majority is lost", s.where())
 		case owner != "":
-			return s.foreign(owner, clusterID)
+			return fmt.Errorf("%w, or empty it if that cluster is gone (`etcdctl del '' --from-key`)", s.foreign(owner, clusterID))
 		default:
 			return fmt.Errorf("etcd at %s is not empty, it holds %q: give the cluster an etcd that nobody else uses", s.where(), key)
 		}
@@ -242,7 +245,7 @@ func (s *Separate) Found(ctx context.Context, clusterID string) error {
 	if owner == clusterID {
 		return nil
 	}
-	_, err = s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(clusterKey), "=", 0)).
+	_, err = s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(clusterKey), "=", seen)).
 		Then(clientv3.OpPut(clusterKey, clusterID)).Commit()
 	if err != nil {
 		return fmt.Errorf("put the cluster's ID into etcd: %w", translate(err))

@@ -79,12 +79,19 @@ func TestWhoseEtcdItIs(t *testing.T) {
 	if err := s.Belongs(t.Context(), "c1"); err != nil {
 		t.Error(err)
 	}
-	refused("founding another", s.Found(t.Context(), "c2"), "cluster c1", "c2")
 	refused("joining with another", s.Belongs(t.Context(), "c2"), "cluster c1", "c2")
 	if _, err := s.Backend().Commit(t.Context(), "/fence", 0, []store.Op{{Key: "/fence", Value: []byte("m1")}}); err != nil {
 		t.Fatal(err)
 	}
+	refused("founding another over data", s.Found(t.Context(), "c2"), "cluster c1", "c2", "empty it")
 	refused("founding again over data", s.Found(t.Context(), "c1"), "already holds", "kijabi recover")
+
+	abandoned := etcdtest.Start(t, etcdtest.Options{}).Connect() // by a founder that never led
+	for _, id := range []string{"c1", "c2"} {
+		if err := errors.Join(abandoned.Found(t.Context(), id), abandoned.Belongs(t.Context(), id)); err != nil {
+			t.Error(err)
+		}
+	}
 
 	other := etcdtest.Start(t, etcdtest.Options{})
 	plain, err := clientv3.New(clientv3.Config{Endpoints: other.Endpoints})
