@@ -50,6 +50,10 @@ dns: {upstream: [192.0.2.1, "192.0.2.2:5353"]}
 		"etcd in containerd":                     {"directories: {containerd: /data, etcd: /data/etcd}", []string{"directories.etcd: /data/etcd and directories.containerd /data lie in each other"}},
 		"state in containerd":                    {"directories: {state: /data/state, containerd: /data}", []string{"directories.containerd: /data holds directories.state /data/state"}},
 		"quota too small":                        {"etcd: {quotaBytes: 1000}", []string{"etcd.quotaBytes: 1000 is too small", "268435456"}},
+		"separate etcd":                          {"etcd: {endpoints: [\"https://10.0.0.21:2379\", \"https://[fd00::1]:2379\"], caFile: /etc/etcd/ca.crt, certFile: /etc/etcd/c.crt, keyFile: /etc/etcd/c.key}", nil},
+		"separate etcd in clear":                 {"etcd: {endpoints: [\"http://10.0.0.21:2379\", 10.0.0.21]}", []string{`etcd.endpoints[0]: "http://10.0.0.21:2379" is no URL like https://`, "etcd.endpoints[1]", "etcd.caFile: is required", "etcd.certFile", "etcd.keyFile"}},
+		"certificate of no etcd":                 {"etcd: {certFile: c.crt}", []string{"etcd.certFile: is for a separate etcd"}},
+		"both kinds of etcd":                     {"etcd: {endpoints: [\"https://e:2379\"], caFile: /a, certFile: /b, keyFile: /c, quotaBytes: 268435456}\ndirectories: {etcd: /fast}", []string{"etcd.quotaBytes: a separate etcd", "--quota-backend-bytes", "directories.etcd: a separate etcd"}},
 		"replaced too soon":                      {"masters: {replaceDeadAfter: 3s}", []string{"masters.replaceDeadAfter: 3s is too short", "10s", "0s for never"}},
 		"certificates too short":                 {"masters: {certificateLife: 1m}", []string{"masters.certificateLife: 1m0s is too short", "2m"}},
 		"replaced before it is dead":             {"masters: {replaceDeadAfter: -1m}", []string{"masters.replaceDeadAfter: -1m0s is too short"}},
@@ -77,6 +81,35 @@ dns: {upstream: [192.0.2.1, "192.0.2.2:5353"]}
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("more than one line: %q", err)
+			}
+		})
+	}
+}
+
+func TestEtcdOfAnAPIServer(t *testing.T) {
+	beside := configv1.SeparateEtcd{Endpoints: []string{"https://10.0.0.21:2379"}, CAFile: "/a", CertFile: "/b", KeyFile: "/c"}
+	for name, test := range map[string]struct {
+		etcd configv1.Etcd
+		want []string // parts of the error, none for no error
+	}{
+		"embedded": {configv1.Etcd{PeerURL: "https://10.0.0.11:2380", DataDir: "/fast", QuotaBytes: 1 << 30}, nil},
+		"separate": {configv1.Etcd{SeparateEtcd: beside}, nil},
+		"neither":  {configv1.Etcd{}, []string{"etcd.peerURL: is required, unless etcd.endpoints"}},
+		"both": {configv1.Etcd{PeerURL: "https://10.0.0.11:2380", DataDir: "/fast", QuotaBytes: 1, SeparateEtcd: beside},
+			[]string{"etcd.peerURL: is for an embedded member", "etcd.dataDir", "etcd.quotaBytes"}},
+		"relative path": {configv1.Etcd{SeparateEtcd: configv1.SeparateEtcd{Endpoints: beside.Endpoints, CAFile: "a", CertFile: "/b", KeyFile: "/c"}},
+			[]string{`etcd.caFile: "a" is no absolute path`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := configv1.APIServerConfiguration{Etcd: test.etcd}
+			err := cfg.Validate()
+			if (err == nil) != (len(test.want) == 0) {
+				t.Fatalf("got %v, want %q", err, test.want)
+			}
+			for _, part := range test.want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error lacks %q:\n%v", part, err)
+				}
 			}
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"kijabi.dev/apiserver/internal/authn"
 	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
-	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/flowcontrol"
 	"kijabi.dev/apiserver/internal/forward"
 	"kijabi.dev/apiserver/internal/masters"
@@ -63,7 +61,12 @@ func DefaultConfig() *configv1.APIServerConfiguration {
 // hands leadership over; then etcd, the store and the masters' port, which the handover needs.
 func Run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Logger) error {
 	boundGarbage()
-	err := run(ctx, cfg, log)
+	release, err := lockData(cfg)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = run(ctx, cfg, log)
 	var newer *masters.Superseded
 	if errors.As(err, &newer) {
 		// Nothing is open any more; with the data gone, the next start joins.
@@ -80,12 +83,12 @@ func run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 	if err != nil {
 		return err
 	}
-	defer s.etcd.Close()
+	defer s.data.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ground := lifecycle.NewGroup(context.WithoutCancel(ctx))
 	ground.Go(func(ctx context.Context) error {
-		err := lifecycle.RunAll(ctx, s.etcd.Run, s.store.Run, s.peerServer.Run, s.audit)
+		err := lifecycle.RunAll(ctx, s.data.Run, s.store.Run, s.peerServer.Run, s.audit)
 		cancel(err)
 		return err
 	})
@@ -96,7 +99,7 @@ func run(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.Log
 
 // server is a wired apiserver.
 type server struct {
-	etcd       *etcdnode.Node
+	data       datastore
 	store      *store.Store
 	peerServer *rpc.Server
 	// audit ends after the doors, so that it holds their last answers.
@@ -135,13 +138,13 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return rpc.Dial(address, peerIdentity, opts...)
 	}
 
-	node, err := startEtcd(ctx, cfg, dial, log)
+	data, err := openData(ctx, cfg, dial, log)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			node.Close()
+			data.Close()
 		}
 	}()
 	storageKeys, err := openStorageKeys(cfg.PKIDir, log.Named("store"))
@@ -149,7 +152,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		return nil, err
 	}
 	measured := metrics.New()
-	sealing := sealed.New(measured.Backend(node.Backend()), storageKeys, encryptedResources(cfg))
+	sealing := sealed.New(measured.Backend(data.Backend()), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
 		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
 	})
@@ -158,16 +161,18 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	}
 	policy := authz.NewPolicy()
 	objects.Observe(policy)
-	group, err := masters.New(masters.Config{
+	mastersConfig := masters.Config{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, EtcdPeerURL: cfg.Etcd.PeerURL,
 		GRPCAddress: cfg.ListenAddress, RESTAddress: cfg.RESTAddress, Dir: raftDir(cfg),
-		Bootstrap: cfg.Bootstrap, Etcd: node, Care: node, Concerns: concerns(objects), Store: objects, Dial: dial, Components: components,
+		Bootstrap: cfg.Bootstrap, Retention: cfg.Etcd.HistoryRetention.Duration, Concerns: concerns(objects), Store: objects, Dial: dial, Components: components,
 		Heartbeat: cfg.RaftHeartbeat.Duration, Election: cfg.RaftElection.Duration, LeaderLease: cfg.RaftLeaderLease.Duration,
-		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(identity, peerIdentity) }, VirtualAddresses: held(holder),
-		DiskFailed:  func(err error) { etcdnode.MarkFailed(etcdDir(cfg), err) },
+		ReplaceDeadAfter: cfg.Masters.ReplaceAfter(), CertificateEnd: func() time.Time { return firstEnd(append(data.identities(), identity, peerIdentity)...) },
+		VirtualAddresses: held(holder), DiskFailed: func(err error) { markFailed(cfg, err) },
 		SharedFiles: func() (map[string][]byte, error) { return sharedFiles(cfg.PKIDir) },
 		Clock:       clk, Log: log.Named("masters"),
-	})
+	}
+	data.tell(&mastersConfig)
+	group, err := masters.New(mastersConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +180,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	if err != nil {
 		return nil, err
 	}
-	maker, err := newMaker(cfg, node, group, storageKeys, log.Named("snapshots"))
+	maker, err := newMaker(cfg, data, group, storageKeys, log.Named("snapshots"))
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +232,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 		Store: objects, Resources: resources(engine), Sealing: rewriter.Progress, Audited: auditLog.Counts, Loads: limiter.Loads,
 		Masters:       group.Status,
 		VIP:           holder.Status,
-		DatabaseBytes: func() int64 { return node.Status().DatabaseBytes },
+		DatabaseBytes: data.DatabaseBytes,
 		Full:          group.Full,
 		Care:          group.CareCounts,
 		Snapshots:     maker.Counts,
@@ -294,7 +299,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	}
 	openGRPC, openREST := openDoors(cfg, holder, door, restDoor)
 	return &server{
-		etcd: node, store: objects, peerServer: peers, audit: auditLog.Run,
+		data: data, store: objects, peerServer: peers, audit: auditLog.Run,
 		tasks: []lifecycle.Task{
 			identity.Run,
 			peerIdentity.Run,
@@ -368,56 +373,4 @@ func current(objects *store.Store) error {
 		return errors.New("this master has no proof that its memory is current: it is cut off from the others, or no quorum of masters is alive")
 	}
 	return nil
-}
-
-// startEtcd starts the embedded member. With an empty data directory it forms a
-// cluster of one, or asks a living master to let it join.
-func startEtcd(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*etcdnode.Node, error) {
-	etcdConfig := etcdnode.Config{
-		Name: cfg.NodeName, Dir: etcdDir(cfg), PeerURL: cfg.Etcd.PeerURL, ClusterToken: cfg.ClusterID,
-		CertFile: cfg.Peer.CertFile, KeyFile: cfg.Peer.KeyFile, CAFile: cfg.Peer.CAFile,
-		QuotaBytes: cfg.Etcd.QuotaBytes, Retention: cfg.Etcd.HistoryRetention.Duration, Log: log.Named("etcd"),
-	}
-	start := etcdnode.Start
-	switch {
-	case etcdnode.Exists(etcdConfig.Dir):
-		start = func(ctx context.Context, etcdConfig etcdnode.Config) (*etcdnode.Node, error) {
-			return startMember(ctx, cfg, etcdConfig, dial, log)
-		}
-	case !cfg.Bootstrap:
-		joined, err := join(ctx, cfg, dial, log)
-		if err != nil {
-			return nil, err
-		}
-		if err := belongTo(cfg, joined.GetGeneration(), log); err != nil {
-			return nil, err
-		}
-		etcdConfig.InitialCluster = joined.GetEtcdInitialCluster()
-	}
-	node, err := start(ctx, etcdConfig)
-	if err != nil {
-		return nil, fmt.Errorf("etcd member %s: %w", cfg.NodeName, err)
-	}
-	return node, nil
-}
-
-// joinTimeout bounds how long this master asks to be let in; after it the program
-// ends with the reason, and is started again.
-const joinTimeout = 2 * time.Minute
-
-// join asks the known masters until one lets this one in.
-func join(ctx context.Context, cfg *configv1.APIServerConfiguration, dial masters.Dial, log *zap.Logger) (*mastersv1pb.JoinResponse, error) {
-	known, err := knownMasters(cfg)
-	if err != nil {
-		return nil, err
-	}
-	if len(known) == 0 {
-		return nil, fmt.Errorf("%s holds no data and this master knows no other to join: if this machine has lost its disk, run 'kijabi reset' and join it again with a new token, or 'kijabi snapshot restore' if it was the only master; to join by hand, fill in join", cfg.DataDir)
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	return masters.AskToJoin(ctx, known, dial, &mastersv1pb.JoinRequest{
-		Name: cfg.NodeName, PeerAddress: cfg.PeerAddress, EtcdPeerUrl: cfg.Etcd.PeerURL,
-		GrpcAddress: cfg.ListenAddress, RestAddress: cfg.RESTAddress,
-	}, log)
 }

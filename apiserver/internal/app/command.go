@@ -18,6 +18,7 @@ import (
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/rescue"
 	"kijabi.dev/apiserver/internal/snapshot"
+	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/platform/config"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/logging"
@@ -37,11 +38,11 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 	case "snapshot verify":
 		do = (*offline).verify
 	case "snapshot restore":
-		do = (*offline).restore
+		do = alone((*offline).restore)
 	case "recover":
-		do = (*offline).recover
+		do = alone((*offline).recover)
 	case "masters":
-		do = (*offline).masters
+		do = alone((*offline).masters)
 	default:
 		return 0, false
 	}
@@ -56,6 +57,18 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 		return 1, true
 	}
 	return 0, true
+}
+
+// alone refuses what is done to, or with, the data of a master that runs.
+func alone(do func(*offline, context.Context) (any, error)) func(*offline, context.Context) (any, error) {
+	return func(o *offline, ctx context.Context) (any, error) {
+		release, err := lockData(o.cfg)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		return do(o, ctx)
+	}
 }
 
 // split divides the words at the beginning from the flags.
@@ -149,10 +162,26 @@ func (o *offline) restore(ctx context.Context) (_ any, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.cfg.Etcd.Separate() {
+		return nil, o.restoreSeparate(in, keys)
+	}
 	return rescue.FromSnapshot(o.place(), in, keys)
 }
 
+// restoreSeparate makes ready what a separate etcd is restored from, which cannot be done here.
+func (o *offline) restoreSeparate(in io.Reader, keys *sealed.Keys) error {
+	p := o.place()
+	file, bump, err := rescue.ForSeparate(p, in, keys, filepath.Join(o.cfg.DataDir, "restored-"+p.Now.UTC().Format("20060102T150405Z")))
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("nothing was changed: the data is in a separate etcd (etcd.endpoints) and is restored there. The snapshot's database is %s. Stop all apiservers and etcd's members, run `etcdutl snapshot restore %s --skip-hash-check --bump-revision %d --mark-compacted` for each member with its --name, --data-dir, --initial-cluster and --initial-advertise-peer-urls, start etcd, then the apiservers", file, filepath.Base(file), bump)
+}
+
 func (o *offline) recover(ctx context.Context) (any, error) {
+	if o.cfg.Etcd.Separate() {
+		return rescue.FromSeparate(o.place())
+	}
 	return rescue.FromMember(ctx, o.place())
 }
 

@@ -106,6 +106,14 @@ func verifyRaft(ctx context.Context, cfg *configv1.APIServerConfiguration) error
 	return etcdnode.VerifyFile(ctx, filepath.Join(raftDir(cfg), "raft.db"))
 }
 
+// markFailed notes that the disk has failed a write, for the next start. Beside a separate etcd
+// raft's data says for itself whether it can be used.
+func markFailed(cfg *configv1.APIServerConfiguration, err error) {
+	if dir := etcdDir(cfg); dir != "" {
+		etcdnode.MarkFailed(dir, err)
+	}
+}
+
 // damaged says whether an error is one that new data would mend.
 func damaged(err error) bool {
 	var damage *etcdnode.Damaged

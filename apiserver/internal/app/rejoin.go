@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"kijabi.dev/apiserver/internal/datadir"
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/rescue"
@@ -26,11 +27,23 @@ import (
 // knownEvery is how often the file of known masters is brought up to date.
 const knownEvery = 5 * time.Second
 
+// etcdDir holds the embedded member's data; empty if there is none.
 func etcdDir(cfg *configv1.APIServerConfiguration) string {
+	if cfg.Etcd.Separate() {
+		return ""
+	}
 	return cmp.Or(cfg.Etcd.DataDir, filepath.Join(cfg.DataDir, "etcd"))
 }
 
 func raftDir(cfg *configv1.APIServerConfiguration) string { return filepath.Join(cfg.DataDir, "raft") }
+
+// lockData keeps other processes from this master's data until release is called.
+func lockData(cfg *configv1.APIServerConfiguration) (release func(), err error) {
+	if cfg.Etcd.Separate() {
+		return datadir.Lock(raftDir(cfg))
+	}
+	return datadir.Lock(etcdDir(cfg), raftDir(cfg))
+}
 
 // knownFile lists the peer addresses of the other masters. It lies beside the certificate: a
 // master that has lost its data but not its certificate knows by it whom to join.
@@ -107,26 +120,15 @@ func startMember(ctx context.Context, cfg *configv1.APIServerConfiguration, etcd
 	if err := verifyRaft(ctx, cfg); err != nil {
 		return nil, err
 	}
-	data, err := masters.ReadData(raftDir(cfg))
+	former, known, err := formerGroup(cfg)
 	if err != nil {
 		return nil, err
 	}
-	known, err := knownMasters(cfg)
-	if err != nil {
-		return nil, err
-	}
-	for _, member := range data.Members {
-		if member.Name != cfg.NodeName {
-			known = append(known, member.PeerAddress)
-		}
-	}
-	slices.Sort(known)
-	known = slices.Compact(known)
 	group := lifecycle.NewGroup(ctx)
 	var node *etcdnode.Node
 	var newer *masters.Superseded
 	group.Go(func(inner context.Context) error {
-		newer = masters.AwaitSuccessor(inner, cfg.ClusterID, data.Generation, known, dial, log)
+		newer = masters.AwaitSuccessor(inner, cfg.ClusterID, former.Generation, known, dial, log)
 		group.Cancel()
 		return nil
 	})

@@ -117,6 +117,21 @@ func (a asker) write(cfg *configv1.APIServerConfiguration, name string) {
 	a.until("write "+name+" through "+cfg.NodeName, cfg, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":%q}}`, name), http.StatusCreated)
 }
 
+// tolerates waits until a master counts as many voters that may fail.
+func (a asker) tolerates(cfg *configv1.APIServerConfiguration, failures int) {
+	a.t.Helper()
+	want := fmt.Sprintf("\nkijabi_failures_tolerated %d\n", failures)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		code, text := a.call(cfg, "GET", "/metrics", "")
+		if code == http.StatusOK && strings.Contains(text, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("not in time: %s tolerates %d failures: %d", cfg.NodeName, failures, code)
+		}
+	}
+}
+
 func place(cfg *configv1.APIServerConfiguration) rescue.Place {
 	return rescue.Place{
 		Name: cfg.NodeName, ClusterID: cfg.ClusterID, PeerAddress: cfg.PeerAddress, PeerURL: cfg.Etcd.PeerURL,
@@ -196,7 +211,8 @@ func TestQuorumIsLostForever(t *testing.T) {
 	}
 	ask.write(first, "together")
 
-	// The founder's disk is lost, but not its certificate.
+	// The founder's disk is lost, but not its certificate; the others must be able to go on.
+	ask.tolerates(survivor, 1)
 	stops[0]()
 	if err := os.RemoveAll(first.DataDir); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/utils/clock"
 
-	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/snapshot"
 	"kijabi.dev/apiserver/internal/storage/sealed"
@@ -48,13 +47,13 @@ func openArchive(cfg *configv1.APIServerConfiguration) (snapshot.Archive, error)
 }
 
 // newMaker returns the maker of this master's snapshots.
-func newMaker(cfg *configv1.APIServerConfiguration, node *etcdnode.Node, group *masters.Masters, keys *sealed.Keys, log *zap.Logger) (*snapshot.Maker, error) {
+func newMaker(cfg *configv1.APIServerConfiguration, data datastore, group *masters.Masters, keys *sealed.Keys, log *zap.Logger) (*snapshot.Maker, error) {
 	archive, err := openArchive(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return snapshot.NewMaker(snapshot.MakerConfig{
-		Master: cfg.NodeName, Archive: archive, Keys: keys, Describe: describe(cfg.ClusterID, group), Revision: node.Revision, Copy: node.WriteDatabase,
+		Master: cfg.NodeName, Archive: archive, Keys: keys, Describe: describe(cfg.ClusterID, group), Revision: data.Revision, Copy: data.WriteDatabase,
 		Scratch:    filepath.Join(cfg.DataDir, "scratch"),
 		KeepHourly: cmp.Or(cfg.Snapshots.KeepHourly, keepHourly), KeepDaily: cmp.Or(cfg.Snapshots.KeepDaily, keepDaily),
 		Clock: clock.RealClock{}, Log: log,

@@ -31,6 +31,9 @@ func (n *Node) WriteDatabase(w io.Writer) (revision int64, err error) {
 // Revision is the newest that the member has applied.
 func (n *Node) Revision() int64 { return n.etcd.Server.KV().Rev() }
 
+// DatabaseBytes is the size of the member's database file.
+func (n *Node) DatabaseBytes() int64 { return n.etcd.Server.Backend().Size() }
+
 // Database is a copy of a member's database, open for reading.
 type Database struct{ db *bbolt.DB }
 

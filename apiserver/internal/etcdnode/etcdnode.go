@@ -27,9 +27,8 @@ import (
 )
 
 const (
-	// maxTxnOps and maxRequestBytes leave room above the store's own limits.
-	maxTxnOps       = 4096
-	maxRequestBytes = 10 << 20
+	maxTxnOps       = etcd.MaxTxnOps
+	maxRequestBytes = etcd.MaxRequestBytes
 	// maxLearners is raised from etcd's 1: several masters may join or wait as spares.
 	maxLearners = 8
 

@@ -97,7 +97,7 @@ func quickly(c *masters.Config) { c.CompareEvery = 200 * time.Millisecond }
 
 // TestOddDataIsRebuilt damages the data of a running follower, then that of the leader.
 func TestOddDataIsRebuilt(t *testing.T) {
-	machines := formWith(t, 3, quickly)
+	machines := where{}.formWith(t, 3, quickly)
 	for round, victimLeads := range []bool{false, true} {
 		lead := leader(t, machines)
 		marker := fmt.Sprintf("precious-%d-", round)
@@ -154,7 +154,7 @@ func TestOddDataIsRebuilt(t *testing.T) {
 
 // TestRebuildIsPermittedToOne asks for permission for masters that do not run.
 func TestRebuildIsPermittedToOne(t *testing.T) {
-	machines := form(t, 3)
+	machines := where{}.form(t, 3)
 	lead := leader(t, machines)
 	var others []*machine
 	for _, mc := range machines {
@@ -190,7 +190,7 @@ func TestRebuildIsPermittedToOne(t *testing.T) {
 // TestQuorumGoesBeforeRebuilding has one of three masters dead, and another that would like to
 // give its data up.
 func TestQuorumGoesBeforeRebuilding(t *testing.T) {
-	machines := form(t, 3)
+	machines := where{}.form(t, 3)
 	lead := leader(t, machines)
 	var others []*machine
 	for _, mc := range machines {
@@ -207,7 +207,7 @@ func TestQuorumGoesBeforeRebuilding(t *testing.T) {
 // TestLimitHealsItself fills the data store up to its limit, deletes, and writes on without
 // anybody's command.
 func TestLimitHealsItself(t *testing.T) {
-	mc := newMachine(t, "m1")
+	mc := where{}.newMachine(t, "m1")
 	mc.quota = 16 << 20
 	mc.start()
 	lead := leader(t, []*machine{mc}).running
@@ -245,7 +245,7 @@ func TestLimitHealsItself(t *testing.T) {
 // TestAlarmOfQuotaEnds fills the file past etcd's own quota, behind the limit's back, so that etcd
 // raises its alarm and refuses every batch.
 func TestAlarmOfQuotaEnds(t *testing.T) {
-	mc := newMachine(t, "m1")
+	mc := where{}.newMachine(t, "m1")
 	mc.quota = 1 << 20
 	mc.start()
 	lead := leader(t, []*machine{mc}).running
@@ -274,7 +274,7 @@ func TestAlarmOfQuotaEnds(t *testing.T) {
 // TestAlarmOfCorruptionEnds has etcd raise its alarm, which ends all writes, about the wrong member
 // of three and about one that is well.
 func TestAlarmOfCorruptionEnds(t *testing.T) {
-	machines := formWith(t, 3, func(c *masters.Config) { c.CompareEvery = time.Hour })
+	machines := where{}.formWith(t, 3, func(c *masters.Config) { c.CompareEvery = time.Hour })
 	lead := leader(t, machines)
 	var others []*machine
 	for _, mc := range machines {
@@ -337,7 +337,7 @@ func TestAlarmOfCorruptionEnds(t *testing.T) {
 // TestDefragmentationGoesRound leaves all members with free pages. Each gets rid of them, the leader
 // last, by leading no more; nobody is taken for dead.
 func TestDefragmentationGoesRound(t *testing.T) {
-	machines := formWith(t, 3, func(c *masters.Config) {
+	machines := where{}.formWith(t, 3, func(c *masters.Config) {
 		c.DefragmentAbove, c.DefragmentEvery, c.ReplaceDeadAfter = 8<<20, 200*time.Millisecond, 10*time.Second
 	})
 	lead := leader(t, machines)
@@ -385,7 +385,7 @@ func TestDefragmentationGoesRound(t *testing.T) {
 
 // TestFailedWriteEndsTheProcess has the disk fail a write of raft's log: it is not repeated.
 func TestFailedWriteEndsTheProcess(t *testing.T) {
-	mc := newMachine(t, "m1")
+	mc := where{}.newMachine(t, "m1")
 	var failed error
 	abandoned := 0
 	mc.configure = func(c *masters.Config) {
@@ -399,7 +399,7 @@ func TestFailedWriteEndsTheProcess(t *testing.T) {
 
 // TestLoneMasterIsDefragmented has nobody to hand over to.
 func TestLoneMasterIsDefragmented(t *testing.T) {
-	mc := newMachine(t, "m1")
+	mc := where{}.newMachine(t, "m1")
 	mc.configure = func(c *masters.Config) { c.DefragmentAbove, c.DefragmentEvery = 4<<20, 100*time.Millisecond }
 	mc.start()
 	lead := leader(t, []*machine{mc}).running

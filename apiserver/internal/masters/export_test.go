@@ -4,14 +4,22 @@ import (
 	"context"
 	"fmt"
 	"syscall"
+	"time"
 
+	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 )
 
-// HalfExpel removes a member from etcd only and lets nobody finish that here, as if this
-// leader died in the middle.
+// HalfExpel removes a member from etcd only, if that is embedded, and lets nobody finish that
+// here, as if this leader died in the middle.
 func (m *Masters) HalfExpel(ctx context.Context, name string) error {
-	m.change.Lock() // for ever
+	m.change.Lock() // until this master ends
+	go func() {
+		for m.raft.State() != raft.Shutdown {
+			time.Sleep(time.Millisecond)
+		}
+		m.change.Unlock()
+	}()
 	member, found := m.roster.get(name)
 	if !found {
 		return fmt.Errorf("%w: %s", ErrUnknownMember, name)
@@ -19,6 +27,9 @@ func (m *Masters) HalfExpel(ctx context.Context, name string) error {
 	member.Role = Leaving
 	if err := m.apply(command{Put: &member}); err != nil {
 		return err
+	}
+	if m.cfg.Etcd == nil {
+		return nil
 	}
 	return m.cfg.Etcd.Remove(ctx, parseEtcdID(member.EtcdID))
 }

@@ -21,7 +21,7 @@ func leads(t *testing.T, m *masters.Masters) bool {
 // Who leads is confirmed by raft alone: neither a disk nor an etcd that is cut off matters, but a
 // majority of the masters does.
 func TestConfirmLeading(t *testing.T) {
-	machines := form(t, 3)
+	machines := where{}.form(t, 3)
 	lead := leader(t, machines)
 	confirm := func(m *machine) error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

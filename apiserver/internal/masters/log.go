@@ -26,6 +26,9 @@ var (
 	_ raft.StableStore = (*logStore)(nil)
 )
 
+// logFile in the data directory holds them.
+const logFile = "raft.db"
+
 // Bucket names.
 const (
 	logBucket    = "log"
@@ -33,7 +36,7 @@ const (
 )
 
 func openLog(dir string) (*logStore, error) {
-	file := filepath.Join(dir, "raft.db")
+	file := filepath.Join(dir, logFile)
 	// The timeout tells a second process on the same directory apart from a slow disk.
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true})
 	if err != nil {

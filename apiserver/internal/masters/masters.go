@@ -29,6 +29,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/storage/etcd"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/lifecycle"
 	peerv1pb "kijabi.dev/proto/gen/kijabi/peer/v1"
@@ -57,7 +58,7 @@ var (
 // busy machine; with more, writes may not go on within a second.
 const defaultHeartbeat = 200 * time.Millisecond
 
-// Etcd is the local etcd member; *etcdnode.Node implements it.
+// Etcd is the local etcd member, embedded in the apiserver; *etcdnode.Node implements it.
 type Etcd interface {
 	Status() etcdnode.Status
 	Members() []etcdnode.Member
@@ -80,8 +81,9 @@ type Store interface {
 }
 
 var (
-	_ Etcd  = (*etcdnode.Node)(nil)
-	_ Store = (*store.Store)(nil)
+	_ Etcd         = (*etcdnode.Node)(nil)
+	_ SeparateEtcd = (*etcd.Separate)(nil)
+	_ Store        = (*store.Store)(nil)
 )
 
 // Config is what Masters need. Fields are required unless said otherwise.
@@ -96,8 +98,15 @@ type Config struct {
 	Dir string
 	// Bootstrap forms a group of one if Dir holds none yet.
 	Bootstrap bool
-	// Etcd is the local member, Store the local store.
-	Etcd  Etcd
+	// Etcd is the local member; nil with a separate etcd, whose members are not the masters'
+	// business: EtcdPeerURL is then empty, and raft's membership the only one.
+	Etcd Etcd
+	// Separate is the separate etcd; nil with an embedded member.
+	Separate SeparateEtcd
+	// Retention is how long a separate etcd keeps revisions; 0 means 24 h. Embedded members see
+	// to that themselves.
+	Retention time.Duration
+	// Store is the local store.
 	Store Store
 	// Care looks after the local member's data; nil when that is not this group's business.
 	Care Care
@@ -172,8 +181,11 @@ type Masters struct {
 // New opens raft's data and joins the group in the background: the peer port must be
 // served soon after. Run must be called, or Close.
 func New(cfg Config) (*Masters, error) {
-	if cfg.Name == "" || cfg.PeerAddress == "" || cfg.Dir == "" || cfg.Etcd == nil || cfg.Store == nil || cfg.Dial == nil || cfg.Log == nil {
-		return nil, errors.New("masters: name, peer address, directory, etcd, store, dial and log are required")
+	if cfg.Name == "" || cfg.PeerAddress == "" || cfg.Dir == "" || cfg.Store == nil || cfg.Dial == nil || cfg.Log == nil {
+		return nil, errors.New("masters: name, peer address, directory, store, dial and log are required")
+	}
+	if (cfg.Etcd == nil) == (cfg.Separate == nil) {
+		return nil, errors.New("masters: either an embedded etcd member or a separate etcd is required")
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
@@ -184,6 +196,7 @@ func New(cfg Config) (*Masters, error) {
 	cfg.ComponentGrace = orDefault(cfg.ComponentGrace, 15*time.Second)
 	cfg.CompareEvery, cfg.DefragmentEvery = orDefault(cfg.CompareEvery, compareEvery), orDefault(cfg.DefragmentEvery, defragmentEvery)
 	cfg.DefragmentAbove = cmp.Or(cfg.DefragmentAbove, defragmentAbove)
+	cfg.Retention = orDefault(cfg.Retention, defaultRetention)
 	if cfg.Abandon == nil {
 		cfg.Abandon = func() {
 			cfg.Log.Error("this master can neither go on nor hand over nor end in order, ending the process")
@@ -260,13 +273,14 @@ func (m *Masters) open() error {
 	if m.raft, err = raft.NewRaft(rc, m.roster, m.logs, m.logs, snapshots, m.transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	m.transport.raft.Store(m.raft)
 	return nil
 }
 
 // Run takes part in the group until ctx ends, in which case leadership is handed over
 // first, or until this master has been removed or can neither lead nor hand over.
 func (m *Masters) Run(ctx context.Context) error {
-	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.noticeSuccessor, m.timeDisk, m.measureSpace)
+	err := lifecycle.RunAll(ctx, m.exchangeReports, m.followLeader, m.reignWhenElected, m.noticeRemoval, m.noticeSuccessor, m.timeDisk, m.measureSpace, m.compactSeparate)
 	m.Close()
 	if err != nil {
 		return fmt.Errorf("masters of %s: %w", m.cfg.Name, err)

@@ -20,6 +20,8 @@ import (
 
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/masters"
+	"kijabi.dev/apiserver/internal/storage/etcd"
+	"kijabi.dev/apiserver/internal/storage/etcd/etcdtest"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/lifecycle"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
@@ -32,9 +34,13 @@ type door struct {
 	mastersv1pb.UnimplementedMastersServiceServer
 	m    *masters.Masters
 	deaf atomic.Bool // it answers raft, but no questions
+	mute atomic.Bool // it answers questions, but not raft
 }
 
 func (d *door) Raft(ctx context.Context, req *peerv1pb.RaftRequest) (*peerv1pb.RaftResponse, error) {
+	if d.mute.Load() {
+		return nil, errors.New("mute")
+	}
 	return d.m.HandleRaft(ctx, req)
 }
 
@@ -80,7 +86,15 @@ func (d *door) Defragment(_ context.Context, req *peerv1pb.DefragmentRequest) (*
 }
 
 func (d *door) Status(context.Context, *mastersv1pb.StatusRequest) (*mastersv1pb.StatusResponse, error) {
-	return &mastersv1pb.StatusResponse{ClusterId: d.m.ClusterID(), Generation: d.m.Generation(), AnsweredBy: d.m.Status().AnsweredBy}, nil
+	status := d.m.Status()
+	resp := &mastersv1pb.StatusResponse{
+		ClusterId: status.ClusterID, Generation: d.m.Generation(), AnsweredBy: status.AnsweredBy,
+		Leader: status.Leadership.Leader, Epoch: status.Leadership.Epoch,
+	}
+	for _, member := range status.Members {
+		resp.Members = append(resp.Members, &mastersv1pb.Member{Name: member.Name})
+	}
+	return resp, nil
 }
 
 func dial(address string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
@@ -107,13 +121,33 @@ func (c *cuttable) Commit(ctx context.Context, guardKey string, guard int64, ops
 	return c.Backend.Commit(ctx, guardKey, guard, ops)
 }
 
+// where the masters' data is.
+type where struct {
+	separate *etcdtest.Cluster // nil with embedded members
+}
+
+// onBoth runs a test with embedded members and with a separate etcd.
+func onBoth(t *testing.T, test func(t *testing.T, on where)) {
+	t.Helper()
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		test(t, where{})
+	})
+	t.Run("separate", func(t *testing.T) {
+		t.Parallel()
+		test(t, where{etcdtest.Start(t, etcdtest.Options{})})
+	})
+}
+
 // machine is a place where a master lives: its disk and addresses outlast it.
 type machine struct {
 	t         *testing.T
+	on        where
 	name, dir string
-	peer, url string
+	peer, url string                // no url with a separate etcd
 	configure func(*masters.Config) // may be nil
 	quota     int64                 // of its database; 0 for the default
+	cut       bool                  // it starts with its data cut off
 	running   *master
 }
 
@@ -122,7 +156,7 @@ type master struct {
 	*masters.Masters
 	store   *store.Store
 	backend *cuttable
-	etcd    *etcdnode.Node
+	etcd    *etcdnode.Node // nil with a separate etcd
 	door    *door
 	ended   chan error // why its part among the masters ended by itself
 	etcdEnd chan error // why its etcd member did
@@ -143,10 +177,13 @@ func address(t *testing.T) string {
 	}
 }
 
-func newMachine(t *testing.T, name string) *machine {
+func (on where) newMachine(t *testing.T, name string) *machine {
 	t.Helper()
 	ip := address(t)
-	mc := &machine{t: t, name: name, dir: t.TempDir(), peer: ip + ":7443", url: "http://" + ip + ":2380"}
+	mc := &machine{t: t, on: on, name: name, dir: t.TempDir(), peer: ip + ":7443"}
+	if on.separate == nil {
+		mc.url = "http://" + ip + ":2380"
+	}
 	t.Cleanup(func() {
 		if mc.running != nil {
 			mc.stop()
@@ -176,34 +213,57 @@ func (mc *machine) etcdConfig(log *zap.Logger) etcdnode.Config {
 	return etcdnode.Config{Name: mc.name, Dir: filepath.Join(mc.dir, "etcd"), PeerURL: mc.url, ClusterToken: "c1", QuotaBytes: mc.quota, Log: log}
 }
 
-// start starts the master: anew, through join if given, or from its disk.
-func (mc *machine) start(join ...string) *master {
+// database is the embedded member or the separate etcd.
+type database interface {
+	Backend() *etcd.Backend
+	Run(ctx context.Context) error
+	Close()
+}
+
+// open starts the embedded member or connects to the separate etcd, joining first if need be.
+func (mc *machine) open(log *zap.Logger, cfg *masters.Config, join ...string) (database, *etcdnode.Node) {
 	t := mc.t
 	t.Helper()
-	log := logger(t).Named(mc.name)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ec := mc.etcdConfig(log)
-	if len(join) > 0 && !etcdnode.Exists(ec.Dir) {
+	if len(join) > 0 && !etcdnode.Exists(ec.Dir) && !masters.Exists(cfg.Dir) {
 		resp, err := masters.AskToJoin(ctx, join, dial, &mastersv1pb.JoinRequest{Name: mc.name, PeerAddress: mc.peer, EtcdPeerUrl: mc.url}, log)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ec.InitialCluster = resp.GetEtcdInitialCluster()
 	}
+	if mc.on.separate != nil {
+		separate := mc.on.separate.Connect()
+		cfg.Separate = separate
+		return separate, nil
+	}
 	node, err := etcdnode.Start(ctx, ec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	backend := &cuttable{Backend: node.Backend()}
+	cfg.Etcd, cfg.Care = node, node
+	return node, node
+}
+
+// start starts the master: anew, through join if given, or from its disk.
+func (mc *machine) start(join ...string) *master {
+	t := mc.t
+	t.Helper()
+	log := logger(t).Named(mc.name)
+	cfg := masters.Config{
+		Name: mc.name, ClusterID: "c1", PeerAddress: mc.peer, EtcdPeerURL: mc.url, Dir: filepath.Join(mc.dir, "raft"),
+		Bootstrap: len(join) == 0 && mc.name == "m1", Dial: dial, Log: log,
+	}
+	data, node := mc.open(log, &cfg, join...)
+	backend := &cuttable{Backend: data.Backend()}
+	backend.cut.Store(mc.cut)
 	st, err := store.New(store.Config{Name: mc.name, Backend: backend, Indexer: index, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := masters.Config{
-		Name: mc.name, ClusterID: "c1", PeerAddress: mc.peer, EtcdPeerURL: mc.url, Dir: filepath.Join(mc.dir, "raft"),
-		Bootstrap: len(join) == 0 && mc.name == "m1", Etcd: node, Care: node, Store: st, Dial: dial, Log: log,
-	}
+	cfg.Store = st
 	if mc.configure != nil {
 		mc.configure(&cfg)
 	}
@@ -222,15 +282,17 @@ func (mc *machine) start(join ...string) *master {
 	group := lifecycle.NewGroup(context.Background())
 	group.Go(func(context.Context) error { return server.Serve(listener) })
 	ms := &master{Masters: m, store: st, backend: backend, etcd: node, door: d, ended: make(chan error, 1), etcdEnd: make(chan error, 1)}
-	group.Go(func(ctx context.Context) error { ms.etcdEnd <- node.Run(ctx); return nil }) // the test aborts it, too
+	group.Go(func(ctx context.Context) error { ms.etcdEnd <- data.Run(ctx); return nil }) // the test aborts it, too
 	group.Go(func(ctx context.Context) error { ms.ended <- m.Run(ctx); return nil })
 	group.Go(st.Run)
 	// kill is as abrupt as it gets within one process: nothing is handed over.
 	ms.kill = func() {
-		node.Abort()
+		if node != nil {
+			node.Abort()
+		}
 		server.Stop()
 		m.Close()
-		node.Close()
+		data.Close()
 		group.Cancel()
 		_ = group.Wait()
 	}
@@ -274,18 +336,18 @@ func voters(m *master) int {
 }
 
 // form starts n masters and waits until all that should vote do.
-func form(t *testing.T, n int) []*machine {
+func (on where) form(t *testing.T, n int) []*machine {
 	t.Helper()
-	return formWith(t, n, nil)
+	return on.formWith(t, n, nil)
 }
 
 // formWith is form with masters that are configured otherwise.
-func formWith(t *testing.T, n int, configure func(*masters.Config)) []*machine {
+func (on where) formWith(t *testing.T, n int, configure func(*masters.Config)) []*machine {
 	t.Helper()
 	began := time.Now()
 	var machines []*machine
 	for i := range n {
-		mc := newMachine(t, fmt.Sprintf("m%d", i+1))
+		mc := on.newMachine(t, fmt.Sprintf("m%d", i+1))
 		mc.configure = configure
 		if i == 0 {
 			mc.start()
@@ -346,8 +408,10 @@ func converge(t *testing.T, machines []*machine) {
 	}
 }
 
-func TestOneMaster(t *testing.T) {
-	mc := newMachine(t, "m1")
+func TestOneMaster(t *testing.T) { onBoth(t, oneMaster) }
+
+func oneMaster(t *testing.T, on where) {
+	mc := on.newMachine(t, "m1")
 	mc.start()
 	leader(t, []*machine{mc})
 	first, err := put(t.Context(), mc.running.store, key(1), "")
@@ -370,8 +434,10 @@ func TestOneMaster(t *testing.T) {
 	}
 }
 
-func TestThreeMastersFormAndAgree(t *testing.T) {
-	machines := form(t, 3)
+func TestThreeMastersFormAndAgree(t *testing.T) { onBoth(t, threeMastersFormAndAgree) }
+
+func threeMastersFormAndAgree(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	for i := range 50 {
 		if _, err := put(t.Context(), lead.running.store, key(i), ""); err != nil {
@@ -388,10 +454,12 @@ func TestThreeMastersFormAndAgree(t *testing.T) {
 			t.Errorf("%s: leader connection to %q: %v", mc.name, name, err)
 		}
 	}
-	eventually(t, "etcd's leader follows", func() bool {
-		s := lead.running.etcd.Status()
-		return s.Leader == s.ID
-	})
+	if on.separate == nil {
+		eventually(t, "etcd's leader follows", func() bool {
+			s := lead.running.etcd.Status()
+			return s.Leader == s.ID
+		})
+	}
 	// A node that one master hears is known to all.
 	machines[1].running.Directory().Hear("node-1", true)
 	eventually(t, "the node is known on the third master", func() bool {
@@ -400,8 +468,10 @@ func TestThreeMastersFormAndAgree(t *testing.T) {
 	})
 }
 
-func TestLeaderIsKilled(t *testing.T) {
-	machines := form(t, 3)
+func TestLeaderIsKilled(t *testing.T) { onBoth(t, leaderIsKilled) }
+
+func leaderIsKilled(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	acked := map[store.Key]uint64{}
 	n := 0
 	write := func(deadline time.Duration) time.Duration {
@@ -460,8 +530,10 @@ func TestLeaderIsKilled(t *testing.T) {
 }
 
 // TestPowerFailure kills all masters at once and starts them together.
-func TestPowerFailure(t *testing.T) {
-	machines := form(t, 3)
+func TestPowerFailure(t *testing.T) { onBoth(t, powerFailure) }
+
+func powerFailure(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	first, err := put(t.Context(), lead.running.store, key(1), "")
 	if err != nil {
@@ -470,6 +542,10 @@ func TestPowerFailure(t *testing.T) {
 	epoch := lead.running.Leadership().Epoch
 	for _, mc := range machines {
 		mc.stop()
+	}
+	if on.separate != nil {
+		on.separate.Kill(0)
+		on.separate.Restart(0)
 	}
 	var wg sync.WaitGroup
 	for _, mc := range machines {
@@ -486,8 +562,10 @@ func TestPowerFailure(t *testing.T) {
 	}
 }
 
-func TestTransfer(t *testing.T) {
-	machines := form(t, 3)
+func TestTransfer(t *testing.T) { onBoth(t, transfer) }
+
+func transfer(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	var heir *machine
 	for _, mc := range machines {

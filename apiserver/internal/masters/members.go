@@ -49,11 +49,16 @@ func (m *Masters) Join(ctx context.Context, candidate Member) (*JoinResult, erro
 	if err := m.admit(ctx, candidate); err != nil {
 		return nil, err
 	}
-	id, all, err := m.cfg.Etcd.AddLearner(ctx, candidate.EtcdPeerURL)
-	if err != nil {
-		return nil, err
+	candidate.Role = Learner
+	var all []etcdnode.Member
+	if m.cfg.Etcd != nil {
+		var id uint64
+		var err error
+		if id, all, err = m.cfg.Etcd.AddLearner(ctx, candidate.EtcdPeerURL); err != nil {
+			return nil, err
+		}
+		candidate.EtcdID = etcdID(id)
 	}
-	candidate.EtcdID, candidate.Role = etcdID(id), Learner
 	if err := m.raft.AddNonvoter(raft.ServerID(candidate.Name), raft.ServerAddress(candidate.PeerAddress), 0, raftTimeout).Error(); err != nil {
 		return nil, fmt.Errorf("add %s to raft: %w", candidate.Name, err)
 	}
@@ -64,6 +69,7 @@ func (m *Masters) Join(ctx context.Context, candidate Member) (*JoinResult, erro
 	result := &JoinResult{ClusterID: m.roster.cluster(), Generation: m.Generation(), Members: m.roster.list()}
 	result.EtcdInitialCluster = initialCluster(all, result.Members)
 	if m.cfg.SharedFiles != nil {
+		var err error
 		if result.SharedFiles, err = m.cfg.SharedFiles(); err != nil {
 			return nil, fmt.Errorf("shared files: %w", err)
 		}
@@ -73,16 +79,17 @@ func (m *Masters) Join(ctx context.Context, candidate Member) (*JoinResult, erro
 
 // admit checks a candidate against the roster and clears away its former self.
 func (m *Masters) admit(ctx context.Context, candidate Member) error {
-	for _, v := range []string{candidate.Name, candidate.PeerAddress, candidate.EtcdPeerURL} {
-		if v == "" {
-			return fmt.Errorf("%w: name, peer address and etcd peer URL are required", ErrConflict)
-		}
+	if candidate.Name == "" || candidate.PeerAddress == "" {
+		return fmt.Errorf("%w: name and peer address are required", ErrConflict)
+	}
+	if err := m.sameEtcd(candidate); err != nil {
+		return err
 	}
 	if candidate.Name == m.cfg.Name {
 		return fmt.Errorf("%w: %s is the leading master", ErrConflict, candidate.Name)
 	}
 	for _, other := range m.roster.list() {
-		if other.Name != candidate.Name && (other.PeerAddress == candidate.PeerAddress || other.EtcdPeerURL == candidate.EtcdPeerURL) {
+		if other.Name != candidate.Name && (other.PeerAddress == candidate.PeerAddress || m.cfg.Etcd != nil && other.EtcdPeerURL == candidate.EtcdPeerURL) {
 			return fmt.Errorf("%w: %s already has an address of %s", ErrConflict, other.Name, candidate.Name)
 		}
 	}
@@ -90,9 +97,7 @@ func (m *Masters) admit(ctx context.Context, candidate Member) error {
 	if !found {
 		return nil
 	}
-	index := slices.IndexFunc(m.cfg.Etcd.Members(), func(e etcdnode.Member) bool { return etcdID(e.ID) == former.EtcdID })
-	unstarted := index >= 0 && m.cfg.Etcd.Members()[index].Name == ""
-	if unstarted && former.PeerAddress == candidate.PeerAddress && former.EtcdPeerURL == candidate.EtcdPeerURL {
+	if m.unstarted(former) && former.PeerAddress == candidate.PeerAddress && former.EtcdPeerURL == candidate.EtcdPeerURL {
 		return nil // the same join again
 	}
 	if m.alive(candidate.Name) {
@@ -100,6 +105,14 @@ func (m *Masters) admit(ctx context.Context, candidate Member) error {
 	}
 	m.log.Warn("master joins anew, removing its former self", zap.String("name", candidate.Name))
 	return m.expel(ctx, former)
+}
+
+// unstarted says whether a member was admitted and has not been running since.
+func (m *Masters) unstarted(member Member) bool {
+	if m.cfg.Etcd == nil {
+		return member.Role == Learner // has no vote that it could have given
+	}
+	return slices.ContainsFunc(m.cfg.Etcd.Members(), func(e etcdnode.Member) bool { return etcdID(e.ID) == member.EtcdID && e.Name == "" })
 }
 
 // initialCluster pairs etcd's members with their names; one that has not started has none in etcd yet.
@@ -165,7 +178,8 @@ func (m *Masters) tendMembers(ctx context.Context) error {
 	return nil
 }
 
-// standing is a member's place in both groups.
+// standing is a member's place in both groups. With a separate etcd raft is the only one, and
+// what is said of etcd here is raft's.
 type standing struct {
 	member           Member
 	etcd             etcdnode.Member
@@ -233,7 +247,10 @@ func (m *Masters) register() error {
 	}
 	self := Member{
 		Name: m.cfg.Name, PeerAddress: m.cfg.PeerAddress, EtcdPeerURL: m.cfg.EtcdPeerURL,
-		GRPCAddress: m.cfg.GRPCAddress, RESTAddress: m.cfg.RESTAddress, Role: Voter, EtcdID: etcdID(m.cfg.Etcd.Status().ID),
+		GRPCAddress: m.cfg.GRPCAddress, RESTAddress: m.cfg.RESTAddress, Role: Voter,
+	}
+	if m.cfg.Etcd != nil {
+		self.EtcdID = etcdID(m.cfg.Etcd.Status().ID)
 	}
 	if known, _ := m.roster.get(self.Name); known == self {
 		return nil
@@ -247,12 +264,18 @@ func (m *Masters) standings() ([]standing, error) {
 		return nil, fmt.Errorf("raft configuration: %w", err)
 	}
 	var all []standing
-	etcd := m.cfg.Etcd.Members()
+	var etcd []etcdnode.Member
+	if m.cfg.Etcd != nil {
+		etcd = m.cfg.Etcd.Members()
+	}
 	for _, member := range m.roster.list() {
 		s := standing{member: member}
 		for _, server := range configuration.Configuration().Servers {
 			if string(server.ID) == member.Name {
 				s.votesRaf = server.Suffrage == raft.Voter
+				if m.cfg.Etcd == nil {
+					s.etcd, s.inEtcd = m.standsIn(server), true
+				}
 			}
 		}
 		for _, e := range etcd {
@@ -302,12 +325,17 @@ func nextVoter(all []standing, alive func(string) bool) (candidate, spare *stand
 func (m *Masters) promote(ctx context.Context, s standing) error {
 	ctx, cancel := context.WithTimeout(ctx, raftTimeout)
 	defer cancel()
-	err := m.cfg.Etcd.Promote(ctx, parseEtcdID(s.member.EtcdID))
-	if errors.Is(err, etcdnode.ErrNotReady) {
+	switch {
+	case m.cfg.Etcd != nil:
+		err := m.cfg.Etcd.Promote(ctx, parseEtcdID(s.member.EtcdID))
+		if errors.Is(err, etcdnode.ErrNotReady) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	case !s.votesRaf && !m.caughtUp(s.member):
 		return nil
-	}
-	if err != nil {
-		return err
 	}
 	if err := m.raft.AddVoter(raft.ServerID(s.member.Name), raft.ServerAddress(s.member.PeerAddress), 0, raftTimeout).Error(); err != nil {
 		return fmt.Errorf("promote %s in raft: %w", s.member.Name, err)

@@ -21,8 +21,10 @@ func roles(m *master) map[string]masters.Role {
 }
 
 // TestFourthMasterWaitsForTheFifth forms four masters, then five, and takes two away again.
-func TestFourthMasterWaitsForTheFifth(t *testing.T) {
-	machines := form(t, 4)
+func TestFourthMasterWaitsForTheFifth(t *testing.T) { onBoth(t, fourthMasterWaitsForTheFifth) }
+
+func fourthMasterWaitsForTheFifth(t *testing.T, on where) {
+	machines := on.form(t, 4)
 	eventually(t, "the fourth is a spare", func() bool { return roles(machines[0].running)["m4"] == masters.Spare })
 	lead := leader(t, machines)
 	if _, err := put(t.Context(), machines[3].running.store, key(1), ""); !errors.Is(err, store.ErrNotLeading) {
@@ -33,7 +35,7 @@ func TestFourthMasterWaitsForTheFifth(t *testing.T) {
 	}
 	converge(t, machines) // the spare serves reads
 
-	fifth := newMachine(t, "m5")
+	fifth := on.newMachine(t, "m5")
 	fifth.start(machines[1].peer, lead.peer)
 	machines = append(machines, fifth)
 	for _, mc := range machines {
@@ -57,8 +59,10 @@ func TestFourthMasterWaitsForTheFifth(t *testing.T) {
 }
 
 // TestLostDiskRejoins deletes a dead master's data; it joins again under its name.
-func TestLostDiskRejoins(t *testing.T) {
-	machines := form(t, 3)
+func TestLostDiskRejoins(t *testing.T) { onBoth(t, lostDiskRejoins) }
+
+func lostDiskRejoins(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	var victim *machine
 	for _, mc := range machines {
@@ -102,9 +106,11 @@ func TestLostDiskRejoins(t *testing.T) {
 
 // TestLeaderThatHangsEnds hangs the disk of a leader, raft's log on it included: it can neither
 // lead nor hand over, but its heartbeats go on, so that it has to end for another to lead.
-func TestLeaderThatHangsEnds(t *testing.T) {
+func TestLeaderThatHangsEnds(t *testing.T) { onBoth(t, leaderThatHangsEnds) }
+
+func leaderThatHangsEnds(t *testing.T, on where) {
 	var abandoned atomic.Bool
-	machines := formWith(t, 3, func(c *masters.Config) { c.Abandon = func() { abandoned.Store(true) } })
+	machines := on.formWith(t, 3, func(c *masters.Config) { c.Abandon = func() { abandoned.Store(true) } })
 	lead := leader(t, machines)
 	allAlive(t, lead, 3)
 	release, err := lead.running.HangLog()
@@ -125,8 +131,10 @@ func TestLeaderThatHangsEnds(t *testing.T) {
 }
 
 // TestLeaderThatCannotWriteHandsOver cuts the leader's store from its data.
-func TestLeaderThatCannotWriteHandsOver(t *testing.T) {
-	machines := form(t, 3)
+func TestLeaderThatCannotWriteHandsOver(t *testing.T) { onBoth(t, leaderThatCannotWriteHandsOver) }
+
+func leaderThatCannotWriteHandsOver(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	eventually(t, "the others are alive", func() bool {
 		n := 0

@@ -75,7 +75,9 @@ func (m *Masters) rule(ctx context.Context) error {
 		m.write(writing)
 		return nil
 	})
-	group.Go(m.leadEtcd)
+	if m.cfg.Etcd != nil {
+		group.Go(m.leadEtcd)
+	}
 	group.Go(m.tendMembers)
 	group.Go(m.watch)
 	group.Go(m.keepLimit)
@@ -132,7 +134,9 @@ func (m *Masters) write(ctx context.Context) {
 			m.pause(ctx, 20*time.Millisecond)
 			continue
 		}
-		m.awaitEtcd(ctx)
+		if m.cfg.Etcd != nil {
+			m.awaitEtcd(ctx)
+		}
 		err := m.cfg.Store.Lead(ctx)
 		switch {
 		case ctx.Err() != nil:

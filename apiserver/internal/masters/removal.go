@@ -200,7 +200,7 @@ func (m *Masters) expel(ctx context.Context, member Member) error {
 			return err
 		}
 	}
-	if id := parseEtcdID(member.EtcdID); id != 0 {
+	if id := parseEtcdID(member.EtcdID); id != 0 && m.cfg.Etcd != nil {
 		if err := m.cfg.Etcd.Remove(ctx, id); err != nil {
 			return err
 		}

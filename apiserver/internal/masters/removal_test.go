@@ -42,7 +42,11 @@ func remove(t *testing.T, machines []*machine, name string, o masters.RemoveOpti
 // endsWithAdvice fails unless a master and its etcd member end by themselves and say what to do.
 func endsWithAdvice(t *testing.T, mc *machine) {
 	t.Helper()
-	for what, ended := range map[string]chan error{"master": mc.running.ended, "etcd member": mc.running.etcdEnd} {
+	parts := map[string]chan error{"master": mc.running.ended}
+	if mc.running.etcd != nil {
+		parts["etcd member"] = mc.running.etcdEnd
+	}
+	for what, ended := range parts {
 		select {
 		case err := <-ended:
 			for _, part := range []string{"removed from the masters", "kijabi reset", "kijabi master leave"} {
@@ -57,7 +61,11 @@ func endsWithAdvice(t *testing.T, mc *machine) {
 }
 
 func TestRemovalIsPlannedWeighedAndRefused(t *testing.T) {
-	machines := form(t, 3)
+	onBoth(t, removalIsPlannedWeighedAndRefused)
+}
+
+func removalIsPlannedWeighedAndRefused(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	allAlive(t, lead, 3)
 	others := without(machines, lead)
@@ -107,8 +115,10 @@ func TestRemovalIsPlannedWeighedAndRefused(t *testing.T) {
 	}
 }
 
-func TestForceCountsVotersThatAnswerRaft(t *testing.T) {
-	machines := form(t, 3)
+func TestForceCountsVotersThatAnswerRaft(t *testing.T) { onBoth(t, forceCountsVotersThatAnswerRaft) }
+
+func forceCountsVotersThatAnswerRaft(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	allAlive(t, lead, 3)
 	others := without(machines, lead)
@@ -124,8 +134,10 @@ func TestForceCountsVotersThatAnswerRaft(t *testing.T) {
 	}
 }
 
-func TestLeaderIsRemoved(t *testing.T) {
-	machines := form(t, 3)
+func TestLeaderIsRemoved(t *testing.T) { onBoth(t, leaderIsRemoved) }
+
+func leaderIsRemoved(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	allAlive(t, lead, 3)
 	rest := without(machines, lead)
@@ -149,10 +161,12 @@ func TestLeaderIsRemoved(t *testing.T) {
 	converge(t, rest)
 }
 
-// TestRemovalIsFinishedByTheNextLeader kills the leader when the member is out of etcd but not
-// out of raft.
-func TestRemovalIsFinishedByTheNextLeader(t *testing.T) {
-	machines := form(t, 5)
+// TestRemovalIsFinishedByTheNextLeader kills the leader when the member is out of etcd, if that is
+// embedded, but not out of raft.
+func TestRemovalIsFinishedByTheNextLeader(t *testing.T) { onBoth(t, removalIsFinishedByTheNextLeader) }
+
+func removalIsFinishedByTheNextLeader(t *testing.T, on where) {
+	machines := on.form(t, 5)
 	lead := leader(t, machines)
 	allAlive(t, lead, 5)
 	rest := without(machines, lead)
@@ -176,7 +190,11 @@ func TestRemovalIsFinishedByTheNextLeader(t *testing.T) {
 // TestRemovalIsGivenUpWhenVotersDieBefore marks a voter as leaving when the rest cannot do without it
 // any more.
 func TestRemovalIsGivenUpWhenVotersDieBefore(t *testing.T) {
-	machines := form(t, 3)
+	onBoth(t, removalIsGivenUpWhenVotersDieBefore)
+}
+
+func removalIsGivenUpWhenVotersDieBefore(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	lead := leader(t, machines)
 	allAlive(t, lead, 3)
 	others := without(machines, lead)
@@ -191,8 +209,10 @@ func TestRemovalIsGivenUpWhenVotersDieBefore(t *testing.T) {
 	converge(t, machines)
 }
 
-func TestHistoryKnowsWhyLeadersChanged(t *testing.T) {
-	machines := form(t, 3)
+func TestHistoryKnowsWhyLeadersChanged(t *testing.T) { onBoth(t, historyKnowsWhyLeadersChanged) }
+
+func historyKnowsWhyLeadersChanged(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	first := leader(t, machines)
 	allAlive(t, first, 3)
 	second := without(machines, first)[0]

@@ -12,9 +12,11 @@ import (
 
 // TestSpareReplacesDeadVoter kills a voter of three for good, and starts it when a spare has its
 // place.
-func TestSpareReplacesDeadVoter(t *testing.T) {
+func TestSpareReplacesDeadVoter(t *testing.T) { onBoth(t, spareReplacesDeadVoter) }
+
+func spareReplacesDeadVoter(t *testing.T, on where) {
 	const after = 4 * time.Second
-	machines := formWith(t, 4, func(c *masters.Config) { c.ReplaceDeadAfter = after })
+	machines := on.formWith(t, 4, func(c *masters.Config) { c.ReplaceDeadAfter = after })
 	spares := func() (names []string) {
 		for name, role := range roles(machines[0].running) {
 			if role == masters.Spare {
@@ -65,6 +67,11 @@ func TestSpareReplacesDeadVoter(t *testing.T) {
 // started, and what to do.
 func refusedAtStart(t *testing.T, mc *machine) {
 	t.Helper()
+	if mc.on.separate != nil {
+		mc.start()
+		endsWithAdvice(t, mc)
+		return
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	node, err := etcdnode.Start(ctx, mc.etcdConfig(logger(t)))
@@ -78,9 +85,11 @@ func refusedAtStart(t *testing.T, mc *machine) {
 }
 
 // TestDeadVoterStaysWithoutSpare lets a voter be dead for long.
-func TestDeadVoterStaysWithoutSpare(t *testing.T) {
+func TestDeadVoterStaysWithoutSpare(t *testing.T) { onBoth(t, deadVoterStaysWithoutSpare) }
+
+func deadVoterStaysWithoutSpare(t *testing.T, on where) {
 	const after = time.Second
-	machines := formWith(t, 3, func(c *masters.Config) { c.ReplaceDeadAfter = after })
+	machines := on.formWith(t, 3, func(c *masters.Config) { c.ReplaceDeadAfter = after })
 	lead := leader(t, machines)
 	allAlive(t, lead, 3)
 	dead := without(machines, lead)[0]

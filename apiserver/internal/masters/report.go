@@ -73,12 +73,18 @@ func (m *Masters) Attach(component string) (detach func()) {
 
 // ownReport is what this master tells the others.
 func (m *Masters) ownReport() *peerv1pb.ReportRequest {
-	status, now := m.cfg.Etcd.Status(), m.cfg.Clock.Now()
+	now := m.cfg.Clock.Now()
 	report := &peerv1pb.ReportRequest{
-		Name: m.cfg.Name, AppliedRevision: m.cfg.Store.Revision(), DatabaseBytes: status.DatabaseBytes,
+		Name: m.cfg.Name, AppliedRevision: m.cfg.Store.Revision(),
 		Components: m.peers.components(), Nodes: m.directory.report(),
-		EtcdId: etcdID(status.ID), EtcdLeader: status.Leader != 0 && status.Leader == status.ID,
 		Time: timestamppb.New(now), Uptime: durationpb.New(now.Sub(m.started)), Handover: m.handover.Load(),
+	}
+	if m.cfg.Etcd != nil {
+		status := m.cfg.Etcd.Status()
+		report.DatabaseBytes, report.EtcdId = status.DatabaseBytes, etcdID(status.ID)
+		report.EtcdLeader = status.Leader != 0 && status.Leader == status.ID
+	} else {
+		report.DatabaseBytes = m.cfg.Separate.DatabaseBytes()
 	}
 	if latency := m.disk.latency(now); latency > 0 {
 		report.DiskLatency = durationpb.New(latency)

@@ -56,7 +56,7 @@ type Data struct {
 
 // ReadData reads raft's data of a master that does not run; it is zero when there is none.
 func ReadData(dir string) (_ Data, err error) {
-	if _, err := os.Stat(filepath.Join(dir, "raft.db")); errors.Is(err, fs.ErrNotExist) {
+	if !Exists(dir) {
 		return Data{}, nil
 	}
 	logs, err := openLog(dir)
@@ -190,6 +190,9 @@ func (m *Masters) noticeSuccessor(ctx context.Context) error {
 		}
 		if newer := FindSuccessor(ctx, m.cfg.ClusterID, m.Generation(), missed, m.cfg.Dial); newer != nil {
 			return newer
+		}
+		if m.cfg.Etcd == nil && m.disowned(ctx, missed) {
+			return ErrRemoved
 		}
 		select {
 		case <-ctx.Done():

@@ -12,8 +12,10 @@ import (
 
 // TestFoundedGroupIsOfItsGeneration makes raft's data by hand and starts with it: alone, it leads,
 // under the old cluster ID; what a master of another generation sends is refused.
-func TestFoundedGroupIsOfItsGeneration(t *testing.T) {
-	mc := newMachine(t, "m1")
+func TestFoundedGroupIsOfItsGeneration(t *testing.T) { onBoth(t, foundedGroupIsOfItsGeneration) }
+
+func foundedGroupIsOfItsGeneration(t *testing.T, on where) {
+	mc := on.newMachine(t, "m1")
 	dir := filepath.Join(mc.dir, "raft")
 	if err := masters.Found(masters.Founding{Dir: dir, Name: "m1", PeerAddress: mc.peer, ClusterID: "c0", Generation: 7}); err != nil {
 		t.Fatal(err)
@@ -52,12 +54,14 @@ func TestFoundedGroupIsOfItsGeneration(t *testing.T) {
 }
 
 // TestRunningMasterNoticesItsSuccessor keeps a master running whose peer was founded anew.
-func TestRunningMasterNoticesItsSuccessor(t *testing.T) {
-	machines := form(t, 2)
+func TestRunningMasterNoticesItsSuccessor(t *testing.T) { onBoth(t, runningMasterNoticesItsSuccessor) }
+
+func runningMasterNoticesItsSuccessor(t *testing.T, on where) {
+	machines := on.form(t, 2)
 	gone := machines[1]
 	gone.stop()
 	ended := machines[0].running.ended
-	successor := &machine{t: t, name: "m2", dir: t.TempDir(), peer: gone.peer, url: gone.url}
+	successor := &machine{t: t, on: on, name: "m2", dir: t.TempDir(), peer: gone.peer, url: gone.url}
 	t.Cleanup(func() { successor.stop() })
 	if err := masters.Found(masters.Founding{
 		Dir: filepath.Join(successor.dir, "raft"), Name: "m2", PeerAddress: successor.peer, ClusterID: "c1", Generation: 1,

@@ -38,8 +38,10 @@ func (d *diary) slots() int {
 }
 
 // TestOneSnapshotForAllMasters lets hours pass while the leadership moves.
-func TestOneSnapshotForAllMasters(t *testing.T) {
-	machines := form(t, 3)
+func TestOneSnapshotForAllMasters(t *testing.T) { onBoth(t, oneSnapshotForAllMasters) }
+
+func oneSnapshotForAllMasters(t *testing.T, on where) {
+	machines := on.form(t, 3)
 	clk := clocktesting.NewFakeClock(time.Date(2026, 11, 30, 8, 10, 0, 0, time.UTC))
 	d := &diary{made: map[time.Time][]string{}}
 	ctx, cancel := context.WithCancel(t.Context())

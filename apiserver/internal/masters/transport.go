@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -44,10 +45,12 @@ type transport struct {
 	close    sync.Once
 	// generation is sent along; set before raft starts.
 	generation uint64
+	raft       atomic.Pointer[raft.Raft] // once it has started
 
 	mu        sync.Mutex
 	heartbeat func(raft.RPC)
 	answered  map[string]time.Time // when a peer address last answered an append
+	matched   map[string]uint64    // up to where the log at a peer address is the leader's
 }
 
 var (
@@ -59,7 +62,7 @@ var (
 func newTransport(local string, now func() time.Time, peer func(string) (peerv1pb.PeerServiceClient, error)) *transport {
 	return &transport{
 		local: raft.ServerAddress(local), peer: peer, now: now,
-		incoming: make(chan raft.RPC), done: make(chan struct{}), answered: map[string]time.Time{},
+		incoming: make(chan raft.RPC), done: make(chan struct{}), answered: map[string]time.Time{}, matched: map[string]uint64{},
 	}
 }
 
@@ -84,6 +87,12 @@ func (t *transport) AppendEntries(_ raft.ServerID, target raft.ServerAddress, re
 	if err == nil {
 		t.mu.Lock()
 		t.answered[string(target)] = t.now()
+		if !isHeartbeat(req) {
+			t.matched[string(target)] = 0
+			if resp.Success {
+				t.matched[string(target)] = req.PrevLogEntry + uint64(len(req.Entries))
+			}
+		}
 		t.mu.Unlock()
 	}
 	return err
@@ -95,6 +104,13 @@ func (t *transport) answeredAt(address string) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.answered[address]
+}
+
+// matchedUpTo is the last entry of the leader's log that a peer address is known to hold; 0 if none.
+func (t *transport) matchedUpTo(address string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.matched[address]
 }
 
 // RequestVote implements raft.Transport.
@@ -247,6 +263,7 @@ func (t *transport) deliver(ctx context.Context, command any, data io.Reader) (a
 	t.mu.Unlock()
 	if req, ok := command.(*raft.AppendEntriesRequest); ok && heartbeat != nil && isHeartbeat(req) {
 		heartbeat(rpc)
+		t.repeatToCandidate(ctx, req)
 	} else {
 		select {
 		case t.incoming <- rpc:
@@ -269,6 +286,22 @@ func (t *transport) deliver(ctx context.Context, command any, data io.Reader) (a
 		return nil, "", raft.ErrTransportShutdown
 	case <-ctx.Done():
 		return nil, "", ctx.Err()
+	}
+}
+
+// repeatToCandidate gives a heartbeat to raft once more, for its main loop, when raft has become a
+// candidate beside it. A heartbeat that comes just then leaves a candidate that believes in a leader
+// until the next one comes: it refuses others its vote for that leader's sake. If that was the
+// leader's last and the candidate's log is not the newest, nobody is ever elected.
+func (t *transport) repeatToCandidate(ctx context.Context, req *raft.AppendEntriesRequest) {
+	group := t.raft.Load()
+	if group == nil || group.State() != raft.Candidate {
+		return
+	}
+	select {
+	case t.incoming <- raft.RPC{Command: req, RespChan: make(chan raft.RPCResponse, 1)}:
+	case <-t.done:
+	case <-ctx.Done():
 	}
 }
 

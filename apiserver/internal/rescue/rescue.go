@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"kijabi.dev/apiserver/internal/datadir"
 	"kijabi.dev/apiserver/internal/etcdnode"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/snapshot"
@@ -67,7 +68,7 @@ type Place struct {
 
 // Outcome of a restoration or recovery.
 type Outcome struct {
-	// Revision of the data that the cluster goes on from.
+	// Revision of the data that the cluster goes on from; 0 if that is in a separate etcd, as it was.
 	Revision int64 `json:"revision"`
 	// Generation of the masters from now on.
 	Generation uint64 `json:"generation"`
@@ -116,6 +117,69 @@ func FromMember(ctx context.Context, p Place) (*Outcome, error) {
 	return p.finish(source{file: file, revision: revision, generation: former.Generation})
 }
 
+// FromSeparate makes this master the only one of its cluster, whose data is in a separate etcd and
+// stays as it is. EtcdDir and PeerURL of the place are empty.
+func FromSeparate(p Place) (_ *Outcome, err error) {
+	if !masters.Exists(p.RaftDir) {
+		return nil, fmt.Errorf("%s holds no data of a master: use another one", p.RaftDir)
+	}
+	raftWork := filepath.Join(p.RaftDir, workDir)
+	defer func() { err = errors.Join(err, os.RemoveAll(raftWork)) }()
+	out, err := p.found(raftWork, 0)
+	if err != nil {
+		return nil, err
+	}
+	if out.Aside, err = MoveAside(p.EtcdDir, p.RaftDir, p.Now); err != nil {
+		return nil, err
+	}
+	if err := moveInto(raftWork, p.RaftDir); err != nil {
+		return nil, fmt.Errorf("put the new data in place: %w; the former is in %s", err, strings.Join(out.Aside, " and "))
+	}
+	return out, nil
+}
+
+// ForSeparate writes the database of a snapshot to a file in dir, which is made, for a separate etcd to be
+// restored from. Bump is how far that must lie above the snapshot's revision.
+func ForSeparate(p Place, r io.Reader, keys *sealed.Keys, dir string) (file string, bump uint64, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", 0, fmt.Errorf("directory for the snapshot's database: %w", err)
+	}
+	file, header, err := snapshot.Extract(r, keys, dir)
+	if err == nil && header.ClusterID != p.ClusterID {
+		err = fmt.Errorf("the snapshot is of the cluster %s, this master belongs to %s", header.ClusterID, p.ClusterID)
+	}
+	if err != nil {
+		return "", 0, errors.Join(err, os.RemoveAll(dir))
+	}
+	named := filepath.Join(dir, "snapshot.db")
+	if err := os.Rename(file, named); err != nil {
+		return "", 0, fmt.Errorf("the snapshot's database: %w", err)
+	}
+	from := source{revision: header.Revision, generation: header.Generation, age: p.Now.Sub(header.Time)}
+	return named, from.bump(header.Generation + 1), nil
+}
+
+// found makes raft's data of the next generation, after the former and the given one, in an own
+// directory.
+func (p Place) found(dir string, generation uint64) (*Outcome, error) {
+	former, err := masters.ReadData(p.RaftDir)
+	if err != nil {
+		return nil, fmt.Errorf("%w; the apiserver must be stopped", err)
+	}
+	out := &Outcome{Generation: max(former.Generation, generation) + 1}
+	for _, member := range former.Members {
+		if member.Name != p.Name {
+			out.GivenUp = append(out.GivenUp, member.Name)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("directory to work in: %w", err)
+	}
+	return out, masters.Found(masters.Founding{
+		Dir: dir, Name: p.Name, PeerAddress: p.PeerAddress, ClusterID: p.ClusterID, Generation: out.Generation,
+	})
+}
+
 // work returns an empty directory on the file system of etcd's data.
 func (p Place) work() (string, error) {
 	dir := filepath.Join(p.EtcdDir, workDir)
@@ -130,28 +194,15 @@ func (p Place) work() (string, error) {
 func (p Place) finish(from source) (_ *Outcome, err error) {
 	work, raftWork := filepath.Join(p.EtcdDir, workDir), filepath.Join(p.RaftDir, workDir)
 	defer func() { err = errors.Join(err, os.RemoveAll(work), os.RemoveAll(raftWork)) }()
-	former, err := masters.ReadData(p.RaftDir)
+	out, err := p.found(raftWork, from.generation)
 	if err != nil {
-		return nil, fmt.Errorf("%w; the apiserver must be stopped", err)
+		return nil, err
 	}
-	out := &Outcome{Revision: from.revision, Generation: max(former.Generation, from.generation) + 1}
-	for _, member := range former.Members {
-		if member.Name != p.Name {
-			out.GivenUp = append(out.GivenUp, member.Name)
-		}
-	}
+	out.Revision = from.revision
 	made := filepath.Join(work, "new")
 	if err := etcdnode.Restore(etcdnode.RestoreConfig{
 		Database: from.file, Name: p.Name, Dir: made, PeerURL: p.PeerURL,
 		ClusterToken: fmt.Sprintf("%s/%d", p.ClusterID, out.Generation), Bump: from.bump(out.Generation), Log: p.Log,
-	}); err != nil {
-		return nil, err
-	}
-	if err := os.RemoveAll(raftWork); err != nil {
-		return nil, fmt.Errorf("directory to work in: %w", err)
-	}
-	if err := masters.Found(masters.Founding{
-		Dir: raftWork, Name: p.Name, PeerAddress: p.PeerAddress, ClusterID: p.ClusterID, Generation: out.Generation,
 	}); err != nil {
 		return nil, err
 	}
@@ -177,7 +228,7 @@ const damagedSuffix = "-damaged"
 // GiveUp moves data aside that is damaged, as MoveAside does, and removes what was given up before
 // for the same reason: that of one time is enough to look into.
 func GiveUp(etcdDir, raftDir string, now time.Time) ([]string, error) {
-	for _, dir := range []string{etcdDir, raftDir} {
+	for _, dir := range dataDirs(etcdDir, raftDir) {
 		former, err := filepath.Glob(filepath.Join(dir, asidePrefix+"*"+damagedSuffix))
 		if err != nil {
 			return nil, err
@@ -191,12 +242,20 @@ func GiveUp(etcdDir, raftDir string, now time.Time) ([]string, error) {
 	return moveAside(etcdDir, raftDir, asidePrefix+now.UTC().Format(asideTime)+damagedSuffix)
 }
 
+// dataDirs are the directories that there are: beside a separate etcd raft's alone.
+func dataDirs(etcdDir, raftDir string) []string {
+	if etcdDir == "" {
+		return []string{raftDir}
+	}
+	return []string{etcdDir, raftDir}
+}
+
 func moveAside(etcdDir, raftDir, name string) ([]string, error) {
 	var aside []string
-	for _, dir := range []string{etcdDir, raftDir} {
+	for _, dir := range dataDirs(etcdDir, raftDir) {
 		to := filepath.Join(dir, name)
 		moved, err := moveEntries(dir, to, func(name string) bool {
-			return name != workDir && name != "lost+found" && !strings.HasPrefix(name, asidePrefix)
+			return name != workDir && name != datadir.LockFile && name != "lost+found" && !strings.HasPrefix(name, asidePrefix)
 		})
 		if err != nil {
 			return aside, fmt.Errorf("move the data of %s aside: %w", dir, err)

@@ -86,9 +86,36 @@ func TestFailureLeavesTheDataAlone(t *testing.T) {
 	}
 }
 
+// TestDatabaseForASeparateEtcd takes a snapshot's database out, for etcd's own tools.
+func TestDatabaseForASeparateEtcd(t *testing.T) {
+	keys, now := openKeys(t, t.TempDir()), time.Now()
+	dir := filepath.Join(t.TempDir(), "restored")
+	for cluster, want := range map[string]string{"c2": "of the cluster c2", "c1": ""} {
+		var out bytes.Buffer
+		err := snapshot.Write(&out, keys, snapshot.Header{ClusterID: cluster, Revision: 7, Time: now.Add(-time.Hour)}, func(w io.Writer) error {
+			_, err := io.WriteString(w, "database")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, bump, err := ForSeparate(Place{ClusterID: "c1", Now: now}, &out, keys, dir)
+		if want != "" {
+			if _, left := os.Stat(dir); err == nil || !strings.Contains(err.Error(), want) || left == nil {
+				t.Errorf("%v, want %q; its directory: %v", err, want, left)
+			}
+			continue
+		}
+		content, readErr := os.ReadFile(file)
+		if err != nil || readErr != nil || string(content) != "database" || filepath.Dir(file) != dir || bump < generationBump+3600*bumpPerSecond {
+			t.Errorf("%s holds %q, bump %d: %v, %v", file, content, bump, err, readErr)
+		}
+	}
+}
+
 func TestMoveAside(t *testing.T) {
 	etcd, raft := t.TempDir(), filepath.Join(t.TempDir(), "absent")
-	for _, path := range []string{"member/snap/db", "neighbours", "aside-20200101T000000Z/member/old", "lost+found/x"} {
+	for _, path := range []string{"member/snap/db", "neighbours", "aside-20200101T000000Z/member/old", "lost+found/x", "lock"} {
 		path = filepath.Join(etcd, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
@@ -105,7 +132,7 @@ func TestMoveAside(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"aside-20261130T080000Z/member/snap/db", "aside-20261130T080000Z/neighbours", "aside-20200101T000000Z/member/old", "lost+found/x",
+		"aside-20261130T080000Z/member/snap/db", "aside-20261130T080000Z/neighbours", "aside-20200101T000000Z/member/old", "lost+found/x", "lock",
 	} {
 		if _, err := os.Stat(filepath.Join(etcd, path)); err != nil {
 			t.Error(err)

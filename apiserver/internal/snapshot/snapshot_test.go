@@ -21,6 +21,8 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/apiserver/internal/etcdnode"
+	"kijabi.dev/apiserver/internal/storage/etcd"
+	"kijabi.dev/apiserver/internal/storage/etcd/etcdtest"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/platform/pki"
@@ -40,9 +42,17 @@ func openKeys(t *testing.T, keys ...[]byte) *sealed.Keys {
 	return opened
 }
 
-// cluster is a member with a store that writes, as on a master.
+// database is an embedded member or a separate etcd.
+type database interface {
+	Backend() *etcd.Backend
+	Revision() int64
+	WriteDatabase(w io.Writer) (int64, error)
+	Close()
+}
+
+// cluster is an etcd with a store that writes, as on a master.
 type cluster struct {
-	node  *etcdnode.Node
+	node  database
 	store *store.Store
 }
 
@@ -63,6 +73,11 @@ func startCluster(t *testing.T, keys *sealed.Keys, dir string) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(node.Close)
+	return clusterOn(t, keys, node)
+}
+
+func clusterOn(t *testing.T, keys *sealed.Keys, node database) *cluster {
+	t.Helper()
 	s, err := store.New(store.Config{
 		Name: "m1", Backend: sealed.New(node.Backend(), keys, []string{"secrets"}), Log: zap.NewNop(),
 		Indexer: func(store.Key, []byte) (store.Index, error) { return store.Index{}, nil },
@@ -127,8 +142,15 @@ func (c *cluster) maker(t *testing.T, keys *sealed.Keys, archive Archive) *Maker
 
 func TestMakeAndVerify(t *testing.T) {
 	old := pki.NewStorageKey()
-	keys, archive := openKeys(t, old), Directory(filepath.Join(t.TempDir(), "snapshots"))
-	c := startCluster(t, keys, t.TempDir())
+	keys := openKeys(t, old)
+	t.Run("embedded", func(t *testing.T) { makeAndVerify(t, old, keys, startCluster(t, keys, t.TempDir())) })
+	t.Run("separate", func(t *testing.T) {
+		makeAndVerify(t, old, keys, clusterOn(t, keys, etcdtest.Start(t, etcdtest.Options{}).Connect()))
+	})
+}
+
+func makeAndVerify(t *testing.T, old []byte, keys *sealed.Keys, c *cluster) {
+	archive := Directory(filepath.Join(t.TempDir(), "snapshots"))
 	c.write(t)
 	maker := c.maker(t, keys, archive)
 	slot := time.Now().Truncate(time.Hour)

@@ -277,7 +277,11 @@ ended, those that it knows are started.
 }
 
 func printOutcome(out io.Writer, name string, outcome *install.RescueOutcome) error {
-	_, err := fmt.Fprintf(out, "%s leads alone, from revision %d, in generation %d of the masters.\n", name, outcome.Revision, outcome.Generation)
+	from := fmt.Sprintf("from revision %d", outcome.Revision)
+	if outcome.Revision == 0 {
+		from = "with the data of the separate etcd as it is"
+	}
+	_, err := fmt.Fprintf(out, "%s leads alone, %s, in generation %d of the masters.\n", name, from, outcome.Generation)
 	for _, dir := range outcome.Aside {
 		_, _ = fmt.Fprintf(out, "The former data is in %s; remove it when it is no longer wanted.\n", dir)
 	}

@@ -122,14 +122,22 @@ func (s settings) apiserver(c component, data string) any {
 		ClusterID: s.clusterID, Peer: s.peer(), Network: s.network, Bootstrap: s.bootstrap,
 		Masters: s.said.Masters, VIP: s.said.VIP,
 		Etcd: configv1.Etcd{
-			PeerURL: "https://" + hostPort(s.address, configv1.PortEtcdPeer), DataDir: s.layout.EtcdDir,
-			QuotaBytes: s.said.Etcd.QuotaBytes,
+			PeerURL: etcdPeerURL(s.said.Etcd, s.address), DataDir: s.layout.EtcdDir,
+			QuotaBytes: s.said.Etcd.QuotaBytes, SeparateEtcd: s.said.Etcd.SeparateEtcd,
 		},
 	}
 	for _, master := range s.masters {
 		value.Join = append(value.Join, hostPort(master, configv1.PortPeer))
 	}
 	return value
+}
+
+// etcdPeerURL is where a master's embedded etcd member listens; empty if it embeds none.
+func etcdPeerURL(said configv1.EtcdOptions, address string) string {
+	if said.Separate() {
+		return ""
+	}
+	return "https://" + hostPort(address, configv1.PortEtcdPeer)
 }
 
 // peer is the apiserver's identity towards other masters.

@@ -304,7 +304,9 @@ func JoinMaster(ctx context.Context, invitation Invitation, o Options) (err erro
 	o.Progress.Say("%s: on the roster as learner", o.Name)
 	s := o.settings(true)
 	s.clusterID, s.masters = answer.GetClusterId(), hostsOf(answer.GetMembers(), o.Name)
-	s.said.Etcd.QuotaBytes = cmp.Or(s.said.Etcd.QuotaBytes, answer.GetEtcdQuotaBytes())
+	if !s.said.Etcd.Separate() {
+		s.said.Etcd.QuotaBytes = cmp.Or(s.said.Etcd.QuotaBytes, answer.GetEtcdQuotaBytes())
+	}
 	if life := answer.GetCertificateLife(); s.said.Masters.CertificateLife == nil && life != nil {
 		s.said.Masters.CertificateLife = &metav1.Duration{Duration: life.AsDuration()}
 	}
@@ -353,7 +355,7 @@ func joinOnce(ctx context.Context, masters mastersv1pb.MastersServiceClient, o *
 	defer cancel()
 	return masters.Join(ctx, &mastersv1pb.JoinRequest{
 		Name: o.Name, PeerAddress: hostPort(o.Address, configv1.PortPeer),
-		EtcdPeerUrl: "https://" + hostPort(o.Address, configv1.PortEtcdPeer),
+		EtcdPeerUrl: etcdPeerURL(o.Said.Etcd, o.Address),
 		GrpcAddress: hostPort(o.Address, configv1.PortGRPC), RestAddress: hostPort(o.Address, configv1.PortREST),
 	})
 }

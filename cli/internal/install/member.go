@@ -116,7 +116,7 @@ func (o *Options) complete(ctx context.Context, master bool, join string) error 
 	if err := o.checkFresh(ctx, join); err != nil {
 		return err
 	}
-	if err := o.checkDirectories(); err != nil {
+	if err := errors.Join(o.checkDirectories(), o.checkEtcd(master)); err != nil {
 		return err
 	}
 	if err := o.resolveAddress(); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"kijabi.dev/platform/config"
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/pki"
 	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 )
 
@@ -95,6 +96,17 @@ func (o *Options) checkDirectories() error {
 				return fmt.Errorf("directories.%s: %s is not empty (%s is in it): give a directory of its own", dir.field, dir.path, entry.Name())
 			}
 		}
+	}
+	return nil
+}
+
+// checkEtcd refuses files for a separate etcd that an apiserver could not start with.
+func (o *Options) checkEtcd(master bool) error {
+	if !master || !o.Said.Etcd.Separate() {
+		return nil
+	}
+	if _, err := pki.OpenIdentity(o.Said.Etcd.Identity()); err != nil {
+		return fmt.Errorf("etcd.certFile, keyFile and caFile: %w", err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package install
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -65,6 +66,22 @@ func TestOptions(t *testing.T) {
 		t.Errorf("a reset finds %+v, %v", layout, err)
 	}
 
+	t.Run("separate etcd", func(t *testing.T) {
+		beside, _ := machineOf(t, newWorld(), "vm7", 37)
+		ca := first.Layout.pki("ca.crt")
+		leaf := first.Layout.leaf(apiserver)
+		beside.Said.Etcd.SeparateEtcd = configv1.SeparateEtcd{Endpoints: []string{"https://127.0.0.1:2379"}, CAFile: ca, CertFile: leaf.CertFile, KeyFile: filepath.Join(data, "none")}
+		if _, err := InitMaster(ctx, beside); err == nil || !strings.Contains(err.Error(), "etcd.certFile") || !strings.Contains(err.Error(), "none") {
+			t.Errorf("without its key: %v", err)
+		}
+		beside.Said.Etcd.KeyFile = leaf.KeyFile
+		if _, err := InitMaster(ctx, beside); err != nil {
+			t.Fatal(err)
+		}
+		if api := load[configv1.APIServerConfiguration](t, beside, apiserver); !reflect.DeepEqual(api.Etcd, configv1.Etcd{SeparateEtcd: beside.Said.Etcd.SeparateEtcd}) {
+			t.Errorf("apiserver: %+v", api.Etcd)
+		}
+	})
 	t.Run("master join", func(t *testing.T) {
 		second, _ := machineOf(t, w, "vm2", 32)
 		if err := JoinMaster(ctx, Invitation{founded.Address, founded.MasterToken}, second); err != nil {

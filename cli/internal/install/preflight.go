@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	configv1 "kijabi.dev/platform/config/v1"
@@ -28,9 +29,13 @@ func (o *Options) preflight(ctx context.Context, master bool, join string) error
 }
 
 func (o *Options) target(master bool, join string) preflight.Target {
+	listens := ports(master)
+	if o.Said.Etcd.Separate() { // which may be on this machine
+		listens = slices.DeleteFunc(listens, func(port int) bool { return port == configv1.PortEtcdPeer })
+	}
 	return preflight.Target{
 		Master: master, Name: o.Name, Address: o.Address, StateDir: o.Layout.StateDir,
-		DataDir: o.Layout.etcdDir(), Ports: ports(master), Network: o.Said.Network.WithDefaults(), Join: join,
+		DataDir: o.Layout.etcdDir(), Ports: listens, Network: o.Said.Network.WithDefaults(), Join: join,
 	}
 }
 

@@ -83,6 +83,14 @@ type RescueOutcome struct {
 	Aside      []string `json:"aside,omitempty"`
 }
 
+// from says where the cluster goes on; of a separate etcd's data nothing is changed.
+func (o *RescueOutcome) from() string {
+	if o.Revision == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", from revision %d", o.Revision)
+}
+
 // Verify restores a snapshot on trial: a file, or a name in this master's archive.
 func (r *Rescue) Verify(ctx context.Context, snapshot string) (*SnapshotContent, error) {
 	content := &SnapshotContent{}
@@ -184,7 +192,7 @@ func (r *Rescue) remake(ctx context.Context, args ...string) (outcome *RescueOut
 	if err != nil {
 		return nil, err
 	}
-	r.o.Progress.Say("%s: data made anew, from revision %d; programs started", r.member.Name, outcome.Revision)
+	r.o.Progress.Say("%s: data made anew%s; programs started", r.member.Name, outcome.from())
 	return outcome, r.o.Progress.Wait(ctx, r.member.Name+": leads and serves", func(ctx context.Context) error {
 		status, err := r.status(ctx)
 		if err != nil {

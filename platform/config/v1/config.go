@@ -8,6 +8,9 @@
 package v1
 
 import (
+	"fmt"
+	"net/url"
+	"path/filepath"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -117,7 +120,7 @@ type APIServerConfiguration struct {
 	ClusterID string `json:"clusterID"`
 	// Peer is the identity on the masters' own port and between etcd members, signed by the peer CA. Required.
 	Peer Identity `json:"peer"`
-	// Etcd configures the embedded member.
+	// Etcd configures the embedded member, or says where a separate etcd is.
 	Etcd Etcd `json:"etcd"`
 	// Bootstrap is true on the master that `kijabi master init` made: a data
 	// directory that is empty forms a new cluster of one. On the others an empty data
@@ -211,7 +214,43 @@ func (c *APIServerConfiguration) Validate() error {
 	var f faults
 	c.Masters.check(&f)
 	c.VIP.check(&f, c.Network)
+	c.Etcd.check(&f)
 	return f.err()
+}
+
+func (e Etcd) check(f *faults) {
+	e.SeparateEtcd.check(f)
+	for _, field := range []struct {
+		name string
+		set  bool
+	}{{"etcd.peerURL", e.PeerURL != ""}, {"etcd.dataDir", e.DataDir != ""}, {"etcd.quotaBytes", e.QuotaBytes != 0}} {
+		if e.Separate() && field.set {
+			f.add(field.name, "is for an embedded member, and etcd.endpoints names a separate etcd: leave out one of them")
+		}
+	}
+	if !e.Separate() && e.PeerURL == "" {
+		f.add("etcd.peerURL", "is required, unless etcd.endpoints names a separate etcd")
+	}
+}
+
+func (e SeparateEtcd) check(f *faults) {
+	files := []struct{ name, path string }{{"etcd.caFile", e.CAFile}, {"etcd.certFile", e.CertFile}, {"etcd.keyFile", e.KeyFile}}
+	for _, file := range files {
+		switch {
+		case e.Separate() && file.path == "":
+			f.add(file.name, "is required with etcd.endpoints")
+		case !e.Separate() && file.path != "":
+			f.add(file.name, "is for a separate etcd, and etcd.endpoints is empty")
+		case file.path != "" && !filepath.IsAbs(file.path):
+			f.add(file.name, "%q is no absolute path", file.path)
+		}
+	}
+	for i, endpoint := range e.Endpoints {
+		at, err := url.Parse(endpoint)
+		if err != nil || at.Scheme != "https" || at.Hostname() == "" || at.Port() == "" || at.User != nil || at.Path+at.RawQuery+at.Fragment != "" {
+			f.add(fmt.Sprintf("etcd.endpoints[%d]", i), "%q is no URL like https://10.0.0.21:2379", endpoint)
+		}
+	}
 }
 
 // Audit configures the audit log: one line of JSON for every request, without its content.
@@ -262,10 +301,10 @@ type S3 struct {
 	Insecure bool `json:"insecure,omitempty"`
 }
 
-// Etcd configures the embedded etcd member.
+// Etcd configures the embedded etcd member, or says where a separate etcd is.
 type Etcd struct {
-	// PeerURL others dial, https://ip:2380. Required.
-	PeerURL string `json:"peerURL"`
+	// PeerURL others dial, https://ip:2380. Required without Endpoints.
+	PeerURL string `json:"peerURL,omitempty"`
 	// DataDir holds the database, default etcd in the apiserver's data directory.
 	DataDir string `json:"dataDir,omitempty"`
 	// QuotaBytes bounds what the database has in use, default a quarter of its disk between 256 MiB
@@ -273,6 +312,29 @@ type Etcd struct {
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
 	// HistoryRetention is how long revisions are kept, default 24h.
 	HistoryRetention metav1.Duration `json:"historyRetention,omitzero"`
+
+	SeparateEtcd `json:",inline"`
+}
+
+// SeparateEtcd is an etcd that runs in processes or containers of its own, for this cluster alone.
+// All masters of a cluster use the same one.
+type SeparateEtcd struct {
+	// Endpoints are the client URLs of its members, https://host:2379. With them the apiserver embeds
+	// no member, and PeerURL, DataDir and QuotaBytes must not be set.
+	Endpoints []string `json:"endpoints,omitempty"`
+	// CAFile is the PEM bundle of CAs that etcd's certificates are checked against, CertFile and KeyFile
+	// what the apiserver proves itself by; a change is noticed without a restart. Required with Endpoints.
+	CAFile   string `json:"caFile,omitempty"`
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
+}
+
+// Separate says whether there is one.
+func (e SeparateEtcd) Separate() bool { return len(e.Endpoints) > 0 }
+
+// Identity is what the apiserver proves itself by towards it.
+func (e SeparateEtcd) Identity() Identity {
+	return Identity{CertFile: e.CertFile, KeyFile: e.KeyFile, CAFile: e.CAFile}
 }
 
 // SchedulerConfiguration configures the scheduler.

@@ -65,6 +65,8 @@ type EtcdOptions struct {
 	// at least 256 MiB. The smallest of the masters counts. A master that joins takes
 	// that of the masters if it is not said.
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
+
+	SeparateEtcd `json:",inline"`
 }
 
 // NodeOptions describes the Node of a machine.

@@ -38,6 +38,7 @@ func (o *MemberOptions) Validate() error {
 	if q := o.Etcd.QuotaBytes; q != 0 && q < MinQuotaBytes {
 		f.add("etcd.quotaBytes", "%d is too small: give at least %d (256 MiB), or leave it out for a quarter of the disk", q, MinQuotaBytes)
 	}
+	o.checkSeparateEtcd(&f)
 	o.Node.check(&f)
 	for i, text := range o.DNS.Upstream {
 		if _, err := netip.ParseAddr(text); err == nil {
@@ -50,6 +51,19 @@ func (o *MemberOptions) Validate() error {
 	o.Masters.check(&f)
 	o.VIP.check(&f, o.Network.WithDefaults())
 	return f.err()
+}
+
+func (o *MemberOptions) checkSeparateEtcd(f *faults) {
+	o.Etcd.check(f)
+	if !o.Etcd.Separate() {
+		return
+	}
+	if o.Etcd.QuotaBytes != 0 {
+		f.add("etcd.quotaBytes", "a separate etcd (etcd.endpoints) is bounded by its own --quota-backend-bytes: leave it out")
+	}
+	if o.Directories.Etcd != "" {
+		f.add("directories.etcd", "a separate etcd (etcd.endpoints) has its own directory: leave it out")
+	}
 }
 
 // Limits of ranges: a pod range holds at least one node's, a service range at least 16

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -34,10 +35,14 @@ func (b *Backend) Load(ctx context.Context, prefix string, revision int64, yield
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	for from := prefix; ; {
 		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision)}
-		if revision > 0 {
-			opts = append(opts, clientv3.WithSerializable()) // the revision pins it
+		var resp *clientv3.GetResponse
+		err := error(rpctypes.ErrFutureRev)
+		if revision > 0 { // which pins it
+			resp, err = b.client.Get(ctx, from, append(slices.Clone(opts), clientv3.WithSerializable())...)
 		}
-		resp, err := b.client.Get(ctx, from, opts...)
+		if errors.Is(err, rpctypes.ErrFutureRev) { // unknown, or not there yet at a member that lags
+			resp, err = b.client.Get(ctx, from, opts...)
+		}
 		if err != nil {
 			return 0, translate(err)
 		}

@@ -1262,7 +1262,7 @@ type JoinRequest struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// host:port other masters will dial. Required.
 	PeerAddress string `protobuf:"bytes,2,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	// URL other etcd members will dial. Required.
+	// URL other etcd members will dial; empty beside a separate etcd, else required.
 	EtcdPeerUrl string `protobuf:"bytes,3,opt,name=etcd_peer_url,json=etcdPeerUrl,proto3" json:"etcd_peer_url,omitempty"`
 	// host:port of its gRPC door. Required.
 	GrpcAddress string `protobuf:"bytes,4,opt,name=grpc_address,json=grpcAddress,proto3" json:"grpc_address,omitempty"`
