@@ -179,6 +179,7 @@ func TestSpace(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	n.Settle()
 	s, err := n.Space()
 	if err != nil || s.Limit < minLimit || s.Limit > maxLimit || s.Ceiling <= s.Limit || s.Free <= 0 || s.File < 50<<20 || s.InUse < 40<<20 {
 		t.Errorf("space is %+v: %v", s, err)
