@@ -89,7 +89,7 @@ func (c *cluster) becomeMaster(ctx context.Context, machine string, masters int)
 			return fmt.Sprintf("%d voters, %d spare", voters, spares), nil
 		}
 		if time.Now().After(deadline) {
-			return "", fmt.Errorf("%d voters and %d spares a minute after the last of %d masters joined (%v)", voters, spares, masters, err)
+			return "", errors.Join(fmt.Errorf("%d voters and %d spares a minute after the last of %d masters joined", voters, spares, masters), err)
 		}
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
 			return "", err

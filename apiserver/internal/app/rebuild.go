@@ -124,8 +124,10 @@ func damaged(err error) bool {
 func concerns(objects *store.Store) func() []string {
 	return func() []string {
 		var names []string
-		for key := range objects.Quarantined() {
-			names = append(names, key.String())
+		for key, reason := range objects.Quarantined() {
+			if reason != nil {
+				names = append(names, key.String())
+			}
 		}
 		slices.Sort(names)
 		var all []string

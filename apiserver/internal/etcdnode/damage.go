@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
@@ -129,7 +130,7 @@ func judge(what string, err error) error {
 	system := syscall.Errno(0)
 	switch {
 	case errors.Is(err, syscall.EIO):
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.As(err, &system), errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.As(err, &system), errors.Is(err, bbolterrors.ErrTimeout):
 		return fmt.Errorf("look at %s: %w", what, err)
 	}
 	return &Damaged{Reason: fmt.Sprintf("%s cannot be read: %v", what, err)}

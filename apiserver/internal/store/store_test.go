@@ -356,8 +356,10 @@ func TestDamagedObjectLeavesQuarantine(t *testing.T) {
 	follower := run(t, "follower", b)
 	leader.lead()
 	aside := func(s *instance) (n int) {
-		for range s.Quarantined() {
-			n++
+		for _, reason := range s.Quarantined() {
+			if reason != nil {
+				n++
+			}
 		}
 		return n
 	}

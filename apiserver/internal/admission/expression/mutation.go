@@ -108,7 +108,7 @@ func (m *made) ConvertToNative(as reflect.Type) (any, error) {
 // ConvertToType implements ref.Val.
 func (m *made) ConvertToType(as ref.Type) ref.Val {
 	if as == types.TypeType {
-		return types.NewObjectTypeValue(m.name)
+		return cel.ObjectType(m.name)
 	}
 	return types.NewErr("a %s cannot become a %s", m.name, as.TypeName())
 }

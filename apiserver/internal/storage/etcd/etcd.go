@@ -36,8 +36,10 @@ func (b *Backend) Load(ctx context.Context, prefix string, revision int64, yield
 	for from := prefix; ; {
 		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision)}
 		var resp *clientv3.GetResponse
-		err := error(rpctypes.ErrFutureRev)
-		if revision > 0 { // which pins it
+		var err error
+		if revision == 0 {
+			err = rpctypes.ErrFutureRev
+		} else { // which pins it
 			resp, err = b.client.Get(ctx, from, append(slices.Clone(opts), clientv3.WithSerializable())...)
 		}
 		if errors.Is(err, rpctypes.ErrFutureRev) { // unknown, or not there yet at a member that lags

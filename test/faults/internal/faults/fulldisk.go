@@ -75,7 +75,7 @@ func fill(ctx context.Context, s Scene, master string) (*Injection, error) {
 	reserve := filepath.Join(s.Cluster.DataDir(master), "etcd", "reserve")
 	if err := cluster.Await(ctx, 10*time.Second, "the reserve is given back", func() error {
 		if _, err := os.Stat(reserve); !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%s is still there (%v)", reserve, err)
+			return errors.Join(fmt.Errorf("%s is still there", reserve), err)
 		}
 		return nil
 	}); err != nil {
