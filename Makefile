@@ -152,14 +152,14 @@ test-faults: test-deps build ## break a cluster of masters for 3 minutes and che
 
 .PHONY: faults
 faults: test-deps build ## the same for 15 minutes, with more kinds of faults (FAULT_MASTERS=5)
-	@$(RUN_FAULTS) -duration 15m -faults F1,F2,F3,F4,F6,F7,F10,F11,F12,F13,F14,F15,F20,F21,F25
+	@$(RUN_FAULTS) -duration 15m -faults F1,F2,F3,F4,F6,F7,F10,F11,F12,F13,F14,F15,F20,F21,F22,F25
 
 # The hours that `make soak` takes.
 HOURS ?= 8
 
 .PHONY: soak
 soak: test-deps build ## the same for HOURS=8; may be stopped, its counts add up with those of earlier runs
-	@$(RUN_FAULTS) -duration $(HOURS)h -faults F1,F2,F3,F4,F5,F6,F7,F9,F10,F11,F12,F13,F14,F15,F19,F20,F21,F25,calm
+	@$(RUN_FAULTS) -duration $(HOURS)h -faults F1,F2,F3,F4,F5,F6,F7,F9,F10,F11,F12,F13,F14,F15,F19,F20,F21,F22,F25,calm
 
 .PHONY: faults-report
 faults-report: ## print the sums of all campaigns so far

@@ -136,6 +136,9 @@ func (c *Cluster) Address(master string) string {
 	return fmt.Sprintf("%s.%d", c.cfg.Prefix, 10+number)
 }
 
+// Host is the IP address of this host in the machines' network.
+func (c *Cluster) Host() string { return c.cfg.Prefix + ".1" }
+
 // Dial connects to one master's gRPC door as the administrator.
 func (c *Cluster) Dial(master string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return rpc.Dial(fmt.Sprintf("%s:%d", c.Address(master), configv1.PortGRPC), c.identity, opts...)

@@ -69,14 +69,13 @@ type Injection struct {
 // All are the faults that can be injected here, in the order of the matrix.
 func All() []Fault {
 	return slices.Concat(kills(), power(), lostDisk(), fullDisk(), slowDisk(), brokenDisk(), suspend(), partitions(), loss(),
-		pauses(), flips(), watchers(), certificates(), memory(), starvation(), garbage(), calm())
+		pauses(), flips(), watchers(), certificates(), memory(), starvation(), deadWebhooks(), garbage(), calm())
 }
 
 // NotInjectable are the faults of the suite's list that cannot be injected here, and why.
 func NotInjectable() map[string]string {
 	return map[string]string{
 		"F9 (clock set by a day)": "a running Go program's wall clock can only be changed by setting the host's, which others use",
-		"F22":                     "the apiserver does not call webhooks yet",
 	}
 }
 
