@@ -176,10 +176,37 @@ func (h *Hub) Local(node string) (grpc.ClientConnInterface, bool) {
 	return l.client, true
 }
 
+// A node that was heard within justHeard but has no tunnel is about to open one, as after its
+// master has died: who looks for it waits for that long at most, looking again every lookAgain.
+const (
+	justHeard = 3 * time.Second
+	lookAgain = 50 * time.Millisecond
+)
+
 // Node returns a connection to a node's KubeletService, through another master if
 // that holds the tunnel. It is the hub's: do not close it. ServiceUnavailable when no master
-// holds one.
-func (h *Hub) Node(_ context.Context, node string) (grpc.ClientConnInterface, error) {
+// holds one, nor will in a moment.
+func (h *Hub) Node(ctx context.Context, node string) (grpc.ClientConnInterface, error) {
+	for until := time.Now().Add(justHeard); ; {
+		conn, err := h.find(node)
+		if err == nil || time.Now().After(until) || !h.heard(node) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+// heard says whether a master has just heard a node.
+func (h *Hub) heard(node string) bool {
+	seen, ok := h.cfg.Directory.Find(node)
+	return ok && h.cfg.Clock.Since(seen.Heard) < justHeard
+}
+
+func (h *Hub) find(node string) (grpc.ClientConnInterface, error) {
 	if conn, ok := h.Local(node); ok {
 		return conn, nil
 	}

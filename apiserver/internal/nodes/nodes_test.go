@@ -177,6 +177,28 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
+// A node that moves to another master is heard there before its tunnel is open: who looks for it
+// at that moment is not turned away.
+func TestNodeThatIsMovingIsAwaited(t *testing.T) {
+	c := newCluster(t, clock.RealClock{})
+	m := c.master(t, "m1")
+	m.directory.Hear("n1", false)
+	found := make(chan error, 1)
+	go func() {
+		_, err := m.hub.Node(t.Context(), "n1")
+		found <- err
+	}()
+	select {
+	case err := <-found:
+		t.Fatalf("answered before the node was there: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	c.connect(t, m, "n1", "first")
+	if err := <-found; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNewerTunnelReplacesOlder(t *testing.T) {
 	c := newCluster(t, clock.RealClock{})
 	m := c.master(t, "m1")
