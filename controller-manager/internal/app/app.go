@@ -30,6 +30,7 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
+	"kijabi.dev/controller-manager/internal/podset"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -133,7 +134,7 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
 	pods := informer.Of[*corev1.Pod](caches, owners[*corev1.Pod](),
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
-		informer.Index(replicaset.IndexOrphans, replicaset.Orphans),
+		informer.Index(podset.IndexOrphans, podset.Orphans),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
 
 	lifecycleConfig := nodelifecycle.Config{

@@ -3,7 +3,6 @@ package replicaset
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -14,27 +13,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 
+	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
 )
-
-// IndexOrphans is the index of pods without a controller, by namespace, that the
-// pod informer must have; see Orphans.
-const IndexOrphans = "replicaset-orphans"
-
-// Orphans is IndexOrphans' function.
-func Orphans(pod *corev1.Pod) []string {
-	if metav1.GetControllerOfNoCopy(pod) != nil {
-		return nil
-	}
-	return []string{pod.Namespace}
-}
 
 // Config lists what the controller reads; every field is required.
 type Config struct {
@@ -46,12 +32,17 @@ type Config struct {
 }
 
 // Controller keeps pods.
-type Controller struct{ cfg Config }
+type Controller struct {
+	cfg    Config
+	writes podset.Writes
+}
 
 var _ controller.Controller = (*Controller)(nil)
 
 // New returns the controller.
-func New(cfg Config) *Controller { return &Controller{cfg: cfg} }
+func New(cfg Config) *Controller {
+	return &Controller{cfg: cfg, writes: podset.Writes{Event: cfg.Event}}
+}
 
 // Name is "replicaset".
 func (*Controller) Name() string { return "replicaset" }
@@ -72,20 +63,9 @@ func (*Controller) Outputs() []controller.Output {
 
 // adopters lists the sets that would adopt a pod without a controller.
 func (c *Controller) adopters(pod *corev1.Pod) []object.Key {
-	if metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
-		return nil
-	}
-	var keys []object.Key
-	for _, set := range c.cfg.ReplicaSets.List() {
-		if set.Namespace != pod.Namespace {
-			continue
-		}
-		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, object.KeyOf(set))
-		}
-	}
-	return keys
+	return podset.Adopters(pod, c.cfg.ReplicaSets.List(), func(set *appsv1.ReplicaSet) (labels.Selector, error) {
+		return metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	})
 }
 
 // Reconcile brings one set's pods to the wanted number and reports them.
@@ -97,7 +77,11 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	if err != nil {
 		return 0, fmt.Errorf("read replicaset %s: %w", key, err)
 	}
-	p, err := decide(set, c.cfg.Pods.OwnedBy(set.UID), c.cfg.Pods.ByIndex(IndexOrphans, set.Namespace), c.cfg.Clock.Now())
+	taken := func(name string) bool {
+		_, err := c.cfg.Pods.Get(object.Key{Namespace: key.Namespace, Name: name})
+		return err == nil
+	}
+	p, err := decide(set, c.cfg.Pods.OwnedBy(set.UID), c.cfg.Pods.ByIndex(podset.IndexOrphans, set.Namespace), taken, c.cfg.Clock.Now())
 	if err != nil {
 		return 0, fmt.Errorf("decide replicaset %s: %w", key, err)
 	}
@@ -105,31 +89,23 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	return p.requeueAfter, c.apply(ctx, w, set, p)
 }
 
-// batch bounds the pods written in one transaction.
-const batch = 250
-
 // apply writes a plan. Failures of single pods do not keep the status from being written.
 func (c *Controller) apply(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, p plan) error {
-	writes := make([]write, 0, len(p.create)+len(p.remove)+len(p.adopt)+len(p.release))
-	for _, pod := range p.adopt {
-		writes = append(writes, write{op: ownerPatch(pod, metav1.NewControllerRef(set, object.KindOf[*appsv1.ReplicaSet]().GVK))})
-	}
-	for _, pod := range p.release {
-		writes = append(writes, write{op: ownerPatch(pod, nil)})
+	writes, err := p.claim.Writes(set)
+	if err != nil {
+		return err
 	}
 	for _, name := range p.create {
-		writes = append(writes, write{
-			op:   client.CreateOp(podFor(set, name)),
-			good: told{"SuccessfulCreate", "Created pod: " + name}, bad: told{"FailedCreate", "Error creating: "},
-		})
+		pod, err := podset.New(set, &set.Spec.Template, name)
+		if err != nil {
+			return err
+		}
+		writes = append(writes, podset.Create(pod))
 	}
 	for _, pod := range p.remove {
-		writes = append(writes, write{
-			op:   client.DeleteOp(pod, client.DeleteOptions{UID: pod.UID}),
-			good: told{"SuccessfulDelete", "Deleted pod: " + pod.Name}, bad: told{"FailedDelete", "Error deleting: "},
-		})
+		writes = append(writes, podset.Delete(pod))
 	}
-	failure := c.writeAll(ctx, w, set, writes)
+	failure := c.writes.Do(ctx, w, set, writes)
 
 	setFailureCondition(&p.status, failure, metav1.NewTime(c.cfg.Clock.Now()))
 	if !equality.Semantic.DeepEqual(p.status, set.Status) {
@@ -140,71 +116,6 @@ func (c *Controller) apply(ctx context.Context, w client.Writer, set *appsv1.Rep
 		}
 	}
 	return failure
-}
-
-// write is an operation on a pod and the events that tell of its end, if any do.
-type write struct {
-	op        client.Op
-	good, bad told
-}
-
-// told is an event; a bad one's message is followed by the error.
-type told struct{ reason, message string }
-
-// writeAll performs writes in batches and returns the first failure that matters.
-func (c *Controller) writeAll(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, writes []write) error {
-	var failure error
-	for len(writes) > 0 {
-		n := min(len(writes), batch)
-		ops := make([]client.Op, n)
-		for i := range ops {
-			ops[i] = writes[i].op
-		}
-		results, err := w.Transact(ctx, ops, true)
-		if err != nil {
-			return err
-		}
-		for i, result := range results {
-			good, bad := writes[i].good, writes[i].bad
-			switch {
-			case result.Err == nil && good.reason != "":
-				c.cfg.Event(set, corev1.EventTypeNormal, good.reason, good.message)
-			// A pod that exists already is this set's own, from an attempt whose answer was
-			// lost; one that is gone needs no deleting.
-			case result.Err == nil || apierrors.IsAlreadyExists(result.Err) || apierrors.IsNotFound(result.Err):
-			case failure == nil:
-				failure = result.Err
-				if bad.reason != "" {
-					c.cfg.Event(set, corev1.EventTypeWarning, bad.reason, bad.message+failure.Error())
-				}
-			}
-		}
-		if failure != nil {
-			return failure // a quota or admission refusal would only be repeated
-		}
-		writes = writes[n:]
-	}
-	return nil
-}
-
-// ownerPatch sets or removes the controlling owner of a pod, if it is still the same pod.
-func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference) client.Op {
-	owners := []metav1.OwnerReference{}
-	for _, ref := range pod.OwnerReferences {
-		if !ptr.Deref(ref.Controller, false) {
-			owners = append(owners, ref)
-		}
-	}
-	if owner != nil {
-		owners = append(owners, *owner)
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "ownerReferences": owners,
-	}})
-	if err != nil {
-		panic(err) // owner references always encode
-	}
-	return client.PatchOp(pod, types.MergePatchType, patch, "")
 }
 
 func setFailureCondition(status *appsv1.ReplicaSetStatus, failure error, now metav1.Time) {

@@ -25,6 +25,9 @@ func set(replicas int32) *appsv1.ReplicaSet {
 	}
 }
 
+// free says that no pod of a name is known.
+func free(string) bool { return false }
+
 type change func(*corev1.Pod)
 
 func pod(name string, changes ...change) *corev1.Pod {
@@ -92,12 +95,12 @@ func TestDecide(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, err := decide(test.set, test.owned, test.orphans, now)
+			p, err := decide(test.set, test.owned, test.orphans, free, now)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(p.create) != test.create || names2(p.remove) != test.remove || names2(p.adopt) != test.adopt || names2(p.release) != test.release {
-				t.Errorf("create %v remove %q adopt %q release %q", p.create, names2(p.remove), names2(p.adopt), names2(p.release))
+			if len(p.create) != test.create || names2(p.remove) != test.remove || names2(p.claim.Adopt) != test.adopt || names2(p.claim.Release) != test.release {
+				t.Errorf("create %v remove %q adopt %q release %q", p.create, names2(p.remove), names2(p.claim.Adopt), names2(p.claim.Release))
 			}
 			if p.status.ReadyReplicas != test.ready || p.status.AvailableReplicas != test.available || p.status.ObservedGeneration != 2 {
 				t.Errorf("status %+v", p.status)
@@ -109,13 +112,13 @@ func TestDecide(t *testing.T) {
 // A create whose answer was lost is repeated under the same name while nothing new
 // has been seen; once something has, names are new.
 func TestNamesFollowWhatWasSeen(t *testing.T) {
-	first, _ := decide(set(3), nil, nil, now)
-	again, _ := decide(set(3), nil, nil, now)
+	first, _ := decide(set(3), nil, nil, free, now)
+	again, _ := decide(set(3), nil, nil, free, now)
 	if fmt.Sprint(first.create) != fmt.Sprint(again.create) {
 		t.Errorf("%v, then %v", first.create, again.create)
 	}
 	seen := pod(first.create[0])
-	later, _ := decide(set(3), []*corev1.Pod{seen}, nil, now)
+	later, _ := decide(set(3), []*corev1.Pod{seen}, nil, func(name string) bool { return name == seen.Name }, now)
 	for _, name := range later.create {
 		if name == seen.Name {
 			t.Errorf("name %s given twice", name)
@@ -129,7 +132,7 @@ func TestNamesFollowWhatWasSeen(t *testing.T) {
 func TestAvailableAfterMinReadySeconds(t *testing.T) {
 	s := set(1)
 	s.Spec.MinReadySeconds = 10
-	p, err := decide(s, []*corev1.Pod{pod("p1", ready(4*time.Second))}, nil, now)
+	p, err := decide(s, []*corev1.Pod{pod("p1", ready(4*time.Second))}, nil, free, now)
 	if err != nil {
 		t.Fatal(err)
 	}
