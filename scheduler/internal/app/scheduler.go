@@ -28,8 +28,12 @@ const schedulerName = corev1.DefaultSchedulerName
 // batch bounds the pods bound by one transaction.
 const batch = 256
 
-// decisionsKept bounds the remembered decisions; the oldest go first.
-const decisionsKept = 10000
+// decisionsKept bounds the remembered decisions, and verdictsKept the verdicts in them, of one
+// node each; the oldest go first.
+const (
+	decisionsKept = 10_000
+	verdictsKept  = 200_000
+)
 
 // scheduler places pods. Its knowledge follows the caches all the time, on every
 // master, so that taking over needs no list; run acts on it.
@@ -43,7 +47,8 @@ type scheduler struct {
 	cluster   *placement.Cluster
 	queue     *queue.Queue
 	decisions map[types.UID]decision
-	recent    []types.UID // keys of decisions, oldest first
+	recent    []types.UID // keys of decisions, oldest first; some may be gone
+	verdicts  int         // in all decisions
 	names     map[object.Key]types.UID
 	wake      chan struct{} // has a token when there is something to do
 }
@@ -128,6 +133,7 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 // forget drops what is known of a pod that is gone. The caller holds mu.
 func (s *scheduler) forget(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	s.verdicts -= len(s.decisions[pod.UID].Verdicts)
 	delete(s.decisions, pod.UID)
 	if s.names[object.KeyOf(pod)] == pod.UID {
 		delete(s.names, object.KeyOf(pod))
@@ -189,7 +195,7 @@ func (s *scheduler) decide() (chosen, parked []placed, next time.Duration) {
 	now := s.clock.Now()
 	due, waiting := s.queue.Flush(now)
 	for _, item := range s.queue.Pop(batch, now) {
-		d := s.cluster.Decide(item.Pod)
+		d := s.cluster.Choose(item.Pod)
 		s.remember(item, d, now)
 		if d.Node == "" {
 			s.queue.Park(item, now)
@@ -207,14 +213,17 @@ func (s *scheduler) decide() (chosen, parked []placed, next time.Duration) {
 
 func (s *scheduler) remember(item *queue.Item, d placement.Decision, now time.Time) {
 	uid := item.Pod.UID
-	if _, known := s.decisions[uid]; !known {
+	last, known := s.decisions[uid]
+	if !known {
 		s.recent = append(s.recent, uid)
-		for len(s.recent) > decisionsKept {
-			delete(s.decisions, s.recent[0])
-			s.recent = s.recent[1:]
-		}
 	}
 	s.decisions[uid] = decision{Decision: d, at: now, attempts: item.Attempts}
+	s.verdicts += len(d.Verdicts) - len(last.Verdicts)
+	for len(s.recent) > 1 && (len(s.recent) > decisionsKept || s.verdicts > verdictsKept) {
+		s.verdicts -= len(s.decisions[s.recent[0]].Verdicts)
+		delete(s.decisions, s.recent[0])
+		s.recent = s.recent[1:]
+	}
 }
 
 // bind writes bindings in one transaction. Each stands or falls by itself; one

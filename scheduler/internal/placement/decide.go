@@ -35,19 +35,14 @@ type Decision struct {
 // pods wins, then the first by name, so that a decision can be repeated.
 func (c *Cluster) Decide(pod *corev1.Pod) Decision {
 	p := c.prepare(pod)
-	owner := ownerOf(pod)
+	siblings := c.siblingsOf(ownerOf(pod))
 	decision := Decision{Verdicts: make([]Verdict, 0, len(c.order))}
 	var best *node
 	var bestScore float64
 	for _, n := range c.order {
-		verdict := Verdict{Node: n.name}
-		for _, refuses := range filters {
-			if verdict.Reasons = refuses(p, n); len(verdict.Reasons) > 0 {
-				break
-			}
-		}
+		verdict := Verdict{Node: n.name, Reasons: refusals(p, n)}
 		if len(verdict.Reasons) == 0 {
-			verdict.Score = score(p, n, owner)
+			verdict.Score = score(p, n, siblings[n])
 			if best == nil || verdict.Score > bestScore || verdict.Score == bestScore && len(n.pods) < len(best.pods) {
 				best, bestScore = n, verdict.Score
 			}
@@ -58,6 +53,16 @@ func (c *Cluster) Decide(pod *corev1.Pod) Decision {
 		decision.Node = best.name
 	}
 	return decision
+}
+
+// refusals asks a node's filters.
+func refusals(p *prepared, n *node) []string {
+	for _, refuses := range filters {
+		if reasons := refuses(p, n); len(reasons) > 0 {
+			return reasons
+		}
+	}
+	return nil
 }
 
 func (c *Cluster) prepare(pod *corev1.Pod) *prepared {
@@ -84,7 +89,7 @@ const (
 // score rates a fitting node from 0 to 100: free resources after the pod is there
 // (least allocated), even use of CPU and memory, few pods of the same owner, preferred affinity
 // and no PreferNoSchedule taints.
-func score(p *prepared, n *node, owner string) float64 {
+func score(p *prepared, n *node, siblings int) float64 {
 	var shares []float64
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		if total := n.allocatable[name]; total > 0 {
@@ -105,14 +110,6 @@ func score(p *prepared, n *node, owner string) float64 {
 	}
 	if len(shares) == 2 {
 		balance = 1 - abs(shares[0]-shares[1])
-	}
-	siblings := 0
-	if owner != "" {
-		for _, other := range n.pods {
-			if ownerOf(other.pod) == owner {
-				siblings++
-			}
-		}
 	}
 	preferred := 0.0
 	if p.preferred != nil {
