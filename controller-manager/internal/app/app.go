@@ -31,6 +31,7 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
 	"kijabi.dev/controller-manager/internal/podset"
+	"kijabi.dev/controller-manager/internal/projection"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -132,7 +133,7 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 	slices := informer.Of[*discoveryv1.EndpointSlice](caches, owners[*discoveryv1.EndpointSlice]())
 	deployments := informer.Of[*appsv1.Deployment](caches, owners[*appsv1.Deployment]())
 	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
-	pods := informer.Of[*corev1.Pod](caches, owners[*corev1.Pod](),
+	pods := informer.Of[*corev1.Pod](caches, informer.Keep(projection.NewPods().Keep), owners[*corev1.Pod](),
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))

@@ -190,3 +190,16 @@ func (w *Writes) setRefused(owner types.UID, refused bool) {
 		w.refused[owner] = true
 	}
 }
+
+// ConditionOp sets a condition of a pod, if it is still the same pod at the version seen. Caches
+// hold pods in part, so that their status cannot be replaced.
+func ConditionOp(pod *corev1.Pod, condition corev1.PodCondition) client.Op {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion},
+		"status":   map[string]any{"conditions": []corev1.PodCondition{condition}},
+	})
+	if err != nil {
+		panic(err) // conditions always encode
+	}
+	return client.PatchOp(pod, types.StrategicMergePatchType, patch, "status")
+}

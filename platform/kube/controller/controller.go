@@ -95,6 +95,29 @@ func Mapped[T object.Object](inf *informer.Informer[T], keysOf func(T) []object.
 	}
 }
 
+// Changed makes the keys due that the function yields for a change. before is the zero value
+// (nil) for a new object, as every existing one is at the start; after for one that is gone.
+func Changed[T object.Object](inf *informer.Informer[T], keysOf func(before, after T) []object.Key) Input {
+	return Input{
+		source: inf,
+		subscribe: func(enqueue func(object.Key)) {
+			inf.OnChange(func(before, after T) {
+				for _, key := range keysOf(before, after) {
+					enqueue(key)
+				}
+			})
+		},
+		keys: func() []object.Key {
+			var zero T
+			var keys []object.Key
+			for _, obj := range inf.List() {
+				keys = append(keys, keysOf(zero, obj)...)
+			}
+			return keys
+		},
+	}
+}
+
 // Reads declares an input that makes nothing due but must be current before Reconcile runs.
 func Reads[T object.Object](inf *informer.Informer[T]) Input {
 	return Input{source: inf, subscribe: func(func(object.Key)) {}}

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/controller-manager/internal/podstate"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -194,14 +195,9 @@ func (n *Nodes) markUnknown(ctx context.Context, w client.Writer, node *corev1.N
 		if !podstate.Ready(pod) || podstate.Finished(pod) {
 			continue
 		}
-		unready := pod.DeepCopy()
-		for i := range unready.Status.Conditions {
-			c := &unready.Status.Conditions[i]
-			if c.Type == corev1.PodReady {
-				c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionFalse, "NodeNotReady", "Node is not ready", now
-			}
-		}
-		ops = append(ops, client.UpdateOp(unready, "status"))
+		ops = append(ops, podset.ConditionOp(pod, corev1.PodCondition{
+			Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "NodeNotReady", Message: "Node is not ready", LastTransitionTime: now,
+		}))
 		pods = append(pods, pod)
 	}
 	results, err := w.Transact(ctx, ops, true)
