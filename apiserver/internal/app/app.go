@@ -155,6 +155,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	sealing := sealed.New(measured.Backend(data.Backend()), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
 		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
+		Disturbed: data.disturbed(),
 	})
 	if err != nil {
 		return nil, err
