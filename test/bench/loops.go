@@ -21,7 +21,7 @@ import (
 const (
 	hollowNodes = 1000
 	manyPods    = 5000
-	loopsWait   = 3 * time.Minute
+	loopsWait   = 2 * time.Minute
 )
 
 // measureLoops gives the scheduler and the loops much to do on hollow nodes. The floor is

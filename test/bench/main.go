@@ -98,6 +98,7 @@ func run() error {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", p.name)
 		began := time.Now()
 		if err := p.run(ctx, b); err != nil {
+			b.table.print(os.Stdout) // what was measured before is worth as much
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s took %s\n", p.name, time.Since(began).Round(time.Second))
