@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/controller-manager/internal/controllers/customresources"
+	"kijabi.dev/controller-manager/internal/controllers/daemonset"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
@@ -30,6 +31,8 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
+	"kijabi.dev/controller-manager/internal/controllers/statefulset"
+	"kijabi.dev/controller-manager/internal/history"
 	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/controller-manager/internal/projection"
 	configv1 "kijabi.dev/platform/config/v1"
@@ -87,7 +90,9 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 }
 
 // voices are the names under which the loops report events, those that users know.
-type voices struct{ deployment, replicaSet, node, eviction *events.Recorder }
+type voices struct {
+	deployment, replicaSet, statefulSet, daemonSet, node, eviction *events.Recorder
+}
 
 func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 	as := func(component string) *events.Recorder {
@@ -95,12 +100,13 @@ func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 	}
 	return voices{
 		deployment: as("deployment-controller"), replicaSet: as("replicaset-controller"),
+		statefulSet: as("statefulset-controller"), daemonSet: as("daemonset-controller"),
 		node: as("node-controller"), eviction: as("taint-eviction-controller"),
 	}
 }
 
 func (v voices) tasks() []lifecycle.Task {
-	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.node.Run, v.eviction.Run}
+	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.statefulSet.Run, v.daemonSet.Run, v.node.Run, v.eviction.Run}
 }
 
 // byNamespace indexes objects by their namespace.
@@ -133,6 +139,11 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 	slices := informer.Of[*discoveryv1.EndpointSlice](caches, owners[*discoveryv1.EndpointSlice]())
 	deployments := informer.Of[*appsv1.Deployment](caches, owners[*appsv1.Deployment]())
 	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
+	statefulSets := informer.Of[*appsv1.StatefulSet](caches, owners[*appsv1.StatefulSet]())
+	daemonSets := informer.Of[*appsv1.DaemonSet](caches, owners[*appsv1.DaemonSet]())
+	revisions := informer.Of[*appsv1.ControllerRevision](caches, owners[*appsv1.ControllerRevision](),
+		informer.Index(history.IndexOrphans, history.Orphans))
+	claims := informer.Of[*corev1.PersistentVolumeClaim](caches, owners[*corev1.PersistentVolumeClaim]())
 	pods := informer.Of[*corev1.Pod](caches, informer.Keep(projection.NewPods().Keep), owners[*corev1.Pod](),
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
@@ -150,6 +161,12 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
 		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk, Event: voices.deployment.Record}),
 		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
+		statefulset.New(statefulset.Config{
+			StatefulSets: statefulSets, Pods: pods, Revisions: revisions, Claims: claims, Clock: clk, Event: voices.statefulSet.Record,
+		}),
+		daemonset.New(daemonset.Config{
+			DaemonSets: daemonSets, Nodes: nodes, Pods: pods, Revisions: revisions, Clock: clk, Event: voices.daemonSet.Record,
+		}),
 		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Slices: slices}),
 		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
 		nodelifecycle.NewNodes(lifecycleConfig),
@@ -159,10 +176,11 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),
 			garbagecollector.Of(slices, api), garbagecollector.Of(deployments, api), garbagecollector.Of(sets, api),
 			garbagecollector.Of(pods, api),
-			owned[*appsv1.StatefulSet](caches, api), owned[*appsv1.DaemonSet](caches, api), owned[*appsv1.ControllerRevision](caches, api),
+			garbagecollector.Of(statefulSets, api), garbagecollector.Of(daemonSets, api), garbagecollector.Of(revisions, api),
+			garbagecollector.Of(claims, api),
 			owned[*batchv1.Job](caches, api), owned[*batchv1.CronJob](caches, api), owned[*corev1.ReplicationController](caches, api),
 			owned[*autoscalingv2.HorizontalPodAutoscaler](caches, api), owned[*policyv1.PodDisruptionBudget](caches, api),
-			owned[*corev1.PersistentVolumeClaim](caches, api), owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
+			owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
 			owned[*rbacv1.Role](caches, api), owned[*rbacv1.RoleBinding](caches, api),
 			garbagecollector.Of(definitions, api),
 		}, customs, api),

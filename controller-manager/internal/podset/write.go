@@ -34,7 +34,7 @@ type Writes struct {
 	refused map[types.UID]bool
 }
 
-// Write is an operation on a pod. Make it with Create, Delete, Adopt or Release.
+// Write is an operation on a pod. Make it with Create, Delete, Patch, Adopt or Release.
 type Write struct {
 	op   client.Op
 	size int
@@ -59,6 +59,18 @@ func Delete(pod *corev1.Pod) Write {
 		op:   client.DeleteOp(pod, client.DeleteOptions{UID: pod.UID}),
 		good: told{"SuccessfulDelete", "Deleted pod: " + pod.Name}, bad: told{"FailedDelete", "Error deleting: "},
 	}
+}
+
+// Patch changes a pod that exists.
+func Patch(pod *corev1.Pod, patchType types.PatchType, patch []byte) Write {
+	return Write{op: client.PatchOp(pod, patchType, patch, "")}
+}
+
+// Telling is the write with other events to tell of its end: a reason and a message if it
+// succeeds, and a reason and what stands before the error if it fails.
+func (w Write) Telling(goodReason, good, badReason, bad string) Write {
+	w.good, w.bad = told{goodReason, good}, told{badReason, bad}
+	return w
 }
 
 // Adopt makes the owner the controller of a pod, if nobody changed that meanwhile.
