@@ -93,11 +93,12 @@ type Cluster struct {
 	order []*node // nodes with an object, by name
 	// exclusive are the pods with required anti-affinity, which may refuse others.
 	exclusive map[types.UID]*placed
+	storage   *storage
 }
 
 // NewCluster returns an empty cluster.
 func NewCluster() *Cluster {
-	return &Cluster{nodes: map[string]*node{}, pods: map[types.UID]*placed{}, exclusive: map[types.UID]*placed{}}
+	return &Cluster{nodes: map[string]*node{}, pods: map[types.UID]*placed{}, exclusive: map[types.UID]*placed{}, storage: newStorage()}
 }
 
 func (c *Cluster) node(name string) *node {
@@ -165,6 +166,7 @@ func (c *Cluster) put(pod *corev1.Pod, nodeName string, assumed bool) {
 		n.ports[port]++
 	}
 	c.pods[pod.UID] = p
+	c.storage.use(pod, true)
 	if len(requiredAntiAffinity(pod)) > 0 {
 		c.exclusive[pod.UID] = p
 	}
@@ -178,6 +180,8 @@ func (c *Cluster) RemovePod(uid types.UID) {
 	}
 	delete(c.pods, uid)
 	delete(c.exclusive, uid)
+	c.storage.breakPromise(uid)
+	c.storage.use(p.pod, false)
 	n := c.nodes[p.node]
 	delete(n.pods, uid)
 	n.requested.add(p.requests, -1)
