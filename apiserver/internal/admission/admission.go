@@ -95,6 +95,7 @@ func New(store Store, cfg Config) (*Chain, error) {
 		rules: []rule{
 			{complete: defaultStorageClass},
 			{complete: defaultIngressClass},
+			{complete: protectStorage},
 			{complete: serviceAccount},
 			{complete: priority},
 			{complete: runtimeClass},

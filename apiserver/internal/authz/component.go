@@ -65,8 +65,10 @@ var allowed = map[string][]rule{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
 			"deployments.apps", "replicasets.apps", "controllerrevisions.apps", "persistentvolumeclaims", "leases.coordination.k8s.io",
 			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
+			"persistentvolumes", "persistentvolumeclaims", "volumeattachments.storage.k8s.io",
 		}},
 		{[]string{"get", "update", "patch"}, []string{
+			"persistentvolumes/status", "persistentvolumeclaims/status",
 			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
 			"customresourcedefinitions.apiextensions.k8s.io/status",
 			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
@@ -74,7 +76,9 @@ var allowed = map[string][]rule{
 		}},
 	},
 	"scheduler": {
-		{read, []string{"nodes", "pods", "namespaces", "services", "replicasets.apps"}},
+		{read, []string{"nodes", "pods", "namespaces", "services", "replicasets.apps", "storageclasses.storage.k8s.io"}},
+		// It reserves volumes for claims and says for which node a volume is to be made.
+		{append(read, "update", "patch"), []string{"persistentvolumes", "persistentvolumeclaims"}},
 		{[]string{"create"}, []string{"pods/binding"}},
 		{[]string{"update", "patch"}, []string{"pods/status"}},
 		{[]string{"delete"}, []string{"pods"}},

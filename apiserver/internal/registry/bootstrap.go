@@ -58,6 +58,8 @@ type Bootstrap struct {
 	cfg BootstrapConfig
 	// renewed is true once the defaults were brought up to date in this term.
 	renewed bool
+	// classed is true once it is known that the cluster has been given its storage class.
+	classed bool
 	seen    map[store.Key]sighting
 }
 
@@ -96,7 +98,7 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 			}
 		} else if leading {
 			clear(b.seen)
-			b.renewed = false
+			b.renewed, b.classed = false, false
 		}
 		leading = term.Leading
 		select {
@@ -126,6 +128,9 @@ func (b *Bootstrap) ensure(ctx context.Context) error {
 		}
 	}
 	if err := b.access(ctx); err != nil {
+		return err
+	}
+	if err := b.storageClass(ctx); err != nil {
 		return err
 	}
 	doors := b.cfg.Endpoints()

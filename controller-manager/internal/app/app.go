@@ -17,24 +17,32 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/controllers/attachdetach"
 	"kijabi.dev/controller-manager/internal/controllers/customresources"
 	"kijabi.dev/controller-manager/internal/controllers/daemonset"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
+	"kijabi.dev/controller-manager/internal/controllers/ephemeralvolumes"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
+	"kijabi.dev/controller-manager/internal/controllers/localpath"
 	"kijabi.dev/controller-manager/internal/controllers/namespace"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
+	"kijabi.dev/controller-manager/internal/controllers/persistentvolumebinder"
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
 	"kijabi.dev/controller-manager/internal/controllers/statefulset"
+	"kijabi.dev/controller-manager/internal/controllers/volumeexpansion"
+	"kijabi.dev/controller-manager/internal/controllers/volumeprotection"
 	"kijabi.dev/controller-manager/internal/history"
 	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/controller-manager/internal/projection"
+	"kijabi.dev/controller-manager/internal/storage"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -42,6 +50,7 @@ import (
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/kube/standby"
+	"kijabi.dev/platform/kube/volume"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	controllermanagerv1pb "kijabi.dev/proto/gen/kijabi/controllermanager/v1"
@@ -91,7 +100,9 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 
 // voices are the names under which the loops report events, those that users know.
 type voices struct {
-	deployment, replicaSet, statefulSet, daemonSet, node, eviction *events.Recorder
+	deployment, replicaSet, statefulSet, daemonSet   *events.Recorder
+	node, eviction                                   *events.Recorder
+	binder, localPath, expand, ephemeral, attachment *events.Recorder
 }
 
 func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
@@ -102,11 +113,16 @@ func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 		deployment: as("deployment-controller"), replicaSet: as("replicaset-controller"),
 		statefulSet: as("statefulset-controller"), daemonSet: as("daemonset-controller"),
 		node: as("node-controller"), eviction: as("taint-eviction-controller"),
+		binder: as("persistentvolume-controller"), localPath: as(volume.LocalPath), expand: as("volume_expand"),
+		ephemeral: as("ephemeral_volume"), attachment: as("attachdetach-controller"),
 	}
 }
 
 func (v voices) tasks() []lifecycle.Task {
-	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.statefulSet.Run, v.daemonSet.Run, v.node.Run, v.eviction.Run}
+	return []lifecycle.Task{
+		v.deployment.Run, v.replicaSet.Run, v.statefulSet.Run, v.daemonSet.Run, v.node.Run, v.eviction.Run,
+		v.binder.Run, v.localPath.Run, v.expand.Run, v.ephemeral.Run, v.attachment.Run,
+	}
 }
 
 // byNamespace indexes objects by their namespace.
@@ -143,11 +159,22 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 	daemonSets := informer.Of[*appsv1.DaemonSet](caches, owners[*appsv1.DaemonSet]())
 	revisions := informer.Of[*appsv1.ControllerRevision](caches, owners[*appsv1.ControllerRevision](),
 		informer.Index(history.IndexOrphans, history.Orphans))
-	claims := informer.Of[*corev1.PersistentVolumeClaim](caches, owners[*corev1.PersistentVolumeClaim]())
 	pods := informer.Of[*corev1.Pod](caches, informer.Keep(projection.NewPods().Keep), owners[*corev1.Pod](),
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
+		informer.Index(storage.IndexPodClaims, storage.PodClaims),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
+
+	claims := informer.Of[*corev1.PersistentVolumeClaim](caches, owners[*corev1.PersistentVolumeClaim](),
+		informer.Index(storage.IndexUnboundClaims, storage.UnboundClaims),
+		informer.Index(storage.IndexClaimVolume, storage.ClaimVolume))
+	volumes := informer.Of[*corev1.PersistentVolume](caches,
+		informer.Index(storage.IndexFreeVolumes, storage.FreeVolumes),
+		informer.Index(storage.IndexVolumeClaim, storage.VolumeClaim))
+	classes := informer.Of[*storagev1.StorageClass](caches)
+	attachments := informer.Of[*storagev1.VolumeAttachment](caches,
+		informer.Index(attachdetach.IndexVolume, attachdetach.OfVolume),
+		informer.Index(attachdetach.IndexNode, attachdetach.OfNode))
 
 	lifecycleConfig := nodelifecycle.Config{
 		Nodes: nodes, Pods: pods, Liveness: liveness, Clock: clk,
@@ -171,6 +198,17 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
 		nodelifecycle.NewNodes(lifecycleConfig),
 		nodelifecycle.NewEvictions(evictionConfig),
+		persistentvolumebinder.New(persistentvolumebinder.Config{
+			Claims: claims, Volumes: volumes, Classes: classes, Pods: pods, API: api, Event: voices.binder.Record,
+		}),
+		localpath.New(localpath.Config{Claims: claims, Volumes: volumes, Classes: classes, Nodes: nodes, API: api, Event: voices.localPath.Record}),
+		volumeprotection.New(volumeprotection.Config{Claims: claims, Volumes: volumes, Pods: pods, API: api}),
+		volumeexpansion.New(volumeexpansion.Config{Claims: claims, Volumes: volumes, Event: voices.expand.Record}),
+		attachdetach.New(attachdetach.Config{
+			Claims: claims, Volumes: volumes, Pods: pods, Nodes: nodes, Attachments: attachments,
+			Drivers: informer.Of[*storagev1.CSIDriver](caches), API: api, Event: voices.attachment.Record,
+		}),
+		ephemeralvolumes.New(ephemeralvolumes.Config{Claims: claims, Pods: pods, Event: voices.ephemeral.Record}),
 		garbagecollector.New([]garbagecollector.Collection{
 			garbagecollector.Of(namespaces, api), garbagecollector.Of(nodes, api), garbagecollector.Of(accounts, api),
 			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),

@@ -51,6 +51,10 @@ type scheduler struct {
 	verdicts  int         // in all decisions
 	names     map[object.Key]types.UID
 	wake      chan struct{} // has a token when there is something to do
+
+	waiting map[types.UID]*waiting // pods whose claims are being bound
+	recheck bool                   // something changed that those may have waited for
+	checkAt time.Time              // when they are looked at though nothing changed
 }
 
 // decision is the last word on a pod.
@@ -65,7 +69,7 @@ func newScheduler(api *client.Client, recorder *events.Recorder, clk clock.Passi
 		api: api, events: recorder, clock: clk, log: log,
 		cluster: placement.NewCluster(), queue: queue.New(),
 		decisions: map[types.UID]decision{}, names: map[object.Key]types.UID{},
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), waiting: map[types.UID]*waiting{},
 	}
 }
 
@@ -82,6 +86,7 @@ func (s *scheduler) nodeChanged(before, after *corev1.Node) {
 	defer s.mu.Unlock()
 	if after == nil {
 		s.cluster.RemoveNode(before.Name)
+		s.storageChanged(func(*corev1.Pod) bool { return false })
 		return
 	}
 	s.cluster.SetNode(after)
@@ -111,6 +116,7 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 	switch {
 	case after.Spec.NodeName != "":
 		s.queue.Remove(after.UID)
+		delete(s.waiting, after.UID)
 		if finished(after) {
 			s.release(after.UID)
 			return
@@ -122,9 +128,11 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 		}
 	case after.DeletionTimestamp != nil || finished(after) || after.Spec.SchedulerName != schedulerName || len(after.Spec.SchedulingGates) > 0:
 		s.queue.Remove(after.UID)
-	case before != nil && before.UID == after.UID && s.queue.Has(after.UID) && equality.Semantic.DeepEqual(before.Spec, after.Spec) && equality.Semantic.DeepEqual(before.Labels, after.Labels):
+		s.dropWaiting(after.UID)
+	case before != nil && before.UID == after.UID && s.queue.Has(after.UID) && sameForPlacement(before, after):
 		s.queue.Update(after)
 	default:
+		s.dropWaiting(after.UID)
 		s.queue.Add(after, s.clock.Now())
 		s.signal()
 	}
@@ -134,6 +142,7 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 func (s *scheduler) forget(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
 	s.verdicts -= len(s.decisions[pod.UID].Verdicts)
+	delete(s.waiting, pod.UID)
 	delete(s.decisions, pod.UID)
 	if s.names[object.KeyOf(pod)] == pod.UID {
 		delete(s.names, object.KeyOf(pod))
@@ -157,13 +166,15 @@ func (s *scheduler) release(uid types.UID) {
 func (s *scheduler) run(ctx context.Context) error {
 	s.mu.Lock()
 	s.cluster.ForgetAssumed()
+	clear(s.waiting)
 	s.queue.Restart()
 	s.mu.Unlock()
 	for ctx.Err() == nil {
-		chosen, parked, next := s.decide()
+		chosen, unbound, parked, next := s.decide()
 		s.bind(ctx, chosen)
+		s.bindVolumes(ctx, unbound)
 		s.report(ctx, parked)
-		if len(chosen)+len(parked) > 0 {
+		if len(chosen)+len(unbound)+len(parked) > 0 {
 			continue
 		}
 		var timer <-chan time.Time
@@ -185,16 +196,29 @@ type placed struct {
 	pod  *corev1.Pod
 	node string
 	why  string
+	// volumes is what comes before the binding, or nil.
+	volumes *placement.VolumePlan
 }
 
-// decide takes due pods and decides on each, assuming those that fit. It returns
-// also how long to wait when nothing was due; 0 means until woken.
-func (s *scheduler) decide() (chosen, parked []placed, next time.Duration) {
+// decide takes due pods and decides on each, assuming those that fit: chosen ones can be
+// bound, unbound ones once their claims are. It returns also how long to wait when nothing was
+// due; 0 means until woken.
+func (s *scheduler) decide() (chosen, unbound, parked []placed, next time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
-	due, waiting := s.queue.Flush(now)
+	due, later := s.queue.Flush(now)
+	if len(s.waiting) > 0 {
+		if s.recheck || !now.Before(s.checkAt) {
+			s.checkAt = now.Add(lookAgain)
+			chosen = s.checkWaiting(now)
+		}
+		if !later || s.checkAt.Before(due) {
+			due, later = s.checkAt, true
+		}
+	}
 	for _, item := range s.queue.Pop(batch, now) {
+		s.dropWaiting(item.Pod.UID)
 		d := s.cluster.Choose(item.Pod)
 		s.remember(item, d, now)
 		if d.Node == "" {
@@ -203,12 +227,17 @@ func (s *scheduler) decide() (chosen, parked []placed, next time.Duration) {
 			continue
 		}
 		s.cluster.Assume(item.Pod, d.Node)
-		chosen = append(chosen, placed{item: item, pod: item.Pod, node: d.Node})
+		if p := (placed{item: item, pod: item.Pod, node: d.Node, volumes: d.Volumes}); d.Volumes == nil {
+			chosen = append(chosen, p)
+		} else {
+			s.cluster.AssumeVolumes(item.Pod.UID, d.Node, d.Volumes)
+			unbound = append(unbound, p)
+		}
 	}
-	if waiting {
+	if later {
 		next = max(time.Millisecond, due.Sub(now))
 	}
-	return chosen, parked, next
+	return chosen, unbound, parked, next
 }
 
 func (s *scheduler) remember(item *queue.Item, d placement.Decision, now time.Time) {

@@ -97,13 +97,16 @@ type Cluster struct {
 	order []*node // nodes with an object, by name
 	// exclusive are the pods with required anti-affinity, which may refuse others.
 	exclusive map[types.UID]*placed
+	storage   *storage
 
 	following
 }
 
 // NewCluster returns an empty cluster.
 func NewCluster() *Cluster {
-	return &Cluster{nodes: map[string]*node{}, pods: map[types.UID]*placed{}, exclusive: map[types.UID]*placed{}, following: newFollowing()}
+	return &Cluster{
+		nodes: map[string]*node{}, pods: map[types.UID]*placed{}, exclusive: map[types.UID]*placed{}, storage: newStorage(), following: newFollowing(),
+	}
 }
 
 func (c *Cluster) node(name string) *node {
@@ -177,6 +180,7 @@ func (c *Cluster) put(pod *corev1.Pod, nodeName string, assumed bool) {
 	c.pods[pod.UID] = p
 	c.count(ownerOf(pod), n, 1)
 	c.touch(n)
+	c.storage.use(pod, true)
 	if len(requiredAntiAffinity(pod)) > 0 {
 		c.exclusive[pod.UID] = p
 	}
@@ -190,6 +194,8 @@ func (c *Cluster) RemovePod(uid types.UID) {
 	}
 	delete(c.pods, uid)
 	delete(c.exclusive, uid)
+	c.storage.breakPromise(uid)
+	c.storage.use(p.pod, false)
 	n := c.nodes[p.node]
 	delete(n.pods, uid)
 	n.requested.add(p.requests, -1)

@@ -29,14 +29,27 @@ type Decision struct {
 	Node string
 	// Verdicts of all nodes, by name.
 	Verdicts []Verdict
+	// Volumes has to be carried out before the pod is bound; nil if there is nothing to do.
+	Volumes *VolumePlan
+	// Refused is why no node at all can take the pod, whatever the nodes say.
+	Refused string
 }
 
 // Decide chooses a node for a pod. Of equally good nodes the one with the fewest
 // pods wins, then the first by name, so that a decision can be repeated.
 func (c *Cluster) Decide(pod *corev1.Pod) Decision {
-	p := c.prepare(pod)
-	siblings := c.siblingsOf(ownerOf(pod))
 	decision := Decision{Verdicts: make([]Verdict, 0, len(c.order))}
+	demands, refused := c.storage.needs(pod)
+	if refused != "" {
+		decision.Refused = refused
+		for _, n := range c.order {
+			decision.Verdicts = append(decision.Verdicts, Verdict{Node: n.name, Reasons: []string{refused}})
+		}
+		return decision
+	}
+	p := c.prepare(pod)
+	p.claims = demands
+	siblings := c.siblingsOf(ownerOf(pod))
 	var best *node
 	var bestScore float64
 	for _, n := range c.order {
@@ -51,6 +64,7 @@ func (c *Cluster) Decide(pod *corev1.Pod) Decision {
 	}
 	if best != nil {
 		decision.Node = best.name
+		decision.Volumes, _ = demands.plan(best)
 	}
 	return decision
 }
@@ -139,11 +153,21 @@ func ownerOf(pod *corev1.Pod) string {
 
 // Summary says in one line why a pod fits nowhere, as kube-scheduler words it.
 func (d Decision) Summary() string {
+	if d.Node != "" && d.Volumes != nil {
+		names := make([]string, 0, len(d.Volumes.Claims))
+		for _, claim := range d.Volumes.Claims {
+			names = append(names, claim.Name)
+		}
+		return fmt.Sprintf("assigned to %s as soon as its claims are bound: %s", d.Node, strings.Join(names, ", "))
+	}
 	if d.Node != "" {
 		return fmt.Sprintf("assigned to %s", d.Node)
 	}
 	if len(d.Verdicts) == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if d.Refused != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", len(d.Verdicts), d.Refused)
 	}
 	counts := map[string]int{}
 	for _, verdict := range d.Verdicts {
