@@ -30,6 +30,7 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
+	"kijabi.dev/controller-manager/internal/metrics"
 	"kijabi.dev/controller-manager/internal/podset"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
@@ -79,7 +80,13 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
-	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{loops: loops, elector: program.Elector})
+	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{
+		loops: loops, elector: program.Elector,
+		metrics: metrics.New(metrics.Config{Loops: loops.Loops, Leading: func() (bool, uint64) {
+			state, _ := program.Elector.State()
+			return state.Leading, state.Epoch
+		}}),
+	})
 	return program.Run(ctx, func(ctx context.Context) error {
 		return lifecycle.RunAll(ctx, append(voices.tasks(), liveness.Run, loops.Run)...)
 	})
