@@ -40,6 +40,7 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/volumeexpansion"
 	"kijabi.dev/controller-manager/internal/controllers/volumeprotection"
 	"kijabi.dev/controller-manager/internal/history"
+	"kijabi.dev/controller-manager/internal/metrics"
 	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/controller-manager/internal/projection"
 	"kijabi.dev/controller-manager/internal/storage"
@@ -92,7 +93,13 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
-	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{loops: loops, elector: program.Elector})
+	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{
+		loops: loops, elector: program.Elector,
+		metrics: metrics.New(metrics.Config{Loops: loops.Loops, Leading: func() (bool, uint64) {
+			state, _ := program.Elector.State()
+			return state.Leading, state.Epoch
+		}}),
+	})
 	return program.Run(ctx, func(ctx context.Context) error {
 		return lifecycle.RunAll(ctx, append(voices.tasks(), liveness.Run, loops.Run)...)
 	})

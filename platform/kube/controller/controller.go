@@ -28,13 +28,17 @@ type Controller interface {
 	// Reconcile reads the world, not an event, so it may run any number of times.
 	// It never runs twice at once for one key, and not before the inputs have seen
 	// the controller's own last write for that key. A positive duration
-	// makes the key due again then; an error makes it due again after a growing pause.
+	// makes the key due again then, unless it became due before; an error, as which a
+	// panic counts, makes it due again after a growing pause.
 	Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (requeueAfter time.Duration, err error)
 }
 
 // source is what an input needs of an informer.
 type source interface {
+	// WaitVersion returns once Version is at least that.
 	WaitVersion(ctx context.Context, resourceVersion string) error
+	// Version is that up to which every change is in the collection.
+	Version() uint64
 	Kind() object.Kind
 }
 

@@ -15,7 +15,7 @@ import (
 // fencedWriter refuses writes outside the declared outputs and remembers the
 // newest version of each kind written for the key in work.
 type fencedWriter struct {
-	client  *client.Client
+	client  Client
 	outputs outputs
 
 	mu     sync.Mutex

@@ -220,6 +220,13 @@ func (inf *Informer[T]) Stale() bool {
 	return inf.stale
 }
 
+// Version is that up to which every change is in the collection; 0 before the first.
+func (inf *Informer[T]) Version() uint64 {
+	inf.mu.RLock()
+	defer inf.mu.RUnlock()
+	return inf.version
+}
+
 // WaitVersion returns once the collection reflects a resource version, that of the
 // caller's own write, say.
 func (inf *Informer[T]) WaitVersion(ctx context.Context, resourceVersion string) error {

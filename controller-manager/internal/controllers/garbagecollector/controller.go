@@ -342,8 +342,9 @@ func (c *Controller) owner(ctx context.Context, dependent object.Object, ref met
 	return owner, err
 }
 
-// cacheWait bounds the wait for the caches of all kinds.
-const cacheWait = 5 * time.Second
+// cacheWait bounds the wait for the caches of all kinds. One that is far behind must not keep the
+// workers from everything else: the key comes again.
+const cacheWait = 200 * time.Millisecond
 
 // awaitCaches waits until every cache shows what was there when obj was last
 // written: a dependent that is older than its owner's deletion must not be missed.
