@@ -34,6 +34,7 @@ type loop struct {
 	cfg        RuntimeConfig
 	inputs     []Input
 	outputs    outputs
+	partial    map[schema.GroupVersionKind]bool // kinds whose caches hold a part of each object, of all loops
 	log        *zap.Logger
 	queue      *queue
 
@@ -152,7 +153,7 @@ func (l *loop) failure(key object.Key, err error) Failure {
 // reconcile calls the controller and remembers what it wrote. A panic is a failure of this key
 // alone: one object that nobody thought of must not stop all the loops.
 func (l *loop) reconcile(ctx context.Context, key object.Key, log *zap.Logger) (again time.Duration, err error) {
-	w := &fencedWriter{client: l.cfg.Client, outputs: l.outputs, newest: map[schema.GroupVersionKind]uint64{}}
+	w := &fencedWriter{client: l.cfg.Client, outputs: l.outputs, partial: l.partial, newest: map[schema.GroupVersionKind]uint64{}}
 	err = lifecycle.Call(ctx, func(ctx context.Context) error {
 		var err error
 		again, err = l.controller.Reconcile(ctx, key, w, log)

@@ -64,6 +64,15 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 		}
 		r.loops = append(r.loops, newLoop(c, cfg))
 	}
+	partial := map[schema.GroupVersionKind]bool{}
+	for _, l := range r.loops {
+		l.partial = partial
+		for _, in := range l.inputs {
+			if p, ok := in.source.(interface{ Partial() bool }); ok && p.Partial() {
+				partial[in.source.Kind().GVK] = true
+			}
+		}
+	}
 	slices.SortFunc(r.loops, func(a, b *loop) int { return strings.Compare(a.name, b.name) })
 	return r, nil
 }

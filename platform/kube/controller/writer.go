@@ -17,6 +17,7 @@ import (
 type fencedWriter struct {
 	client  Client
 	outputs outputs
+	partial map[schema.GroupVersionKind]bool // never replaced: that would delete what caches dropped
 
 	mu     sync.Mutex
 	newest map[schema.GroupVersionKind]uint64
@@ -34,6 +35,22 @@ func (w *fencedWriter) check(obj object.Object, need func(Output) bool, verb str
 		return err
 	}
 	return w.outputs.allow(kind, need, verb)
+}
+
+// checkReplaced is check for writes that replace an object or its status.
+func (w *fencedWriter) checkReplaced(obj object.Object, need func(Output) bool, verb string) error {
+	kind, err := object.KindOfObject(obj)
+	if err != nil {
+		return err
+	}
+	if w.partial[kind.GVK] {
+		return replacesPart(kind)
+	}
+	return w.outputs.allow(kind, need, verb)
+}
+
+func replacesPart(kind object.Kind) error {
+	return fmt.Errorf("caches hold %s in part, so that replacing one would lose the rest: patch it", kind.GVK.Kind)
 }
 
 func (w *fencedWriter) saw(obj object.Object) {
@@ -66,21 +83,21 @@ func (w *fencedWriter) Create(ctx context.Context, obj object.Object) (object.Ob
 }
 
 func (w *fencedWriter) Update(ctx context.Context, obj object.Object) (object.Object, error) {
-	if err := w.check(obj, canWrite, "update"); err != nil {
+	if err := w.checkReplaced(obj, canWrite, "update"); err != nil {
 		return nil, err
 	}
 	return w.done(w.client.Update(ctx, obj))
 }
 
 func (w *fencedWriter) UpdateStatus(ctx context.Context, obj object.Object) (object.Object, error) {
-	if err := w.check(obj, canStatus, "status update"); err != nil {
+	if err := w.checkReplaced(obj, canStatus, "status update"); err != nil {
 		return nil, err
 	}
 	return w.done(w.client.UpdateStatus(ctx, obj))
 }
 
 func (w *fencedWriter) UpdateSubresource(ctx context.Context, obj object.Object, subresource string) (object.Object, error) {
-	if err := w.check(obj, needFor(subresource), subresource+" update"); err != nil {
+	if err := w.checkReplaced(obj, needFor(subresource), subresource+" update"); err != nil {
 		return nil, err
 	}
 	return w.done(w.client.UpdateSubresource(ctx, obj, subresource))
@@ -117,6 +134,9 @@ func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independen
 		need := needFor(subresource)
 		if verb == client.VerbDelete {
 			need = canRemove
+		}
+		if verb == client.VerbUpdate && w.partial[kind.GVK] {
+			return nil, fmt.Errorf("transact: %w", replacesPart(kind))
 		}
 		if err := w.outputs.allow(kind, need, string(verb)); err != nil {
 			return nil, fmt.Errorf("transact: %w", err)

@@ -140,6 +140,9 @@ func newInformerOf[T object.Object](kind object.Kind, c *client.Client, log *zap
 // Kind is the kind of the collection's objects.
 func (inf *Informer[T]) Kind() object.Kind { return inf.kind }
 
+// Partial says whether what the collection hands out is only a part of each object, see Keep.
+func (inf *Informer[T]) Partial() bool { return inf.opts.keep != nil }
+
 // Get returns one object.
 func (inf *Informer[T]) Get(key object.Key) (T, error) {
 	inf.mu.RLock()
