@@ -284,7 +284,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	restDoor, err := rest.New(rest.Config{
 		Registry: engine, Authorizer: authorizer, Tokens: accounts, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
-		Traffic: control, Metrics: measured.Handler(),
+		Traffic: control, Metrics: measured.Handler(), Programs: pagesOf(cfg, identity),
 		Checks: []rest.Check{
 			{Name: "store", Check: func() error { return current(objects) }},
 			{Name: "etcd", Check: func() error { return current(objects) }}, // what proves it is etcd

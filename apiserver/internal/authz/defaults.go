@@ -137,7 +137,7 @@ func defaultRoles() []*rbacv1.ClusterRole {
 		clusterRole("system:discovery", pathRule(discovery...)),
 		clusterRole("system:public-info-viewer", pathRule("/healthz", "/livez", "/readyz", "/version", "/version/")),
 		clusterRole("system:monitoring", pathRule(
-			"/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*",
+			"/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/controller-manager", "/metrics/slis", "/readyz", "/readyz/*",
 		)),
 		clusterRole("system:service-account-issuer-discovery", pathRule("/.well-known/openid-configuration", "/openid/v1/jwks", "/openid/v1/jwks/")),
 		// For add-ons that ask who their callers are and what those may do.
