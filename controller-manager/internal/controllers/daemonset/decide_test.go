@@ -94,7 +94,9 @@ func deleting(p *corev1.Pod) { p.DeletionTimestamp = ptr.To(metav1.NewTime(now))
 
 func young(p *corev1.Pod) {
 	p.CreationTimestamp = metav1.NewTime(now.Add(-4 * time.Second))
-	p.Status.Conditions[0].LastTransitionTime = p.CreationTimestamp
+	for i := range p.Status.Conditions {
+		p.Status.Conditions[i].LastTransitionTime = p.CreationTimestamp
+	}
 }
 
 // unbound waits for the scheduler to bind it to its node.
@@ -174,9 +176,10 @@ func TestDecide(t *testing.T) {
 		"surge: the old goes when it can":      {set: set(surge(1)), seats: seats(runs), pods: []*corev1.Pod{pod("n0-a", stale), pod("n0-b", fresh)}, remove: "n0-a"},
 		"surge: or serves no longer":           {set: set(surge(1)), seats: seats(runs), pods: []*corev1.Pod{pod("n0-a", stale, unready), pod("n0-b", fresh, unready)}, remove: "n0-a"},
 		"surge: where no new one may come":     {set: set(surge(1)), seats: seats(stays, stays), pods: []*corev1.Pod{pod("n0-a", stale), pod("n1-a", stale, unready)}, remove: "n1-a"},
+		"surge: of two old ones what serves":   {set: set(surge(1)), seats: seats(runs), pods: []*corev1.Pod{pod("n0-a", stale, unready), pod("n0-b", stale, young)}, create: "", remove: "n0-a"},
 		"surge: not a third":                   {set: set(surge(1)), seats: seats(runs), pods: []*corev1.Pod{pod("n0-a", stale), pod("n0-b", fresh, deleting)}},
 		"surge: broken ones at once":           {set: set(surge(1)), seats: seats(runs, runs, runs), pods: []*corev1.Pod{pod("n0-a", stale, unready), pod("n1-a", stale, unready), pod("n2-a", stale)}, create: "n0 n1 n2"},
-		"surge: one of each revision":          {set: set(surge(1)), seats: seats(runs), pods: []*corev1.Pod{pod("n0-a", stale), pod("n0-b", fresh, unready), pod("n0-c", fresh, young)}, remove: "n0-c"},
+		"surge: one of each revision":          {set: set(surge(1)), seats: seats(runs), pods: []*corev1.Pod{pod("n0-a", stale), pod("n0-b", fresh, unready), pod("n0-c", fresh, unready, young)}, remove: "n0-c"},
 		"minReadySeconds hold the update":      {set: set(minReady(10)), seats: seats(runs, runs), pods: []*corev1.Pod{pod("n0-a", stale), pod("n1-a", fresh, young)}},
 	} {
 		t.Run(name, func(t *testing.T) {

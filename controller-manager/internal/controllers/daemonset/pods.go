@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/controller-manager/internal/podset"
+	"kijabi.dev/controller-manager/internal/podstate"
 	"kijabi.dev/platform/kube/object"
 )
 
@@ -74,13 +75,18 @@ func newPod(set *appsv1.DaemonSet, name, node, hash string) (*corev1.Pod, error)
 	return pod, nil
 }
 
-// seniority sorts the pods of a node: those that stay first, then bound ones, then the oldest.
+// seniority sorts the pods of a node: those that serve first, then others that run or will,
+// then those that have ended or shall; among them bound ones, then the oldest.
 func seniority(a, b *corev1.Pod) int {
 	rank := func(p *corev1.Pod) int {
 		switch {
 		case p.DeletionTimestamp != nil:
-			return 2
+			return 4
+		case podstate.Finished(p):
+			return 3
 		case p.Spec.NodeName == "":
+			return 2
+		case !podstate.Ready(p):
 			return 1
 		}
 		return 0
