@@ -64,7 +64,7 @@ var allowed = map[string][]rule{
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
 			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
-			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
+			"endpointslices.discovery.k8s.io", "endpoints", "events.events.k8s.io",
 		}},
 		{[]string{"get", "update", "patch"}, []string{
 			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
