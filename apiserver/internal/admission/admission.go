@@ -102,6 +102,7 @@ func New(store Store, cfg Config) (*Chain, error) {
 			{complete: limitDefaults, check: limits},
 			{check: singleDefaultPriority},
 			{check: nodeRestriction},
+			{check: certificateSubject},
 			{check: checkPodSecurity},
 		},
 	}, nil

@@ -28,6 +28,7 @@ import (
 	"kijabi.dev/apiserver/internal/rest"
 	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/rpcapi"
+	"kijabi.dev/apiserver/internal/signing"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/apiserver/internal/traffic"
@@ -325,6 +326,10 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
 			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
+			signing.New(signing.Config{
+				Store: objects, Registry: engine, Caller: self, CA: ca, Authorize: authorizer.Authorize, Services: engine.Services(),
+				Clock: clk, Log: log.Named("signing"),
+			}).Run,
 			func(ctx context.Context) error {
 				return serveWhenLoaded(ctx, objects, usable, door, []lifecycle.Task{openGRPC, openREST}, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,

@@ -63,8 +63,8 @@ var allowed = map[string][]rule{
 		{append(read, "update", "patch", "delete", "deletecollection"), append(stored(), defined)},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
-			"deployments.apps", "replicasets.apps", "controllerrevisions.apps", "persistentvolumeclaims", "leases.coordination.k8s.io",
-			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
+			"deployments.apps", "replicasets.apps", "controllerrevisions.apps", "leases.coordination.k8s.io",
+			"endpointslices.discovery.k8s.io", "endpoints", "events.events.k8s.io",
 			"persistentvolumes", "persistentvolumeclaims", "volumeattachments.storage.k8s.io",
 		}},
 		{[]string{"get", "update", "patch"}, []string{

@@ -1,6 +1,9 @@
 package authz
 
 import (
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -76,7 +79,26 @@ func Defaults() []object.Object {
 	return append(out, defaultBindings()...)
 }
 
-func defaultRoles() []*rbacv1.ClusterRole {
+func defaultRoles() []*rbacv1.ClusterRole { return append(userRoles(), certificateRoles()...) }
+
+// certificateRoles are for who asks for certificates and who approves them; nobody has them
+// unless an administrator says so.
+func certificateRoles() []*rbacv1.ClusterRole {
+	const prefix, group = "system:certificates.k8s.io:", certificatesv1.GroupName
+	roles := []*rbacv1.ClusterRole{
+		clusterRole(prefix+"certificatesigningrequests:nodeclient", ruleOf([]string{"create"}, []string{group}, []string{"certificatesigningrequests/nodeclient"})),
+		clusterRole(prefix+"certificatesigningrequests:selfnodeclient", ruleOf([]string{"create"}, []string{group}, []string{"certificatesigningrequests/selfnodeclient"})),
+	}
+	for _, signer := range []string{
+		certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName,
+	} {
+		roles = append(roles, clusterRole(prefix+strings.TrimPrefix(signer, "kubernetes.io/")+"-approver",
+			ruleOf([]string{"approve"}, []string{group}, []string{"signers"}, signer)))
+	}
+	return roles
+}
+
+func userRoles() []*rbacv1.ClusterRole {
 	all, core := []string{"*"}, []string{""}
 	change := []string{"create", "delete", "deletecollection", "patch", "update"}
 	create := []string{"create"}

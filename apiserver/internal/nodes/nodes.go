@@ -286,12 +286,12 @@ func (h *Hub) liveness(now, since time.Time) []*nodev1pb.NodeLiveness {
 	seen := h.cfg.Directory.All()
 	names := h.cfg.Known()
 	slices.Sort(names)
-	h.renewals.keep(names, since)
+	h.renewals.keep(names, now, since)
 	out := make([]*nodev1pb.NodeLiveness, 0, len(names))
 	for _, name := range names {
 		at := since
 		if sighting, ok := seen[name]; !ok {
-			at = h.renewals.heard(name, h.cfg.Lease(name), now, since)
+			at = h.renewals.heard(name, h.cfg.Lease(name), now)
 		} else if sighting.Heard.After(at) {
 			at = sighting.Heard
 		}

@@ -9,49 +9,14 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	batchv1 "k8s.io/api/batch/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	storagev1 "k8s.io/api/storage/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
-	"kijabi.dev/controller-manager/internal/controllers/attachdetach"
-	"kijabi.dev/controller-manager/internal/controllers/customresources"
-	"kijabi.dev/controller-manager/internal/controllers/daemonset"
-	"kijabi.dev/controller-manager/internal/controllers/deployment"
-	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
-	"kijabi.dev/controller-manager/internal/controllers/ephemeralvolumes"
-	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
-	"kijabi.dev/controller-manager/internal/controllers/localpath"
-	"kijabi.dev/controller-manager/internal/controllers/namespace"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
-	"kijabi.dev/controller-manager/internal/controllers/persistentvolumebinder"
-	"kijabi.dev/controller-manager/internal/controllers/podcidr"
-	"kijabi.dev/controller-manager/internal/controllers/replicaset"
-	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
-	"kijabi.dev/controller-manager/internal/controllers/statefulset"
-	"kijabi.dev/controller-manager/internal/controllers/volumeexpansion"
-	"kijabi.dev/controller-manager/internal/controllers/volumeprotection"
-	"kijabi.dev/controller-manager/internal/history"
 	"kijabi.dev/controller-manager/internal/metrics"
-	"kijabi.dev/controller-manager/internal/podset"
-	"kijabi.dev/controller-manager/internal/projection"
-	"kijabi.dev/controller-manager/internal/storage"
 	configv1 "kijabi.dev/platform/config/v1"
-	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
-	"kijabi.dev/platform/kube/events"
-	"kijabi.dev/platform/kube/informer"
-	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/kube/standby"
-	"kijabi.dev/platform/kube/volume"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	controllermanagerv1pb "kijabi.dev/proto/gen/kijabi/controllermanager/v1"
@@ -77,6 +42,10 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	if err != nil {
 		return fmt.Errorf("network.podCIDR: %w", err)
 	}
+	serviceRange, err := netip.ParsePrefix(cfg.Network.ServiceCIDR)
+	if err != nil {
+		return fmt.Errorf("network.serviceCIDR: %w", err)
+	}
 	program, err := standby.New(standby.Config{Component: pki.ComponentControllerManager, Common: cfg.Common, APIServer: cfg.APIServer, Log: log})
 	if err != nil {
 		return err
@@ -85,11 +54,12 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 
 	clk := clock.RealClock{}
 	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
-	voices := newVoices(program.API, clk, log)
-	loops, err := controller.NewRuntime(controller.RuntimeConfig{
-		Client: program.API, Clock: clk, Log: log,
-		Controllers: controllers(cfg, program.API, program.Caches, program.Dial, log, liveness, podRange, string(bundle), clk, voices),
-	})
+	w := &wiring{
+		caches: gather(program.Caches, program.API, program.Dial, log),
+		cfg:    cfg, api: program.API, clock: clk, liveness: liveness, bundle: string(bundle), podRange: podRange, serviceRange: serviceRange,
+		voices: &voices{api: program.API, clock: clk, log: log},
+	}
+	loops, err := controller.NewRuntime(controller.RuntimeConfig{Client: program.API, Clock: clk, Log: log, Controllers: w.loops()})
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
@@ -101,133 +71,6 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 		}}),
 	})
 	return program.Run(ctx, func(ctx context.Context) error {
-		return lifecycle.RunAll(ctx, append(voices.tasks(), liveness.Run, loops.Run)...)
+		return lifecycle.RunAll(ctx, append(w.voices.tasks, liveness.Run, loops.Run)...)
 	})
-}
-
-// voices are the names under which the loops report events, those that users know.
-type voices struct {
-	deployment, replicaSet, statefulSet, daemonSet   *events.Recorder
-	node, eviction                                   *events.Recorder
-	binder, localPath, expand, ephemeral, attachment *events.Recorder
-}
-
-func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
-	as := func(component string) *events.Recorder {
-		return events.New(events.Config{Writer: api, Component: component, Clock: clk, Log: log})
-	}
-	return voices{
-		deployment: as("deployment-controller"), replicaSet: as("replicaset-controller"),
-		statefulSet: as("statefulset-controller"), daemonSet: as("daemonset-controller"),
-		node: as("node-controller"), eviction: as("taint-eviction-controller"),
-		binder: as("persistentvolume-controller"), localPath: as(volume.LocalPath), expand: as("volume_expand"),
-		ephemeral: as("ephemeral_volume"), attachment: as("attachdetach-controller"),
-	}
-}
-
-func (v voices) tasks() []lifecycle.Task {
-	return []lifecycle.Task{
-		v.deployment.Run, v.replicaSet.Run, v.statefulSet.Run, v.daemonSet.Run, v.node.Run, v.eviction.Run,
-		v.binder.Run, v.localPath.Run, v.expand.Run, v.ephemeral.Run, v.attachment.Run,
-	}
-}
-
-// byNamespace indexes objects by their namespace.
-func byNamespace[T object.Object](obj T) []string { return []string{obj.GetNamespace()} }
-
-// owners adds the garbage collector's index.
-func owners[T object.Object]() informer.Option {
-	return informer.Index(garbagecollector.IndexOwner, func(obj T) []string { return garbagecollector.Owners(obj) })
-}
-
-// owned are the objects of a kind that only the garbage collector looks at.
-func owned[T object.Object](caches *informer.Set, api *client.Client) garbagecollector.Collection {
-	return garbagecollector.Of(informer.Of[T](caches, owners[T]()), api)
-}
-
-// controllers lists every loop, in the open.
-func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Client, caches *informer.Set,
-	dial func() (*client.Client, func() error, error), log *zap.Logger,
-	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock, voices voices,
-) []controller.Controller {
-	namespaces := informer.Of[*corev1.Namespace](caches, owners[*corev1.Namespace]())
-	definitions := informer.Of[*apiextensionsv1.CustomResourceDefinition](caches, owners[*apiextensionsv1.CustomResourceDefinition]())
-	customs := informer.CustomsOf(caches, informer.CustomsConfig{Definitions: definitions, Dial: dial, Log: log})
-	nodes := informer.Of[*corev1.Node](caches, owners[*corev1.Node]())
-	accounts := informer.Of[*corev1.ServiceAccount](caches, owners[*corev1.ServiceAccount]())
-	configMaps := informer.Of[*corev1.ConfigMap](caches, owners[*corev1.ConfigMap]())
-	secrets := informer.Of[*corev1.Secret](caches, owners[*corev1.Secret]())
-	services := informer.Of[*corev1.Service](caches, owners[*corev1.Service](),
-		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Service]))
-	slices := informer.Of[*discoveryv1.EndpointSlice](caches, owners[*discoveryv1.EndpointSlice]())
-	deployments := informer.Of[*appsv1.Deployment](caches, owners[*appsv1.Deployment]())
-	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
-	statefulSets := informer.Of[*appsv1.StatefulSet](caches, owners[*appsv1.StatefulSet]())
-	daemonSets := informer.Of[*appsv1.DaemonSet](caches, owners[*appsv1.DaemonSet]())
-	revisions := informer.Of[*appsv1.ControllerRevision](caches, owners[*appsv1.ControllerRevision](),
-		informer.Index(history.IndexOrphans, history.Orphans))
-	pods := informer.Of[*corev1.Pod](caches, informer.Keep(projection.NewPods().Keep), owners[*corev1.Pod](),
-		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
-		informer.Index(podset.IndexOrphans, podset.Orphans),
-		informer.Index(storage.IndexPodClaims, storage.PodClaims),
-		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
-
-	claims := informer.Of[*corev1.PersistentVolumeClaim](caches, owners[*corev1.PersistentVolumeClaim](),
-		informer.Index(storage.IndexUnboundClaims, storage.UnboundClaims),
-		informer.Index(storage.IndexClaimVolume, storage.ClaimVolume))
-	volumes := informer.Of[*corev1.PersistentVolume](caches,
-		informer.Index(storage.IndexFreeVolumes, storage.FreeVolumes),
-		informer.Index(storage.IndexVolumeClaim, storage.VolumeClaim))
-	classes := informer.Of[*storagev1.StorageClass](caches)
-	attachments := informer.Of[*storagev1.VolumeAttachment](caches,
-		informer.Index(attachdetach.IndexVolume, attachdetach.OfVolume),
-		informer.Index(attachdetach.IndexNode, attachdetach.OfNode))
-
-	lifecycleConfig := nodelifecycle.Config{
-		Nodes: nodes, Pods: pods, Liveness: liveness, Clock: clk,
-		UnreachableAfter: cfg.NodeUnreachableAfter.Duration, Event: voices.node.Record,
-	}
-	evictionConfig := lifecycleConfig
-	evictionConfig.Event = voices.eviction.Record
-	return []controller.Controller{
-		namespace.New(namespace.Config{Namespaces: namespaces, Contents: api, Customs: customs, Clock: clk}),
-		customresources.New(customresources.Config{Definitions: definitions, Contents: api, Clock: clk}),
-		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
-		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk, Event: voices.deployment.Record}),
-		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
-		statefulset.New(statefulset.Config{
-			StatefulSets: statefulSets, Pods: pods, Revisions: revisions, Claims: claims, Clock: clk, Event: voices.statefulSet.Record,
-		}),
-		daemonset.New(daemonset.Config{
-			DaemonSets: daemonSets, Nodes: nodes, Pods: pods, Revisions: revisions, Clock: clk, Event: voices.daemonSet.Record,
-		}),
-		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Slices: slices}),
-		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
-		nodelifecycle.NewNodes(lifecycleConfig),
-		nodelifecycle.NewEvictions(evictionConfig),
-		persistentvolumebinder.New(persistentvolumebinder.Config{
-			Claims: claims, Volumes: volumes, Classes: classes, Pods: pods, API: api, Event: voices.binder.Record,
-		}),
-		localpath.New(localpath.Config{Claims: claims, Volumes: volumes, Classes: classes, Nodes: nodes, API: api, Event: voices.localPath.Record}),
-		volumeprotection.New(volumeprotection.Config{Claims: claims, Volumes: volumes, Pods: pods, API: api}),
-		volumeexpansion.New(volumeexpansion.Config{Claims: claims, Volumes: volumes, Event: voices.expand.Record}),
-		attachdetach.New(attachdetach.Config{
-			Claims: claims, Volumes: volumes, Pods: pods, Nodes: nodes, Attachments: attachments,
-			Drivers: informer.Of[*storagev1.CSIDriver](caches), API: api, Event: voices.attachment.Record,
-		}),
-		ephemeralvolumes.New(ephemeralvolumes.Config{Claims: claims, Pods: pods, Event: voices.ephemeral.Record}),
-		garbagecollector.New([]garbagecollector.Collection{
-			garbagecollector.Of(namespaces, api), garbagecollector.Of(nodes, api), garbagecollector.Of(accounts, api),
-			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),
-			garbagecollector.Of(slices, api), garbagecollector.Of(deployments, api), garbagecollector.Of(sets, api),
-			garbagecollector.Of(pods, api),
-			garbagecollector.Of(statefulSets, api), garbagecollector.Of(daemonSets, api), garbagecollector.Of(revisions, api),
-			garbagecollector.Of(claims, api),
-			owned[*batchv1.Job](caches, api), owned[*batchv1.CronJob](caches, api), owned[*corev1.ReplicationController](caches, api),
-			owned[*autoscalingv2.HorizontalPodAutoscaler](caches, api), owned[*policyv1.PodDisruptionBudget](caches, api),
-			owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
-			owned[*rbacv1.Role](caches, api), owned[*rbacv1.RoleBinding](caches, api),
-			garbagecollector.Of(definitions, api),
-		}, customs, api),
-	}
 }
