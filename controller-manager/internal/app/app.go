@@ -19,18 +19,24 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/controller-manager/internal/controllers/customresources"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
+	"kijabi.dev/controller-manager/internal/controllers/disruption"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
+	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
 	"kijabi.dev/controller-manager/internal/controllers/namespace"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
+	"kijabi.dev/controller-manager/internal/controllers/replicationcontroller"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
+	"kijabi.dev/controller-manager/internal/ownership"
 	"kijabi.dev/controller-manager/internal/podset"
+	"kijabi.dev/controller-manager/internal/scales"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -50,6 +56,7 @@ func DefaultConfig() *configv1.ControllerManagerConfiguration {
 		Network:              configv1.DefaultNetwork(),
 		NodeMaskSize:         24,
 		NodeUnreachableAfter: metav1.Duration{Duration: 4 * time.Second},
+		AutoscalerSyncPeriod: metav1.Duration{Duration: 15 * time.Second},
 	}
 }
 
@@ -71,22 +78,27 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 
 	clk := clock.RealClock{}
 	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
+	metrics := horizontalpodautoscaler.NewKubelets(horizontalpodautoscaler.KubeletsConfig{
+		Nodes: nodev1pb.NewNodeServiceClient(program.Conn), Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Log: log,
+	})
 	voices := newVoices(program.API, clk, log)
 	loops, err := controller.NewRuntime(controller.RuntimeConfig{
 		Client: program.API, Clock: clk, Log: log,
-		Controllers: controllers(cfg, program.API, program.Caches, program.Dial, log, liveness, podRange, string(bundle), clk, voices),
+		Controllers: controllers(cfg, program.API, program.Caches, program.Dial, log, liveness, metrics, podRange, string(bundle), clk, voices),
 	})
 	if err != nil {
 		return fmt.Errorf("controllers: %w", err)
 	}
 	controllermanagerv1pb.RegisterControllerManagerServiceServer(program.Server, &service{loops: loops, elector: program.Elector})
 	return program.Run(ctx, func(ctx context.Context) error {
-		return lifecycle.RunAll(ctx, append(voices.tasks(), liveness.Run, loops.Run)...)
+		return lifecycle.RunAll(ctx, append(voices.tasks(), liveness.Run, metrics.Run, loops.Run)...)
 	})
 }
 
 // voices are the names under which the loops report events, those that users know.
-type voices struct{ deployment, replicaSet, node, eviction *events.Recorder }
+type voices struct {
+	deployment, replicaSet, replicationController, node, eviction, disruption, autoscaler *events.Recorder
+}
 
 func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 	as := func(component string) *events.Recorder {
@@ -94,12 +106,17 @@ func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 	}
 	return voices{
 		deployment: as("deployment-controller"), replicaSet: as("replicaset-controller"),
-		node: as("node-controller"), eviction: as("taint-eviction-controller"),
+		replicationController: as("replication-controller"),
+		node:                  as("node-controller"), eviction: as("taint-eviction-controller"),
+		disruption: as("controllermanager"), autoscaler: as("horizontal-pod-autoscaler"),
 	}
 }
 
 func (v voices) tasks() []lifecycle.Task {
-	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.node.Run, v.eviction.Run}
+	return []lifecycle.Task{
+		v.deployment.Run, v.replicaSet.Run, v.replicationController.Run, v.node.Run, v.eviction.Run,
+		v.disruption.Run, v.autoscaler.Run,
+	}
 }
 
 // byNamespace indexes objects by their namespace.
@@ -115,10 +132,22 @@ func owned[T object.Object](caches *informer.Set, api *client.Client) garbagecol
 	return garbagecollector.Of(informer.Of[T](caches, owners[T]()), api)
 }
 
+// customKind finds kinds among users' definitions.
+func customKind(definitions *informer.Informer[*apiextensionsv1.CustomResourceDefinition]) func(schema.GroupKind) (object.Kind, bool) {
+	return func(want schema.GroupKind) (object.Kind, bool) {
+		for _, definition := range definitions.List() {
+			if kind, served := informer.CustomKindOf(definition); served && kind.GVK.GroupKind() == want {
+				return kind, true
+			}
+		}
+		return object.Kind{}, false
+	}
+}
+
 // controllers lists every loop, in the open.
 func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Client, caches *informer.Set,
 	dial func() (*client.Client, func() error, error), log *zap.Logger,
-	liveness *nodelifecycle.Liveness, podRange netip.Prefix, bundle string, clk clock.PassiveClock, voices voices,
+	liveness *nodelifecycle.Liveness, metrics *horizontalpodautoscaler.Kubelets, podRange netip.Prefix, bundle string, clk clock.PassiveClock, voices voices,
 ) []controller.Controller {
 	namespaces := informer.Of[*corev1.Namespace](caches, owners[*corev1.Namespace]())
 	definitions := informer.Of[*apiextensionsv1.CustomResourceDefinition](caches, owners[*apiextensionsv1.CustomResourceDefinition]())
@@ -131,12 +160,22 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Service]))
 	slices := informer.Of[*discoveryv1.EndpointSlice](caches, owners[*discoveryv1.EndpointSlice]())
 	deployments := informer.Of[*appsv1.Deployment](caches, owners[*appsv1.Deployment]())
-	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
+	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet](),
+		informer.Index(ownership.IndexOrphans, ownership.Orphans[*appsv1.ReplicaSet]))
+	statefulSets := informer.Of[*appsv1.StatefulSet](caches, owners[*appsv1.StatefulSet]())
+	replicationControllers := informer.Of[*corev1.ReplicationController](caches, owners[*corev1.ReplicationController]())
+	autoscalers := informer.Of[*autoscalingv2.HorizontalPodAutoscaler](caches, owners[*autoscalingv2.HorizontalPodAutoscaler](),
+		informer.Index(horizontalpodautoscaler.IndexNamespace, byNamespace[*autoscalingv2.HorizontalPodAutoscaler]))
+	budgets := informer.Of[*policyv1.PodDisruptionBudget](caches, owners[*policyv1.PodDisruptionBudget](),
+		informer.Index(disruption.IndexNamespace, byNamespace[*policyv1.PodDisruptionBudget]))
 	pods := informer.Of[*corev1.Pod](caches, owners[*corev1.Pod](),
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
+		informer.Index(disruption.IndexNamespace, byNamespace[*corev1.Pod]),
+		informer.Index(horizontalpodautoscaler.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
 
+	sizes := &scales.Source{Client: api, Custom: customKind(definitions)}
 	lifecycleConfig := nodelifecycle.Config{
 		Nodes: nodes, Pods: pods, Liveness: liveness, Clock: clk,
 		UnreachableAfter: cfg.NodeUnreachableAfter.Duration, Event: voices.node.Record,
@@ -149,6 +188,18 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
 		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk, Event: voices.deployment.Record}),
 		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
+		replicationcontroller.New(replicationcontroller.Config{
+			Controllers: replicationControllers, Pods: pods, Clock: clk, Event: voices.replicationController.Record,
+		}),
+		disruption.New(disruption.Config{
+			Budgets: budgets, Pods: pods, Deployments: deployments, ReplicaSets: sets, StatefulSets: statefulSets,
+			Controllers: replicationControllers, Scales: sizes, Clock: clk, Event: voices.disruption.Record,
+		}),
+		disruption.NewAnnounced(pods, clk),
+		horizontalpodautoscaler.New(horizontalpodautoscaler.Config{
+			Autoscalers: autoscalers, Pods: pods, Scales: sizes, Metrics: metrics,
+			Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Event: voices.autoscaler.Record,
+		}),
 		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Slices: slices}),
 		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
 		nodelifecycle.NewNodes(lifecycleConfig),
@@ -158,9 +209,9 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 			garbagecollector.Of(configMaps, api), garbagecollector.Of(secrets, api), garbagecollector.Of(services, api),
 			garbagecollector.Of(slices, api), garbagecollector.Of(deployments, api), garbagecollector.Of(sets, api),
 			garbagecollector.Of(pods, api),
-			owned[*appsv1.StatefulSet](caches, api), owned[*appsv1.DaemonSet](caches, api), owned[*appsv1.ControllerRevision](caches, api),
-			owned[*batchv1.Job](caches, api), owned[*batchv1.CronJob](caches, api), owned[*corev1.ReplicationController](caches, api),
-			owned[*autoscalingv2.HorizontalPodAutoscaler](caches, api), owned[*policyv1.PodDisruptionBudget](caches, api),
+			garbagecollector.Of(statefulSets, api), owned[*appsv1.DaemonSet](caches, api), owned[*appsv1.ControllerRevision](caches, api),
+			owned[*batchv1.Job](caches, api), owned[*batchv1.CronJob](caches, api), garbagecollector.Of(replicationControllers, api),
+			garbagecollector.Of(autoscalers, api), garbagecollector.Of(budgets, api),
 			owned[*corev1.PersistentVolumeClaim](caches, api), owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
 			owned[*rbacv1.Role](caches, api), owned[*rbacv1.RoleBinding](caches, api),
 			garbagecollector.Of(definitions, api),

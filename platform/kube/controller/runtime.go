@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,6 +116,7 @@ type loop struct {
 	mu         sync.Mutex
 	queue      queue                                             // nil while not running
 	written    map[object.Key]map[schema.GroupVersionKind]uint64 // own writes not yet known to be in the caches
+	unsure     map[object.Key]map[schema.GroupVersionKind]object.Kind // kinds of own writes whose outcome is unknown
 	queued     map[object.Key]time.Time
 	active     int
 	reconciles int64
@@ -129,6 +132,7 @@ func newLoop(c Controller, cfg RuntimeConfig) *loop {
 		outputs:    c.Outputs(),
 		log:        cfg.Log.Named(c.Name()),
 		written:    map[object.Key]map[schema.GroupVersionKind]uint64{},
+		unsure:     map[object.Key]map[schema.GroupVersionKind]object.Kind{},
 		queued:     map[object.Key]time.Time{},
 	}
 	for _, in := range l.inputs {
@@ -161,6 +165,7 @@ func (l *loop) run(ctx context.Context) error {
 	l.queue = q
 	clear(l.queued)
 	clear(l.written)
+	clear(l.unsure)
 	l.mu.Unlock()
 	for _, in := range l.inputs {
 		if in.keys == nil {
@@ -233,8 +238,18 @@ func (l *loop) work(ctx context.Context, q queue, key object.Key) {
 // reconcile runs the controller once its inputs have seen its own last write for the key.
 func (l *loop) reconcile(ctx context.Context, key object.Key) (time.Duration, error) {
 	l.mu.Lock()
-	wrote := l.written[key]
+	wrote, unsure := l.written[key], l.unsure[key]
 	l.mu.Unlock()
+	if len(unsure) > 0 {
+		var err error
+		if wrote, err = l.settle(ctx, wrote, unsure); err != nil {
+			return 0, err
+		}
+		l.mu.Lock()
+		l.written[key] = wrote
+		delete(l.unsure, key)
+		l.mu.Unlock()
+	}
 	if len(wrote) > 0 {
 		if err := l.waitVersion(ctx, wrote); err != nil {
 			return 0, err
@@ -245,12 +260,41 @@ func (l *loop) reconcile(ctx context.Context, key object.Key) (time.Duration, er
 	}
 	w := &fencedWriter{client: l.cfg.Client, outputs: l.outputs, newest: map[schema.GroupVersionKind]uint64{}}
 	again, err := l.controller.Reconcile(ctx, key, w, l.log.With(logging.Key(key)))
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if len(w.newest) > 0 {
-		l.mu.Lock()
 		l.written[key] = w.newest
-		l.mu.Unlock()
+	}
+	if len(w.unsure) > 0 {
+		l.unsure[key] = w.unsure
 	}
 	return again, err
+}
+
+// settle adds to the own writes, for kinds with a write whose answer was lost, the version of
+// now: a write that was performed is in what the caches hold by then.
+func (l *loop) settle(ctx context.Context, wrote map[schema.GroupVersionKind]uint64, unsure map[schema.GroupVersionKind]object.Kind) (map[schema.GroupVersionKind]uint64, error) {
+	out := maps.Clone(wrote)
+	if out == nil {
+		out = map[schema.GroupVersionKind]uint64{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownWriteWait)
+	defer cancel()
+	for gvk, kind := range unsure {
+		if !slices.ContainsFunc(l.inputs, func(in Input) bool { return in.source != nil && in.source.Kind().GVK == gvk }) {
+			continue
+		}
+		text, err := l.cfg.Client.Version(ctx, kind)
+		if err != nil {
+			return nil, fmt.Errorf("what became of a write of %s: %w", gvk.Kind, err)
+		}
+		version, err := object.ParseVersion(text)
+		if err != nil {
+			return nil, err
+		}
+		out[gvk] = max(out[gvk], version)
+	}
+	return out, nil
 }
 
 func (l *loop) waitVersion(ctx context.Context, wrote map[schema.GroupVersionKind]uint64) error {
