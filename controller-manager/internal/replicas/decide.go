@@ -25,7 +25,7 @@ type Owner struct {
 
 // Status counts an owner's pods.
 type Status struct {
-	ObservedGeneration                      int64
+	ObservedGeneration                       int64
 	Replicas, FullyLabeled, Ready, Available int32
 	// Terminating is nil where it was never counted.
 	Terminating *int32

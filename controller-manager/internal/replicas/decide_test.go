@@ -22,7 +22,7 @@ var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func set(replicas int32) Owner {
 	app := map[string]string{"app": "web"}
 	return Owner{
-		Object: &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", UID: "set", ResourceVersion: "10", Generation: 2}},
+		Object:   &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", UID: "set", ResourceVersion: "10", Generation: 2}},
 		Replicas: replicas, Selector: labels.Set(app).AsSelector(),
 		Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: app}},
 	}

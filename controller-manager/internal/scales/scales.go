@@ -79,4 +79,3 @@ func Set(ctx context.Context, w client.Writer, kind object.Kind, scale *autoscal
 	_, err = w.Patch(ctx, target, types.MergePatchType, patch, "scale")
 	return err
 }
-

@@ -114,8 +114,8 @@ type loop struct {
 	log        *zap.Logger
 
 	mu         sync.Mutex
-	queue      queue                                             // nil while not running
-	written    map[object.Key]map[schema.GroupVersionKind]uint64 // own writes not yet known to be in the caches
+	queue      queue                                                  // nil while not running
+	written    map[object.Key]map[schema.GroupVersionKind]uint64      // own writes not yet known to be in the caches
 	unsure     map[object.Key]map[schema.GroupVersionKind]object.Kind // kinds of own writes whose outcome is unknown
 	queued     map[object.Key]time.Time
 	active     int

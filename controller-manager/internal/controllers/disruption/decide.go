@@ -166,4 +166,3 @@ func stale(pod *corev1.Pod, now time.Time) (announced bool, in time.Duration) {
 	}
 	return true, max(0, c.LastTransitionTime.Add(deletionTimeout).Sub(now))
 }
-
