@@ -14,18 +14,21 @@ import (
 type rule struct{ verbs, resources []string }
 
 // defined stands for the kinds that users have defined, in groups whose names have a dot,
-// without their subresources. No resource is called so.
-const defined = "(defined)"
+// without their subresources; definedScale for their sizes. No resource is called so.
+const (
+	defined      = "(defined)"
+	definedScale = defined + "/scale"
+)
 
 func (r rule) admits(attr *Attributes) bool {
 	resource := attr.Resource.String()
-	switch {
-	case attr.Subresource != "":
-		resource += "/" + attr.Subresource
-	case slices.Contains(r.resources, defined) && strings.Contains(attr.Resource.Group, "."):
+	if strings.Contains(attr.Resource.Group, ".") && (slices.Contains(r.resources, defined) || slices.Contains(r.resources, definedScale)) {
 		if _, builtIn := object.KindForResource(attr.Resource); !builtIn {
 			resource = defined
 		}
+	}
+	if attr.Subresource != "" {
+		resource += "/" + attr.Subresource
 	}
 	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
 }
@@ -73,6 +76,8 @@ var allowed = map[string][]rule{
 			"customresourcedefinitions.apiextensions.k8s.io/status",
 			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
 			"statefulsets.apps/status", "daemonsets.apps/status",
+			"replicationcontrollers/status", "replicationcontrollers/scale", "statefulsets.apps/scale", definedScale,
+			"poddisruptionbudgets.policy/status", "horizontalpodautoscalers.autoscaling/status",
 		}},
 	},
 	"scheduler": {
@@ -110,7 +115,7 @@ func componentRules(role string) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	for _, r := range allowed[role] {
 		for _, resource := range r.resources {
-			if resource == defined {
+			if strings.HasPrefix(resource, defined) {
 				continue // no rule can say it
 			}
 			name, sub, _ := strings.Cut(resource, "/")

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
 	"kijabi.dev/controller-manager/internal/metrics"
 	configv1 "kijabi.dev/platform/config/v1"
@@ -29,6 +30,7 @@ func DefaultConfig() *configv1.ControllerManagerConfiguration {
 		Network:              configv1.DefaultNetwork(),
 		NodeMaskSize:         24,
 		NodeUnreachableAfter: metav1.Duration{Duration: 4 * time.Second},
+		AutoscalerSyncPeriod: metav1.Duration{Duration: 15 * time.Second},
 	}
 }
 
@@ -54,9 +56,12 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 
 	clk := clock.RealClock{}
 	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
+	usage := horizontalpodautoscaler.NewKubelets(horizontalpodautoscaler.KubeletsConfig{
+		Nodes: nodev1pb.NewNodeServiceClient(program.Conn), Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Log: log,
+	})
 	w := &wiring{
 		caches: gather(program.Caches, program.API, program.Dial, log),
-		cfg:    cfg, api: program.API, clock: clk, liveness: liveness, bundle: string(bundle), podRange: podRange, serviceRange: serviceRange,
+		cfg:    cfg, api: program.API, clock: clk, liveness: liveness, usage: usage, bundle: string(bundle), podRange: podRange, serviceRange: serviceRange,
 		voices: &voices{api: program.API, clock: clk, log: log},
 	}
 	loops, err := controller.NewRuntime(controller.RuntimeConfig{Client: program.API, Clock: clk, Log: log, Controllers: w.loops()})
@@ -71,6 +76,6 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 		}}),
 	})
 	return program.Run(ctx, func(ctx context.Context) error {
-		return lifecycle.RunAll(ctx, append(w.voices.tasks, liveness.Run, loops.Run)...)
+		return lifecycle.RunAll(ctx, append(w.voices.tasks, liveness.Run, usage.Run, loops.Run)...)
 	})
 }

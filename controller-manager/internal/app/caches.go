@@ -16,14 +16,18 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/controller-manager/internal/controllers/attachdetach"
+	"kijabi.dev/controller-manager/internal/controllers/disruption"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
+	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccounttoken"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaddress"
 	"kijabi.dev/controller-manager/internal/history"
+	"kijabi.dev/controller-manager/internal/ownership"
 	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/controller-manager/internal/projection"
 	"kijabi.dev/controller-manager/internal/storage"
@@ -57,6 +61,10 @@ type caches struct {
 	statefulSets *informer.Informer[*appsv1.StatefulSet]
 	daemonSets   *informer.Informer[*appsv1.DaemonSet]
 	revisions    *informer.Informer[*appsv1.ControllerRevision]
+
+	replicationControllers *informer.Informer[*corev1.ReplicationController]
+	autoscalers            *informer.Informer[*autoscalingv2.HorizontalPodAutoscaler]
+	budgets                *informer.Informer[*policyv1.PodDisruptionBudget]
 
 	claims      *informer.Informer[*corev1.PersistentVolumeClaim]
 	volumes     *informer.Informer[*corev1.PersistentVolume]
@@ -92,10 +100,15 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 		informer.Index(storage.IndexPodClaims, storage.PodClaims),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
 	c.deployments = collected[*appsv1.Deployment](c, set, api)
-	c.replicaSets = collected[*appsv1.ReplicaSet](c, set, api)
+	c.replicaSets = collected[*appsv1.ReplicaSet](c, set, api, informer.Index(ownership.IndexOrphans, ownership.Orphans[*appsv1.ReplicaSet]))
+	c.replicationControllers = collected[*corev1.ReplicationController](c, set, api)
 	c.statefulSets = collected[*appsv1.StatefulSet](c, set, api)
 	c.daemonSets = collected[*appsv1.DaemonSet](c, set, api)
 	c.revisions = collected[*appsv1.ControllerRevision](c, set, api, informer.Index(history.IndexOrphans, history.Orphans))
+	c.autoscalers = collected[*autoscalingv2.HorizontalPodAutoscaler](c, set, api,
+		informer.Index(horizontalpodautoscaler.IndexNamespace, byNamespace[*autoscalingv2.HorizontalPodAutoscaler]))
+	c.budgets = collected[*policyv1.PodDisruptionBudget](c, set, api,
+		informer.Index(disruption.IndexNamespace, byNamespace[*policyv1.PodDisruptionBudget]))
 
 	c.claims = collected[*corev1.PersistentVolumeClaim](c, set, api,
 		informer.Index(storage.IndexUnboundClaims, storage.UnboundClaims),
@@ -112,9 +125,6 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 	// Kinds that nobody but the garbage collector looks at.
 	collected[*batchv1.Job](c, set, api)
 	collected[*batchv1.CronJob](c, set, api)
-	collected[*corev1.ReplicationController](c, set, api)
-	collected[*autoscalingv2.HorizontalPodAutoscaler](c, set, api)
-	collected[*policyv1.PodDisruptionBudget](c, set, api)
 	collected[*networkingv1.Ingress](c, set, api)
 	collected[*networkingv1.NetworkPolicy](c, set, api)
 	collected[*rbacv1.Role](c, set, api)
@@ -132,6 +142,16 @@ func collected[T object.Object](c *caches, set *informer.Set, api *client.Client
 
 // byNamespace indexes objects by their namespace.
 func byNamespace[T object.Object](obj T) []string { return []string{obj.GetNamespace()} }
+
+// customKind finds kinds among users' definitions.
+func (c *caches) customKind(want schema.GroupKind) (object.Kind, bool) {
+	for _, definition := range c.definitions.List() {
+		if kind, served := informer.CustomKindOf(definition); served && kind.GVK.GroupKind() == want {
+			return kind, true
+		}
+	}
+	return object.Kind{}, false
+}
 
 // live reads objects of a kind past the caches.
 func live[T object.Object](api *client.Client) func(context.Context, object.Key) (T, error) {

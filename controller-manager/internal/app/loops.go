@@ -11,11 +11,13 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/customresources"
 	"kijabi.dev/controller-manager/internal/controllers/daemonset"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
+	"kijabi.dev/controller-manager/internal/controllers/disruption"
 	"kijabi.dev/controller-manager/internal/controllers/endpoints"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslicemirroring"
 	"kijabi.dev/controller-manager/internal/controllers/ephemeralvolumes"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
+	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
 	"kijabi.dev/controller-manager/internal/controllers/localpath"
 	"kijabi.dev/controller-manager/internal/controllers/namespace"
 	"kijabi.dev/controller-manager/internal/controllers/nodelease"
@@ -23,12 +25,14 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/persistentvolumebinder"
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
+	"kijabi.dev/controller-manager/internal/controllers/replicationcontroller"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccounttoken"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaddress"
 	"kijabi.dev/controller-manager/internal/controllers/statefulset"
 	"kijabi.dev/controller-manager/internal/controllers/volumeexpansion"
 	"kijabi.dev/controller-manager/internal/controllers/volumeprotection"
+	"kijabi.dev/controller-manager/internal/scales"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -44,6 +48,7 @@ type wiring struct {
 	clock    clock.PassiveClock
 	voices   *voices
 	liveness *nodelifecycle.Liveness
+	usage    *horizontalpodautoscaler.Kubelets
 	bundle   string // the cluster's CA
 	// podRange and serviceRange are the networks of cfg.
 	podRange, serviceRange netip.Prefix
@@ -55,16 +60,29 @@ func (w *wiring) loops() []controller.Controller {
 }
 
 func (w *wiring) workloads() []controller.Controller {
+	sizes := &scales.Source{Client: w.api, Custom: w.customKind}
 	return []controller.Controller{
 		deployment.New(deployment.Config{
 			Deployments: w.deployments, ReplicaSets: w.replicaSets, Clock: w.clock, Event: w.voices.as("deployment-controller"),
 		}),
 		replicaset.New(replicaset.Config{ReplicaSets: w.replicaSets, Pods: w.pods, Clock: w.clock, Event: w.voices.as("replicaset-controller")}),
+		replicationcontroller.New(replicationcontroller.Config{
+			Controllers: w.replicationControllers, Pods: w.pods, Clock: w.clock, Event: w.voices.as("replication-controller"),
+		}),
 		statefulset.New(statefulset.Config{
 			StatefulSets: w.statefulSets, Pods: w.pods, Revisions: w.revisions, Claims: w.claims, Clock: w.clock, Event: w.voices.as("statefulset-controller"),
 		}),
 		daemonset.New(daemonset.Config{
 			DaemonSets: w.daemonSets, Nodes: w.nodes, Pods: w.pods, Revisions: w.revisions, Clock: w.clock, Event: w.voices.as("daemonset-controller"),
+		}),
+		disruption.New(disruption.Config{
+			Budgets: w.budgets, Pods: w.pods, Deployments: w.deployments, ReplicaSets: w.replicaSets, StatefulSets: w.statefulSets,
+			Controllers: w.replicationControllers, Scales: sizes, Clock: w.clock, Event: w.voices.as("controllermanager"),
+		}),
+		disruption.NewAnnounced(w.pods, w.clock),
+		horizontalpodautoscaler.New(horizontalpodautoscaler.Config{
+			Autoscalers: w.autoscalers, Pods: w.pods, Scales: sizes, Metrics: w.usage,
+			Every: w.cfg.AutoscalerSyncPeriod.Duration, Clock: w.clock, Event: w.voices.as("horizontal-pod-autoscaler"),
 		}),
 	}
 }

@@ -7,10 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 
+	"kijabi.dev/controller-manager/internal/ownership"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
 )
@@ -75,15 +74,12 @@ func (w Write) Telling(goodReason, good, badReason, bad string) Write {
 
 // Adopt makes the owner the controller of a pod, if nobody changed that meanwhile.
 func Adopt(owner object.Object, pod *corev1.Pod) (Write, error) {
-	kind, err := object.KindOfObject(owner)
-	if err != nil {
-		return Write{}, err
-	}
-	return Write{op: ownerPatch(pod, metav1.NewControllerRef(owner, kind.GVK))}, nil
+	op, err := ownership.Adopt(owner, pod)
+	return Write{op: op}, err
 }
 
 // Release takes the controller from a pod, if nobody changed it meanwhile.
-func Release(pod *corev1.Pod) Write { return Write{op: ownerPatch(pod, nil)} }
+func Release(pod *corev1.Pod) Write { return Write{op: ownership.Release(pod)} }
 
 // Writes are what make a claim true.
 func (c Claim) Writes(owner object.Object) ([]Write, error) {
@@ -99,26 +95,6 @@ func (c Claim) Writes(owner object.Object) ([]Write, error) {
 		writes = append(writes, Release(pod))
 	}
 	return writes, nil
-}
-
-// ownerPatch sets or removes the controlling owner of a pod, if it is still the same pod.
-func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference) client.Op {
-	owners := []metav1.OwnerReference{}
-	for _, ref := range pod.OwnerReferences {
-		if !ptr.Deref(ref.Controller, false) {
-			owners = append(owners, ref)
-		}
-	}
-	if owner != nil {
-		owners = append(owners, *owner)
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "ownerReferences": owners,
-	}})
-	if err != nil {
-		panic(err) // owner references always encode
-	}
-	return client.PatchOp(pod, types.MergePatchType, patch, "")
 }
 
 // Do performs writes for an owner, as many at once as the bounds allow, and returns the

@@ -355,6 +355,8 @@ type ControllerManagerConfiguration struct {
 	NodeMaskSize int `json:"nodeMaskSize,omitempty"`
 	// NodeUnreachableAfter is the silence after which a node leaves traffic, default 4s.
 	NodeUnreachableAfter metav1.Duration `json:"nodeUnreachableAfter,omitzero"`
+	// AutoscalerSyncPeriod is how often autoscalers measure and decide, default 15s.
+	AutoscalerSyncPeriod metav1.Duration `json:"autoscalerSyncPeriod,omitzero"`
 	// ClusterCAFile is published in every namespace as kube-root-ca.crt.
 	ClusterCAFile string `json:"clusterCAFile"`
 }

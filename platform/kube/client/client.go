@@ -139,6 +139,27 @@ func (c *Client) GetKind(ctx context.Context, kind object.Kind, key object.Key) 
 	return obj, nil
 }
 
+// GetSubresource returns a subresource of one object; there is "scale".
+func (c *Client) GetSubresource(ctx context.Context, kind object.Kind, key object.Key, subresource string) (object.Object, error) {
+	res, err := c.objects.Get(ctx, &objectv1pb.GetRequest{Reference: reference(kind, key), Subresource: subresource})
+	if err != nil {
+		return nil, err
+	}
+	return object.Unpack(res.GetObject())
+}
+
+// Version returns a version that nothing acknowledged before the call is newer than.
+func (c *Client) Version(ctx context.Context, kind object.Kind) (string, error) {
+	version := ""
+	err := c.list(ctx, kind, ListOptions{Limit: 1}, func(res *objectv1pb.ListResponse) error {
+		if v := res.GetResourceVersion(); v != "" {
+			version = v
+		}
+		return nil
+	})
+	return version, err
+}
+
 // Get returns one object.
 func Get[T object.Object](ctx context.Context, c *Client, key object.Key) (T, error) {
 	var zero T

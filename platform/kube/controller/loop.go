@@ -45,12 +45,15 @@ type loop struct {
 	sweepAt int
 }
 
-// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. Its versions
-// do not change; the rest belongs to the worker that has the key.
+// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. It belongs to
+// the worker that has the key; only versions are looked at by others, once unsure is empty.
 type ownWrite struct {
 	versions map[schema.GroupVersionKind]uint64 // of kinds that are read
-	since    time.Time                          // a worker found the caches behind; zero if none did
-	turns    int                                // so often
+	// unsure are the kinds with a write whose answer was lost. If it was performed, it is in what
+	// the caches hold once they have reached the version of a later moment.
+	unsure   map[schema.GroupVersionKind]object.Kind
+	since    time.Time // a worker first looked for it; zero if none did
+	turns    int       // so often
 	reported bool
 }
 
@@ -159,13 +162,13 @@ func (l *loop) reconcile(ctx context.Context, key object.Key, log *zap.Logger) (
 		again, err = l.controller.Reconcile(ctx, key, w, log)
 		return err
 	})
-	l.remember(key, w.newest)
+	l.remember(key, w.newest, w.unsure)
 	return again, err
 }
 
 // remember keeps those of a Reconcile's own writes which the caches will show.
-func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64) {
-	versions := map[schema.GroupVersionKind]uint64{}
+func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64, lost map[schema.GroupVersionKind]object.Kind) {
+	versions, unsure := map[schema.GroupVersionKind]uint64{}, map[schema.GroupVersionKind]object.Kind{}
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
@@ -174,18 +177,21 @@ func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint6
 		if version, wrote := newest[gvk]; wrote {
 			versions[gvk] = version
 		}
+		if kind, wrote := lost[gvk]; wrote {
+			unsure[gvk] = kind
+		}
 	}
-	if len(versions) == 0 {
+	if len(versions)+len(unsure) == 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.written[key] = &ownWrite{versions: versions}
+	l.written[key] = &ownWrite{versions: versions, unsure: unsure}
 	if len(l.written) < l.sweepAt {
 		return
 	}
 	for key, w := range l.written {
-		if l.lag(w) == nil {
+		if len(w.unsure) == 0 && l.lag(w) == nil {
 			delete(l.written, key)
 		}
 	}
@@ -201,9 +207,14 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	if w == nil {
 		return 0
 	}
-	lag := l.lag(w)
-	if lag != nil && w.turns == 0 {
+	if w.since.IsZero() {
 		w.since = l.cfg.Clock.Now()
+	}
+	lag := l.settle(ctx, w)
+	if lag == nil {
+		lag = l.lag(w)
+	}
+	if lag != nil && w.turns == 0 && len(w.unsure) == 0 {
 		lag = l.await(ctx, w)
 	}
 	if lag == nil {
@@ -220,6 +231,27 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 		l.queue.fail(l.failure(key, err))
 	}
 	return min(lagFirst<<min(w.turns-1, 10), lagMost)
+}
+
+// settle learns up to which version the caches have to come for the writes whose answers were lost.
+func (l *loop) settle(ctx context.Context, w *ownWrite) error {
+	for gvk, kind := range w.unsure {
+		ctx, cancel := context.WithTimeout(ctx, ownWriteLong)
+		text, err := l.cfg.Client.Version(ctx, kind)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("what became of a write of %s: %w", gvk.Kind, err)
+		}
+		version, err := object.ParseVersion(text)
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		w.versions[gvk] = max(w.versions[gvk], version)
+		delete(w.unsure, gvk)
+		l.mu.Unlock()
+	}
+	return nil
 }
 
 // lag says which cache does not show a write yet; nil if all do.

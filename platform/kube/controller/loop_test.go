@@ -86,6 +86,12 @@ func (s *store) DeleteObject(ctx context.Context, obj object.Object, _ client.De
 	return s.Create(ctx, obj)
 }
 
+func (s *store) Version(context.Context, object.Kind) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return object.FormatVersion(s.version), nil
+}
+
 func configMap(key object.Key) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
 }

@@ -25,6 +25,8 @@ type Client interface {
 	client.Writer
 	// DeleteObject is Delete, and returns the object's last or terminating state.
 	DeleteObject(ctx context.Context, obj object.Object, opts client.DeleteOptions) (object.Object, error)
+	// Version returns a version that nothing acknowledged before the call is newer than.
+	Version(ctx context.Context, kind object.Kind) (string, error)
 }
 
 // RuntimeConfig describes a Runtime. All fields are required but Workers.
