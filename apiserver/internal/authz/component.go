@@ -63,13 +63,14 @@ var allowed = map[string][]rule{
 		{append(read, "update", "patch", "delete", "deletecollection"), append(stored(), defined)},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
-			"deployments.apps", "replicasets.apps", "leases.coordination.k8s.io",
+			"deployments.apps", "replicasets.apps", "jobs.batch", "leases.coordination.k8s.io",
 			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
 		}},
 		{[]string{"get", "update", "patch"}, []string{
 			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
 			"customresourcedefinitions.apiextensions.k8s.io/status",
 			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
+			"jobs.batch/status", "cronjobs.batch/status",
 		}},
 	},
 	"scheduler": {

@@ -21,15 +21,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/controllers/cronjob"
 	"kijabi.dev/controller-manager/internal/controllers/customresources"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
+	"kijabi.dev/controller-manager/internal/controllers/job"
 	"kijabi.dev/controller-manager/internal/controllers/namespace"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
+	"kijabi.dev/controller-manager/internal/controllers/podgc"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
+	"kijabi.dev/controller-manager/internal/controllers/ttlafterfinished"
 	"kijabi.dev/controller-manager/internal/podset"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
@@ -50,6 +54,7 @@ func DefaultConfig() *configv1.ControllerManagerConfiguration {
 		Network:              configv1.DefaultNetwork(),
 		NodeMaskSize:         24,
 		NodeUnreachableAfter: metav1.Duration{Duration: 4 * time.Second},
+		FinishedPodsKept:     podgc.Threshold,
 	}
 }
 
@@ -86,7 +91,7 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 }
 
 // voices are the names under which the loops report events, those that users know.
-type voices struct{ deployment, replicaSet, node, eviction *events.Recorder }
+type voices struct{ deployment, replicaSet, job, cronJob, node, eviction *events.Recorder }
 
 func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 	as := func(component string) *events.Recorder {
@@ -94,12 +99,13 @@ func newVoices(api *client.Client, clk clock.Clock, log *zap.Logger) voices {
 	}
 	return voices{
 		deployment: as("deployment-controller"), replicaSet: as("replicaset-controller"),
+		job: as("job-controller"), cronJob: as("cronjob-controller"),
 		node: as("node-controller"), eviction: as("taint-eviction-controller"),
 	}
 }
 
 func (v voices) tasks() []lifecycle.Task {
-	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.node.Run, v.eviction.Run}
+	return []lifecycle.Task{v.deployment.Run, v.replicaSet.Run, v.job.Run, v.cronJob.Run, v.node.Run, v.eviction.Run}
 }
 
 // byNamespace indexes objects by their namespace.
@@ -113,6 +119,11 @@ func owners[T object.Object]() informer.Option {
 // owned are the objects of a kind that only the garbage collector looks at.
 func owned[T object.Object](caches *informer.Set, api *client.Client) garbagecollector.Collection {
 	return garbagecollector.Of(informer.Of[T](caches, owners[T]()), api)
+}
+
+// live reads objects of a kind past the caches.
+func live[T object.Object](api *client.Client) func(context.Context, object.Key) (T, error) {
+	return func(ctx context.Context, key object.Key) (T, error) { return client.Get[T](ctx, api, key) }
 }
 
 // controllers lists every loop, in the open.
@@ -132,9 +143,13 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 	slices := informer.Of[*discoveryv1.EndpointSlice](caches, owners[*discoveryv1.EndpointSlice]())
 	deployments := informer.Of[*appsv1.Deployment](caches, owners[*appsv1.Deployment]())
 	sets := informer.Of[*appsv1.ReplicaSet](caches, owners[*appsv1.ReplicaSet]())
+	jobs := informer.Of[*batchv1.Job](caches, owners[*batchv1.Job]())
+	cronJobs := informer.Of[*batchv1.CronJob](caches, owners[*batchv1.CronJob]())
 	pods := informer.Of[*corev1.Pod](caches, owners[*corev1.Pod](),
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
+		informer.Index(job.IndexTracked, job.Tracked),
+		informer.Index(podgc.IndexEnded, podgc.Ended),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
 
 	lifecycleConfig := nodelifecycle.Config{
@@ -149,6 +164,10 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 		serviceaccount.New(serviceaccount.Config{Namespaces: namespaces, Accounts: accounts, ConfigMaps: configMaps, CABundle: bundle}),
 		deployment.New(deployment.Config{Deployments: deployments, ReplicaSets: sets, Clock: clk, Event: voices.deployment.Record}),
 		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
+		job.New(job.Config{Jobs: jobs, Pods: pods, Live: live[*batchv1.Job](api), Clock: clk, Event: voices.job.Record}),
+		cronjob.New(cronjob.Config{CronJobs: cronJobs, Jobs: jobs, Live: live[*batchv1.Job](api), Clock: clk, Event: voices.cronJob.Record}),
+		ttlafterfinished.New(ttlafterfinished.Config{Jobs: jobs, Clock: clk}),
+		podgc.New(podgc.Config{Pods: pods, Nodes: nodes, Live: live[*corev1.Node](api), Threshold: cfg.FinishedPodsKept, Clock: clk}),
 		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Slices: slices}),
 		podcidr.New(podcidr.Config{Nodes: nodes, Range: podRange, Bits: cfg.NodeMaskSize}),
 		nodelifecycle.NewNodes(lifecycleConfig),
@@ -159,7 +178,7 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 			garbagecollector.Of(slices, api), garbagecollector.Of(deployments, api), garbagecollector.Of(sets, api),
 			garbagecollector.Of(pods, api),
 			owned[*appsv1.StatefulSet](caches, api), owned[*appsv1.DaemonSet](caches, api), owned[*appsv1.ControllerRevision](caches, api),
-			owned[*batchv1.Job](caches, api), owned[*batchv1.CronJob](caches, api), owned[*corev1.ReplicationController](caches, api),
+			garbagecollector.Of(jobs, api), garbagecollector.Of(cronJobs, api), owned[*corev1.ReplicationController](caches, api),
 			owned[*autoscalingv2.HorizontalPodAutoscaler](caches, api), owned[*policyv1.PodDisruptionBudget](caches, api),
 			owned[*corev1.PersistentVolumeClaim](caches, api), owned[*networkingv1.Ingress](caches, api), owned[*networkingv1.NetworkPolicy](caches, api),
 			owned[*rbacv1.Role](caches, api), owned[*rbacv1.RoleBinding](caches, api),

@@ -3,6 +3,7 @@ package podset
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -67,11 +68,11 @@ func Adopt(owner object.Object, pod *corev1.Pod) (Write, error) {
 	if err != nil {
 		return Write{}, err
 	}
-	return Write{op: ownerPatch(pod, metav1.NewControllerRef(owner, kind.GVK))}, nil
+	return Write{op: ownerPatch(pod, metav1.NewControllerRef(owner, kind.GVK), pod.Finalizers)}, nil
 }
 
 // Release takes the controller from a pod, if nobody changed it meanwhile.
-func Release(pod *corev1.Pod) Write { return Write{op: ownerPatch(pod, nil)} }
+func Release(pod *corev1.Pod) Write { return Write{op: ownerPatch(pod, nil, pod.Finalizers)} }
 
 // Writes are what make a claim true.
 func (c Claim) Writes(owner object.Object) ([]Write, error) {
@@ -89,8 +90,9 @@ func (c Claim) Writes(owner object.Object) ([]Write, error) {
 	return writes, nil
 }
 
-// ownerPatch sets or removes the controlling owner of a pod, if it is still the same pod.
-func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference) client.Op {
+// ownerPatch sets or removes the controlling owner of a pod and sets its finalizers, if it is
+// still the same pod.
+func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference, finalizers []string) client.Op {
 	owners := []metav1.OwnerReference{}
 	for _, ref := range pod.OwnerReferences {
 		if !ptr.Deref(ref.Controller, false) {
@@ -100,9 +102,11 @@ func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference) client.Op {
 	if owner != nil {
 		owners = append(owners, *owner)
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "ownerReferences": owners,
-	}})
+	metadata := map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "ownerReferences": owners}
+	if !slices.Equal(finalizers, pod.Finalizers) {
+		metadata["finalizers"] = finalizers
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		panic(err) // owner references always encode
 	}

@@ -355,6 +355,9 @@ type ControllerManagerConfiguration struct {
 	NodeMaskSize int `json:"nodeMaskSize,omitempty"`
 	// NodeUnreachableAfter is the silence after which a node leaves traffic, default 4s.
 	NodeUnreachableAfter metav1.Duration `json:"nodeUnreachableAfter,omitzero"`
+	// FinishedPodsKept is how many finished pods are kept, default 12500; the oldest go first.
+	// Less than 0 keeps all.
+	FinishedPodsKept int `json:"finishedPodsKept,omitempty"`
 	// ClusterCAFile is published in every namespace as kube-root-ca.crt.
 	ClusterCAFile string `json:"clusterCAFile"`
 }
