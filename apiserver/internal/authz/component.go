@@ -66,7 +66,7 @@ var allowed = map[string][]rule{
 		{append(read, "update", "patch", "delete", "deletecollection"), append(stored(), defined)},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
-			"deployments.apps", "replicasets.apps", "controllerrevisions.apps", "leases.coordination.k8s.io",
+			"deployments.apps", "replicasets.apps", "controllerrevisions.apps", "jobs.batch", "leases.coordination.k8s.io",
 			"endpointslices.discovery.k8s.io", "endpoints", "events.events.k8s.io",
 			"persistentvolumes", "persistentvolumeclaims", "volumeattachments.storage.k8s.io",
 		}},
@@ -78,6 +78,7 @@ var allowed = map[string][]rule{
 			"statefulsets.apps/status", "daemonsets.apps/status",
 			"replicationcontrollers/status", "replicationcontrollers/scale", "statefulsets.apps/scale", definedScale,
 			"poddisruptionbudgets.policy/status", "horizontalpodautoscalers.autoscaling/status",
+			"jobs.batch/status", "cronjobs.batch/status",
 		}},
 	},
 	"scheduler": {

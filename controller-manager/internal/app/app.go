@@ -14,6 +14,7 @@ import (
 
 	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
+	"kijabi.dev/controller-manager/internal/controllers/podgc"
 	"kijabi.dev/controller-manager/internal/metrics"
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/controller"
@@ -30,6 +31,7 @@ func DefaultConfig() *configv1.ControllerManagerConfiguration {
 		Network:              configv1.DefaultNetwork(),
 		NodeMaskSize:         24,
 		NodeUnreachableAfter: metav1.Duration{Duration: 4 * time.Second},
+		FinishedPodsKept:     podgc.Threshold,
 		AutoscalerSyncPeriod: metav1.Duration{Duration: 15 * time.Second},
 	}
 }

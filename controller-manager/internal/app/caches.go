@@ -23,7 +23,9 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
 	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
+	"kijabi.dev/controller-manager/internal/controllers/job"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
+	"kijabi.dev/controller-manager/internal/controllers/podgc"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccounttoken"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaddress"
 	"kijabi.dev/controller-manager/internal/history"
@@ -65,6 +67,8 @@ type caches struct {
 	replicationControllers *informer.Informer[*corev1.ReplicationController]
 	autoscalers            *informer.Informer[*autoscalingv2.HorizontalPodAutoscaler]
 	budgets                *informer.Informer[*policyv1.PodDisruptionBudget]
+	jobs                   *informer.Informer[*batchv1.Job]
+	cronJobs               *informer.Informer[*batchv1.CronJob]
 
 	claims      *informer.Informer[*corev1.PersistentVolumeClaim]
 	volumes     *informer.Informer[*corev1.PersistentVolume]
@@ -97,6 +101,8 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
 		informer.Index(endpointslice.IndexLabel, endpointslice.Labels),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
+		informer.Index(job.IndexTracked, job.Tracked),
+		informer.Index(podgc.IndexEnded, podgc.Ended),
 		informer.Index(storage.IndexPodClaims, storage.PodClaims),
 		informer.Index(nodelifecycle.IndexNode, func(pod *corev1.Pod) []string { return []string{pod.Spec.NodeName} }))
 	c.deployments = collected[*appsv1.Deployment](c, set, api)
@@ -105,6 +111,8 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 	c.statefulSets = collected[*appsv1.StatefulSet](c, set, api)
 	c.daemonSets = collected[*appsv1.DaemonSet](c, set, api)
 	c.revisions = collected[*appsv1.ControllerRevision](c, set, api, informer.Index(history.IndexOrphans, history.Orphans))
+	c.jobs = collected[*batchv1.Job](c, set, api)
+	c.cronJobs = collected[*batchv1.CronJob](c, set, api)
 	c.autoscalers = collected[*autoscalingv2.HorizontalPodAutoscaler](c, set, api,
 		informer.Index(horizontalpodautoscaler.IndexNamespace, byNamespace[*autoscalingv2.HorizontalPodAutoscaler]))
 	c.budgets = collected[*policyv1.PodDisruptionBudget](c, set, api,
@@ -123,8 +131,6 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 		informer.Index(attachdetach.IndexNode, attachdetach.OfNode))
 
 	// Kinds that nobody but the garbage collector looks at.
-	collected[*batchv1.Job](c, set, api)
-	collected[*batchv1.CronJob](c, set, api)
 	collected[*networkingv1.Ingress](c, set, api)
 	collected[*networkingv1.NetworkPolicy](c, set, api)
 	collected[*rbacv1.Role](c, set, api)

@@ -4,10 +4,13 @@ import (
 	"net/netip"
 	"slices"
 
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/controller-manager/internal/controllers/attachdetach"
 	"kijabi.dev/controller-manager/internal/controllers/certificatesigningrequest"
+	"kijabi.dev/controller-manager/internal/controllers/cronjob"
 	"kijabi.dev/controller-manager/internal/controllers/customresources"
 	"kijabi.dev/controller-manager/internal/controllers/daemonset"
 	"kijabi.dev/controller-manager/internal/controllers/deployment"
@@ -18,18 +21,21 @@ import (
 	"kijabi.dev/controller-manager/internal/controllers/ephemeralvolumes"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
 	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
+	"kijabi.dev/controller-manager/internal/controllers/job"
 	"kijabi.dev/controller-manager/internal/controllers/localpath"
 	"kijabi.dev/controller-manager/internal/controllers/namespace"
 	"kijabi.dev/controller-manager/internal/controllers/nodelease"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
 	"kijabi.dev/controller-manager/internal/controllers/persistentvolumebinder"
 	"kijabi.dev/controller-manager/internal/controllers/podcidr"
+	"kijabi.dev/controller-manager/internal/controllers/podgc"
 	"kijabi.dev/controller-manager/internal/controllers/replicaset"
 	"kijabi.dev/controller-manager/internal/controllers/replicationcontroller"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccount"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaccounttoken"
 	"kijabi.dev/controller-manager/internal/controllers/serviceaddress"
 	"kijabi.dev/controller-manager/internal/controllers/statefulset"
+	"kijabi.dev/controller-manager/internal/controllers/ttlafterfinished"
 	"kijabi.dev/controller-manager/internal/controllers/volumeexpansion"
 	"kijabi.dev/controller-manager/internal/controllers/volumeprotection"
 	"kijabi.dev/controller-manager/internal/scales"
@@ -75,6 +81,11 @@ func (w *wiring) workloads() []controller.Controller {
 		daemonset.New(daemonset.Config{
 			DaemonSets: w.daemonSets, Nodes: w.nodes, Pods: w.pods, Revisions: w.revisions, Clock: w.clock, Event: w.voices.as("daemonset-controller"),
 		}),
+		job.New(job.Config{Jobs: w.jobs, Pods: w.pods, Live: live[*batchv1.Job](w.api), Clock: w.clock, Event: w.voices.as("job-controller")}),
+		cronjob.New(cronjob.Config{
+			CronJobs: w.cronJobs, Jobs: w.jobs, Live: live[*batchv1.Job](w.api), Clock: w.clock, Event: w.voices.as("cronjob-controller"),
+		}),
+		ttlafterfinished.New(ttlafterfinished.Config{Jobs: w.jobs, Clock: w.clock}),
 		disruption.New(disruption.Config{
 			Budgets: w.budgets, Pods: w.pods, Deployments: w.deployments, ReplicaSets: w.replicaSets, StatefulSets: w.statefulSets,
 			Controllers: w.replicationControllers, Scales: sizes, Clock: w.clock, Event: w.voices.as("controllermanager"),
@@ -120,6 +131,9 @@ func (w *wiring) nodeLoops() []controller.Controller {
 	return []controller.Controller{
 		podcidr.New(podcidr.Config{Nodes: w.nodes, Range: w.podRange, Bits: w.cfg.NodeMaskSize}),
 		nodelease.New(nodelease.Config{Nodes: w.nodes, Leases: w.leases}),
+		podgc.New(podgc.Config{
+			Pods: w.pods, Nodes: w.nodes, Live: live[*corev1.Node](w.api), Threshold: w.cfg.FinishedPodsKept, Clock: w.clock,
+		}),
 		nodelifecycle.NewNodes(config("node-controller")),
 		nodelifecycle.NewEvictions(config("taint-eviction-controller")),
 	}

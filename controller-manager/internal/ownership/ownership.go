@@ -3,6 +3,7 @@ package ownership
 
 import (
 	"encoding/json"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,18 +16,28 @@ import (
 // Adopt makes the owner, of a kind of the object table, the controller of an object, if
 // nobody changed that object meanwhile.
 func Adopt(owner, obj object.Object) (client.Op, error) {
+	return AdoptWith(owner, obj, obj.GetFinalizers())
+}
+
+// AdoptWith is Adopt, and gives the object these finalizers.
+func AdoptWith(owner, obj object.Object, finalizers []string) (client.Op, error) {
 	kind, err := object.KindOfObject(owner)
 	if err != nil {
 		return client.Op{}, err
 	}
-	return patch(obj, metav1.NewControllerRef(owner, kind.GVK)), nil
+	return patch(obj, metav1.NewControllerRef(owner, kind.GVK), finalizers), nil
 }
 
 // Release takes the controller from an object, if nobody changed that object meanwhile.
-func Release(obj object.Object) client.Op { return patch(obj, nil) }
+func Release(obj object.Object) client.Op { return ReleaseWith(obj, obj.GetFinalizers()) }
+
+// ReleaseWith is Release, and gives the object these finalizers.
+func ReleaseWith(obj object.Object, finalizers []string) client.Op {
+	return patch(obj, nil, finalizers)
+}
 
 // patch sets or removes the controlling owner of an object, if it is still the same.
-func patch(obj object.Object, owner *metav1.OwnerReference) client.Op {
+func patch(obj object.Object, owner *metav1.OwnerReference, finalizers []string) client.Op {
 	owners := []metav1.OwnerReference{}
 	for _, ref := range obj.GetOwnerReferences() {
 		if !ptr.Deref(ref.Controller, false) {
@@ -36,9 +47,11 @@ func patch(obj object.Object, owner *metav1.OwnerReference) client.Op {
 	if owner != nil {
 		owners = append(owners, *owner)
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": obj.GetUID(), "resourceVersion": obj.GetResourceVersion(), "ownerReferences": owners,
-	}})
+	metadata := map[string]any{"uid": obj.GetUID(), "resourceVersion": obj.GetResourceVersion(), "ownerReferences": owners}
+	if !slices.Equal(finalizers, obj.GetFinalizers()) {
+		metadata["finalizers"] = finalizers
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		panic(err) // owner references always encode
 	}

@@ -357,6 +357,9 @@ type ControllerManagerConfiguration struct {
 	NodeUnreachableAfter metav1.Duration `json:"nodeUnreachableAfter,omitzero"`
 	// AutoscalerSyncPeriod is how often autoscalers measure and decide, default 15s.
 	AutoscalerSyncPeriod metav1.Duration `json:"autoscalerSyncPeriod,omitzero"`
+	// FinishedPodsKept is how many finished pods are kept, default 12500; the oldest go first.
+	// Less than 0 keeps all.
+	FinishedPodsKept int `json:"finishedPodsKept,omitempty"`
 	// ClusterCAFile is published in every namespace as kube-root-ca.crt.
 	ClusterCAFile string `json:"clusterCAFile"`
 }

@@ -39,7 +39,8 @@ func TestJobStatusTransitions(t *testing.T) {
 			running, batchv1.JobStatus{StartTime: &start, Succeeded: 1, Failed: 2}, "",
 		},
 		{"completes at another time", batchv1.JobSpec{}, complete, batchv1.JobStatus{StartTime: &start, CompletionTime: &metav1.Time{Time: end.Add(time.Second)}, Succeeded: 2, Conditions: complete.Conditions}, "status.completionTime: FieldValueInvalid"},
-		{"starts at another time", batchv1.JobSpec{}, running, batchv1.JobStatus{StartTime: &end, Succeeded: 2, Failed: 2}, "status.startTime: FieldValueRequired"},
+		{"starts at another time", batchv1.JobSpec{}, running, batchv1.JobStatus{StartTime: &end, Succeeded: 2, Failed: 2}, "status.startTime: FieldValueInvalid"},
+		{"is resumed", batchv1.JobSpec{}, batchv1.JobStatus{StartTime: &start, Conditions: is(batchv1.JobSuspended)}, batchv1.JobStatus{StartTime: &end}, ""},
 		{"is suspended", batchv1.JobSpec{Suspend: new(true)}, running, batchv1.JobStatus{Succeeded: 2, Failed: 2, Conditions: is(batchv1.JobSuspended)}, ""},
 	} {
 		old := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "pi", Namespace: "default"}, Spec: c.spec, Status: c.old}

@@ -488,8 +488,9 @@ func validateJobStatusUpdate(j, old *batchv1.Job) field.ErrorList {
 	if before := old.Status.CompletionTime; before != nil && s.CompletionTime != nil && !before.Equal(s.CompletionTime) {
 		errs = append(errs, field.Invalid(path.Child("completionTime"), s.CompletionTime, "completionTime cannot be mutated"))
 	}
-	if before := old.Status.StartTime; before != nil && !valueOf(j.Spec.Suspend) && !before.Equal(s.StartTime) {
-		errs = append(errs, field.Required(path.Child("startTime"), "startTime cannot be removed for unsuspended job"))
+	resumed := jobCondition(old, batchv1.JobSuspended) && !jobCondition(j, batchv1.JobSuspended) // its time begins anew
+	if before := old.Status.StartTime; before != nil && !valueOf(j.Spec.Suspend) && !resumed && !before.Equal(s.StartTime) {
+		errs = append(errs, field.Invalid(path.Child("startTime"), s.StartTime, "field is immutable for unsuspended job once set"))
 	}
 	return errs
 }

@@ -3,13 +3,11 @@ package nodelifecycle
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/utils/ptr"
 
 	"kijabi.dev/controller-manager/internal/podstate"
 	"kijabi.dev/platform/kube/client"
@@ -19,24 +17,14 @@ import (
 	"kijabi.dev/platform/logging"
 )
 
-// orphanGrace is how long a pod may name a node that does not exist before it is removed.
-const orphanGrace = 30 * time.Second
-
 // Evictions deletes pods from nodes whose NoExecute taints they do not tolerate,
-// once their toleration is over, and pods of nodes that no longer exist.
-type Evictions struct {
-	cfg Config
-
-	mu       sync.Mutex
-	homeless map[object.Key]time.Time // pods of unknown nodes, since when
-}
+// once their toleration is over.
+type Evictions struct{ cfg Config }
 
 var _ controller.Controller = (*Evictions)(nil)
 
 // NewEvictions returns the controller.
-func NewEvictions(cfg Config) *Evictions {
-	return &Evictions{cfg: cfg, homeless: map[object.Key]time.Time{}}
-}
+func NewEvictions(cfg Config) *Evictions { return &Evictions{cfg: cfg} }
 
 // Name is "tainteviction".
 func (*Evictions) Name() string { return "tainteviction" }
@@ -57,14 +45,13 @@ func (e *Evictions) Inputs() []controller.Input {
 
 // Outputs are deletions of pods.
 func (*Evictions) Outputs() []controller.Output {
-	return []controller.Output{controller.Deletes[*corev1.Pod]("its node is gone or tainted")}
+	return []controller.Output{controller.Deletes[*corev1.Pod]("its node is tainted")}
 }
 
 // Reconcile judges one pod.
 func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
 	pod, err := e.cfg.Pods.Get(key)
 	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
-		e.forget(key)
 		return 0, nil
 	}
 	if err != nil {
@@ -72,12 +59,11 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 	}
 	node, err := e.cfg.Nodes.Get(object.Key{Name: pod.Spec.NodeName})
 	if apierrors.IsNotFound(err) {
-		return e.homelessPod(ctx, key, pod, w, log)
+		return 0, nil // its pods are ended by another loop
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read node %s: %w", pod.Spec.NodeName, err)
 	}
-	e.forget(key)
 	if pod.DeletionTimestamp != nil || podstate.Finished(pod) {
 		return 0, nil
 	}
@@ -100,32 +86,6 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 	case err == nil:
 		e.cfg.Event(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod "+key.String())
 	case apierrors.IsNotFound(err):
-		err = nil
-	}
-	return 0, err
-}
-
-func (e *Evictions) forget(key object.Key) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.homeless, key)
-}
-
-// homelessPod removes a pod whose node does not exist; nobody else could confirm its end.
-func (e *Evictions) homelessPod(ctx context.Context, key object.Key, pod *corev1.Pod, w client.Writer, log *zap.Logger) (time.Duration, error) {
-	e.mu.Lock()
-	since, ok := e.homeless[key]
-	if !ok {
-		since = e.cfg.Clock.Now()
-		e.homeless[key] = since
-	}
-	e.mu.Unlock()
-	if left := orphanGrace - e.cfg.Clock.Since(since); left > 0 {
-		return left, nil
-	}
-	log.Info("removing pod of a node that does not exist", logging.Node(pod.Spec.NodeName))
-	err := w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID, GracePeriodSeconds: ptr.To[int64](0)})
-	if apierrors.IsNotFound(err) {
 		err = nil
 	}
 	return 0, err
