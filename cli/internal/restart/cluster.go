@@ -79,7 +79,11 @@ func (l Live) Restart(ctx context.Context, namespace, name string, containers []
 	for _, container := range containers {
 		request.Param("container", container)
 	}
-	body, err := request.Do(ctx).Raw()
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil { // it reads the Status, unlike Raw
+		return nil, err
+	}
+	body, err := result.Raw()
 	if err != nil {
 		return nil, err
 	}
