@@ -118,7 +118,7 @@ func userRoles() []*rbacv1.ClusterRole {
 			ruleOf(read, core, []string{"pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"}),
 			ruleOf([]string{"impersonate"}, core, []string{"serviceaccounts"}),
 			ruleOf(change, core, []string{"pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"}),
-			ruleOf(create, core, []string{"pods/eviction"}),
+			ruleOf(create, core, []string{"pods/eviction", "pods/restart"}),
 			ruleOf(change, core, []string{
 				"configmaps", "endpoints", "events", "persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale",
 				"secrets", "serviceaccounts", "services", "services/proxy",

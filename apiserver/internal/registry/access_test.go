@@ -30,6 +30,7 @@ type noPods struct{}
 
 func (noPods) NodeOf(string, string) string               { return "" }
 func (noPods) UsedOn(string, string, string, string) bool { return false }
+func (noPods) KeptOn(string, string) bool                 { return false }
 
 // guarded is a registry that leads and asks the policy of its own objects.
 type guarded struct {

@@ -46,6 +46,7 @@ type noPods struct{}
 
 func (noPods) NodeOf(string, string) string               { return "" }
 func (noPods) UsedOn(string, string, string, string) bool { return false }
+func (noPods) KeptOn(string, string) bool                 { return false }
 
 // door is the gRPC door over a real store and registry that lead.
 type door struct {

@@ -64,6 +64,27 @@ func mountsBelow(directory string) ([]string, error) {
 	return result, nil
 }
 
+// detach unmounts a path and what is mounted below it, at once for new users; those who have
+// files open keep them. Other places that show the same files keep what is mounted there.
+func detach(path string) error {
+	if err := part(path, unix.MS_REC); err != nil {
+		return err
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
+}
+
+// part ends the sharing of mounts with other places that show the same files: without it,
+// unmounting something below path would unmount it there, too.
+func part(path string, flags uintptr) error {
+	if err := unix.Mount("", path, "", unix.MS_PRIVATE|flags, ""); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("part with %s: %w", path, err)
+	}
+	return nil
+}
+
 // unescape undoes the kernel's octal escapes of blanks and backslashes.
 func unescape(text string) string {
 	var out strings.Builder

@@ -392,7 +392,8 @@ type KubeletConfiguration struct {
 	APIServers []string `json:"apiServers"`
 	// NodeIP is the machine's address. Required.
 	NodeIP string `json:"nodeIP"`
-	// DataDir holds pod volumes and the snapshot, default /var/lib/kijabi/kubelet.
+	// DataDir holds pods' files and the snapshots, default /var/lib/kijabi/kubelet. Directories
+	// of persistent volumes are beside it, in "volumes", so that they outlive it.
 	DataDir string `json:"dataDir"`
 	// ContainerRuntimeEndpoint is the CRI socket, unix:///run/kijabi/containerd/containerd.sock. Required.
 	ContainerRuntimeEndpoint string `json:"containerRuntimeEndpoint"`
