@@ -198,6 +198,19 @@ func (c *Client) ListKind(ctx context.Context, kind object.Kind, opts ListOption
 	return items, err
 }
 
+// Version is one that everything acknowledged before the call is part of. kind is any that the
+// caller may list.
+func (c *Client) Version(ctx context.Context, kind object.Kind) (string, error) {
+	var version string
+	err := c.list(ctx, kind, ListOptions{Limit: 1}, func(res *objectv1pb.ListResponse) error {
+		if v := res.GetResourceVersion(); v != "" {
+			version = v
+		}
+		return nil
+	})
+	return version, err
+}
+
 func (c *Client) list(ctx context.Context, kind object.Kind, opts ListOptions, chunk func(*objectv1pb.ListResponse) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

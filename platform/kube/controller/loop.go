@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -44,10 +45,15 @@ type loop struct {
 	sweepAt int
 }
 
-// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. Its versions
-// do not change; the rest belongs to the worker that has the key.
+// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. All of it but
+// versions, which are replaced as a whole under the loop's lock, belongs to the worker that has the key.
+//
+// A write whose outcome is not known, since the answer was lost, say, may have been performed: the
+// caches have to show then what there was after it. Without that a loop would, after a broken connection,
+// go by caches of which one knows of the time after the write and another does not.
 type ownWrite struct {
 	versions map[schema.GroupVersionKind]uint64 // of kinds that are read
+	unknown  bool                               // there may be another write, of a version that is to be found out
 	since    time.Time                          // a worker found the caches behind; zero if none did
 	turns    int                                // so often
 	reported bool
@@ -74,10 +80,8 @@ func newLoop(c Controller, cfg RuntimeConfig) *loop {
 	return l
 }
 
+// run works until ctx ends. What was written in an earlier term is awaited in this one, too.
 func (l *loop) run(ctx context.Context) error {
-	l.mu.Lock()
-	clear(l.written)
-	l.mu.Unlock()
 	l.queue.open()
 	for _, in := range l.inputs {
 		if in.keys == nil {
@@ -158,12 +162,15 @@ func (l *loop) reconcile(ctx context.Context, key object.Key, log *zap.Logger) (
 		again, err = l.controller.Reconcile(ctx, key, w, log)
 		return err
 	})
-	l.remember(key, w.newest)
+	w.mu.Lock() // a controller may have left a write alone when ctx ended
+	newest, unknown := maps.Clone(w.newest), w.unknown
+	w.mu.Unlock()
+	l.remember(key, newest, unknown)
 	return again, err
 }
 
 // remember keeps those of a Reconcile's own writes which the caches will show.
-func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64) {
+func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64, unknown bool) {
 	versions := map[schema.GroupVersionKind]uint64{}
 	for _, in := range l.inputs {
 		if in.source == nil {
@@ -174,17 +181,17 @@ func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint6
 			versions[gvk] = version
 		}
 	}
-	if len(versions) == 0 {
+	if len(versions) == 0 && !unknown {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.written[key] = &ownWrite{versions: versions}
+	l.written[key] = &ownWrite{versions: versions, unknown: unknown}
 	if len(l.written) < l.sweepAt {
 		return
 	}
 	for key, w := range l.written {
-		if l.lag(w) == nil {
+		if !w.unknown && l.lag(w.versions) == nil {
 			delete(l.written, key)
 		}
 	}
@@ -200,10 +207,15 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	if w == nil {
 		return 0
 	}
-	lag := l.lag(w)
+	lag := l.find(ctx, w)
+	if lag == nil {
+		lag = l.lag(w.versions)
+	}
 	if lag != nil && w.turns == 0 {
 		w.since = l.cfg.Clock.Now()
-		lag = l.await(ctx, w)
+		if !w.unknown {
+			lag = l.await(ctx, w.versions)
+		}
 	}
 	if lag == nil {
 		l.mu.Lock()
@@ -221,13 +233,42 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	return min(lagFirst<<min(w.turns-1, 10), lagMost)
 }
 
-// lag says which cache does not show a write yet; nil if all do.
-func (l *loop) lag(w *ownWrite) error {
+// find makes known, if it is not, up to which version the caches have to be to show the key's last
+// writes: all of them, since nobody knows of what kind a write was that may have been performed.
+func (l *loop) find(ctx context.Context, w *ownWrite) error {
+	if !w.unknown {
+		return nil
+	}
+	versions := map[schema.GroupVersionKind]uint64{}
+	var now uint64
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
 		}
-		version, wrote := w.versions[in.source.Kind().GVK]
+		if now == 0 {
+			text, err := l.cfg.Client.Version(ctx, in.source.Kind())
+			if err == nil {
+				now, err = object.ParseVersion(text)
+			}
+			if err != nil {
+				return fmt.Errorf("whether a write was performed is not known: %w", err)
+			}
+		}
+		versions[in.source.Kind().GVK] = now
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.versions, w.unknown = versions, false
+	return nil
+}
+
+// lag says which cache does not show these versions yet; nil if all do.
+func (l *loop) lag(versions map[schema.GroupVersionKind]uint64) error {
+	for _, in := range l.inputs {
+		if in.source == nil {
+			continue
+		}
+		version, wrote := versions[in.source.Kind().GVK]
 		if have := in.source.Version(); wrote && have < version {
 			return fmt.Errorf("that of %s is at version %d, not yet at %d", in.source.Kind().GVK.Kind, have, version)
 		}
@@ -235,18 +276,18 @@ func (l *loop) lag(w *ownWrite) error {
 	return nil
 }
 
-// await gives the caches a moment to show a write, and returns what lag does then.
-func (l *loop) await(ctx context.Context, w *ownWrite) error {
+// await gives the caches a moment to show these versions, and returns what lag does then.
+func (l *loop) await(ctx context.Context, versions map[schema.GroupVersionKind]uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, ownWriteWait)
 	defer cancel()
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
 		}
-		version, wrote := w.versions[in.source.Kind().GVK]
+		version, wrote := versions[in.source.Kind().GVK]
 		if wrote && in.source.WaitVersion(ctx, object.FormatVersion(version)) != nil {
 			break
 		}
 	}
-	return l.lag(w)
+	return l.lag(versions)
 }

@@ -22,6 +22,8 @@ import (
 
 // Client performs the writes of controllers, as *client.Client does.
 type Client interface {
+	// Version is one that everything written before the call is part of. kind is one that the controller reads.
+	Version(ctx context.Context, kind object.Kind) (string, error)
 	client.Writer
 	// DeleteObject is Delete, and returns the object's last or terminating state.
 	DeleteObject(ctx context.Context, obj object.Object, opts client.DeleteOptions) (object.Object, error)

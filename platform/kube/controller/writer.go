@@ -2,9 +2,12 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -13,13 +16,14 @@ import (
 )
 
 // fencedWriter refuses writes outside the declared outputs and remembers the
-// newest version of each kind written for the key in work.
+// newest version of each kind written for the key in work, and whether there may be more.
 type fencedWriter struct {
 	client  Client
 	outputs outputs
 
-	mu     sync.Mutex
-	newest map[schema.GroupVersionKind]uint64
+	mu      sync.Mutex
+	newest  map[schema.GroupVersionKind]uint64
+	unknown bool // a write failed of which nobody knows whether it was performed
 }
 
 var _ client.Writer = (*fencedWriter)(nil)
@@ -50,8 +54,22 @@ func (w *fencedWriter) saw(obj object.Object) {
 	w.newest[gvk] = max(w.newest[gvk], version)
 }
 
+// failed notes a failure, unless it says that nothing was written.
+func (w *fencedWriter) failed(err error) {
+	if api := (apierrors.APIStatus)(nil); errors.As(err, &api) {
+		code := api.Status().Code
+		if code > 0 && code < http.StatusInternalServerError || code == http.StatusInsufficientStorage {
+			return
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unknown = true
+}
+
 func (w *fencedWriter) done(obj object.Object, err error) (object.Object, error) {
 	if err != nil {
+		w.failed(err)
 		return nil, err
 	}
 	w.saw(obj)
@@ -124,10 +142,14 @@ func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independen
 	}
 	results, err := w.client.Transact(ctx, ops, independent)
 	if err != nil {
+		w.failed(err)
 		return nil, err
 	}
 	for _, result := range results {
 		w.saw(result.Object)
+		if result.Err != nil {
+			w.failed(result.Err)
+		}
 	}
 	return results, nil
 }
