@@ -27,7 +27,7 @@ type Controller interface {
 	Outputs() []Output
 	// Reconcile reads the world, not an event, so it may run any number of times.
 	// It never runs twice at once for one key, and not before the inputs have seen
-	// the controller's own last write for that key. A positive duration
+	// the controller's own last write for that key, one whose outcome it was not told included. A positive duration
 	// makes the key due again then, unless it became due before; an error, as which a
 	// panic counts, makes it due again after a growing pause.
 	Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (requeueAfter time.Duration, err error)

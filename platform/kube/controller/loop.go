@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -45,15 +46,17 @@ type loop struct {
 	sweepAt int
 }
 
-// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. It belongs to
-// the worker that has the key; only versions are looked at by others, once unsure is empty.
+// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. All of it but
+// versions, which are replaced as a whole under the loop's lock, belongs to the worker that has the key.
+//
+// A write whose outcome is not known, since the answer was lost, say, may have been performed: the
+// caches have to show then what there was after it. Without that a loop would, after a broken connection,
+// go by caches of which one knows of the time after the write and another does not.
 type ownWrite struct {
 	versions map[schema.GroupVersionKind]uint64 // of kinds that are read
-	// unsure are the kinds with a write whose answer was lost. If it was performed, it is in what
-	// the caches hold once they have reached the version of a later moment.
-	unsure   map[schema.GroupVersionKind]object.Kind
-	since    time.Time // a worker first looked for it; zero if none did
-	turns    int       // so often
+	unknown  bool                               // there may be another write, of a version that is to be found out
+	since    time.Time                          // a worker found the caches behind; zero if none did
+	turns    int                                // so often
 	reported bool
 }
 
@@ -78,10 +81,8 @@ func newLoop(c Controller, cfg RuntimeConfig) *loop {
 	return l
 }
 
+// run works until ctx ends. What was written in an earlier term is awaited in this one, too.
 func (l *loop) run(ctx context.Context) error {
-	l.mu.Lock()
-	clear(l.written)
-	l.mu.Unlock()
 	l.queue.open()
 	for _, in := range l.inputs {
 		if in.keys == nil {
@@ -162,13 +163,16 @@ func (l *loop) reconcile(ctx context.Context, key object.Key, log *zap.Logger) (
 		again, err = l.controller.Reconcile(ctx, key, w, log)
 		return err
 	})
-	l.remember(key, w.newest, w.unsure)
+	w.mu.Lock() // a controller may have left a write alone when ctx ended
+	newest, unknown := maps.Clone(w.newest), w.unknown
+	w.mu.Unlock()
+	l.remember(key, newest, unknown)
 	return again, err
 }
 
 // remember keeps those of a Reconcile's own writes which the caches will show.
-func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64, lost map[schema.GroupVersionKind]object.Kind) {
-	versions, unsure := map[schema.GroupVersionKind]uint64{}, map[schema.GroupVersionKind]object.Kind{}
+func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64, unknown bool) {
+	versions := map[schema.GroupVersionKind]uint64{}
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
@@ -177,21 +181,18 @@ func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint6
 		if version, wrote := newest[gvk]; wrote {
 			versions[gvk] = version
 		}
-		if kind, wrote := lost[gvk]; wrote {
-			unsure[gvk] = kind
-		}
 	}
-	if len(versions)+len(unsure) == 0 {
+	if len(versions) == 0 && !unknown {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.written[key] = &ownWrite{versions: versions, unsure: unsure}
+	l.written[key] = &ownWrite{versions: versions, unknown: unknown}
 	if len(l.written) < l.sweepAt {
 		return
 	}
 	for key, w := range l.written {
-		if len(w.unsure) == 0 && l.lag(w) == nil {
+		if !w.unknown && l.lag(w.versions) == nil {
 			delete(l.written, key)
 		}
 	}
@@ -207,15 +208,15 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	if w == nil {
 		return 0
 	}
-	if w.since.IsZero() {
-		w.since = l.cfg.Clock.Now()
-	}
-	lag := l.settle(ctx, w)
+	lag := l.find(ctx, w)
 	if lag == nil {
-		lag = l.lag(w)
+		lag = l.lag(w.versions)
 	}
-	if lag != nil && w.turns == 0 && len(w.unsure) == 0 {
-		lag = l.await(ctx, w)
+	if lag != nil && w.turns == 0 {
+		w.since = l.cfg.Clock.Now()
+		if !w.unknown {
+			lag = l.await(ctx, w.versions)
+		}
 	}
 	if lag == nil {
 		l.mu.Lock()
@@ -233,34 +234,42 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	return min(lagFirst<<min(w.turns-1, 10), lagMost)
 }
 
-// settle learns up to which version the caches have to come for the writes whose answers were lost.
-func (l *loop) settle(ctx context.Context, w *ownWrite) error {
-	for gvk, kind := range w.unsure {
-		ctx, cancel := context.WithTimeout(ctx, ownWriteLong)
-		text, err := l.cfg.Client.Version(ctx, kind)
-		cancel()
-		if err != nil {
-			return fmt.Errorf("what became of a write of %s: %w", gvk.Kind, err)
-		}
-		version, err := object.ParseVersion(text)
-		if err != nil {
-			return err
-		}
-		l.mu.Lock()
-		w.versions[gvk] = max(w.versions[gvk], version)
-		delete(w.unsure, gvk)
-		l.mu.Unlock()
+// find makes known, if it is not, up to which version the caches have to be to show the key's last
+// writes: all of them, since nobody knows of what kind a write was that may have been performed.
+func (l *loop) find(ctx context.Context, w *ownWrite) error {
+	if !w.unknown {
+		return nil
 	}
-	return nil
-}
-
-// lag says which cache does not show a write yet; nil if all do.
-func (l *loop) lag(w *ownWrite) error {
+	versions := map[schema.GroupVersionKind]uint64{}
+	var now uint64
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
 		}
-		version, wrote := w.versions[in.source.Kind().GVK]
+		if now == 0 {
+			text, err := l.cfg.Client.Version(ctx, in.source.Kind())
+			if err == nil {
+				now, err = object.ParseVersion(text)
+			}
+			if err != nil {
+				return fmt.Errorf("whether a write was performed is not known: %w", err)
+			}
+		}
+		versions[in.source.Kind().GVK] = now
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.versions, w.unknown = versions, false
+	return nil
+}
+
+// lag says which cache does not show these versions yet; nil if all do.
+func (l *loop) lag(versions map[schema.GroupVersionKind]uint64) error {
+	for _, in := range l.inputs {
+		if in.source == nil {
+			continue
+		}
+		version, wrote := versions[in.source.Kind().GVK]
 		if have := in.source.Version(); wrote && have < version {
 			return fmt.Errorf("that of %s is at version %d, not yet at %d", in.source.Kind().GVK.Kind, have, version)
 		}
@@ -268,18 +277,18 @@ func (l *loop) lag(w *ownWrite) error {
 	return nil
 }
 
-// await gives the caches a moment to show a write, and returns what lag does then.
-func (l *loop) await(ctx context.Context, w *ownWrite) error {
+// await gives the caches a moment to show these versions, and returns what lag does then.
+func (l *loop) await(ctx context.Context, versions map[schema.GroupVersionKind]uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, ownWriteWait)
 	defer cancel()
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
 		}
-		version, wrote := w.versions[in.source.Kind().GVK]
+		version, wrote := versions[in.source.Kind().GVK]
 		if wrote && in.source.WaitVersion(ctx, object.FormatVersion(version)) != nil {
 			break
 		}
 	}
-	return l.lag(w)
+	return l.lag(versions)
 }

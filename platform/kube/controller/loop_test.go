@@ -70,6 +70,8 @@ type store struct {
 	mu      sync.Mutex
 	version uint64
 	kind    object.Kind // of what is stored
+	lost    error       // answers a write that was performed
+	down    error       // answers Version
 }
 
 func (s *store) Create(_ context.Context, obj object.Object) (object.Object, error) {
@@ -79,17 +81,20 @@ func (s *store) Create(_ context.Context, obj object.Object) (object.Object, err
 	stored := obj.DeepCopyObject().(object.Object)
 	stored.GetObjectKind().SetGroupVersionKind(s.kind.GVK)
 	stored.SetResourceVersion(object.FormatVersion(s.version))
+	if s.lost != nil {
+		return nil, s.lost
+	}
 	return stored, nil
-}
-
-func (s *store) DeleteObject(ctx context.Context, obj object.Object, _ client.DeleteOptions) (object.Object, error) {
-	return s.Create(ctx, obj)
 }
 
 func (s *store) Version(context.Context, object.Kind) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return object.FormatVersion(s.version), nil
+	return object.FormatVersion(s.version), s.down
+}
+
+func (s *store) DeleteObject(ctx context.Context, obj object.Object, _ client.DeleteOptions) (object.Object, error) {
+	return s.Create(ctx, obj)
 }
 
 func configMap(key object.Key) *corev1.ConfigMap {
@@ -140,24 +145,32 @@ type fixture struct {
 	loop    *loop
 }
 
-// inLoop runs a test in a bubble of time, which shows also whether Run leaves a goroutine behind.
-func inLoop(t *testing.T, do func(f *fixture, ctx context.Context, key object.Key, w client.Writer) (time.Duration, error), test func(t *testing.T, f *fixture), first ...string) {
+type reconcile = func(f *fixture, ctx context.Context, key object.Key, w client.Writer) (time.Duration, error)
+
+func newFixture(t *testing.T, do reconcile, first ...string) *fixture {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fixture{scripted: &scripted{name: "scripted", cache: newCache(), calls: map[object.Key][]time.Time{}}, store: &store{kind: object.KindOf[*corev1.ConfigMap]()}}
-		f.do = func(ctx context.Context, key object.Key, w client.Writer) (time.Duration, error) {
-			return do(f, ctx, key, w)
-		}
-		for _, name := range first {
-			f.first = append(f.first, named(name))
-		}
-		runtime, err := NewRuntime(RuntimeConfig{Client: f.store, Clock: clock.RealClock{}, Log: zap.NewNop(), Controllers: []Controller{f.scripted}, Workers: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.runtime, f.loop = runtime, runtime.loops[0]
-		f.during(t, test)
-	})
+	f := &fixture{
+		scripted: &scripted{name: "scripted", cache: newCache(), calls: map[object.Key][]time.Time{}},
+		store:    &store{kind: object.KindOf[*corev1.ConfigMap]()},
+	}
+	f.do = func(ctx context.Context, key object.Key, w client.Writer) (time.Duration, error) {
+		return do(f, ctx, key, w)
+	}
+	for _, name := range first {
+		f.first = append(f.first, named(name))
+	}
+	runtime, err := NewRuntime(RuntimeConfig{Client: f.store, Clock: clock.RealClock{}, Log: zap.NewNop(), Controllers: []Controller{f.scripted}, Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.runtime, f.loop = runtime, runtime.loops[0]
+	return f
+}
+
+// inLoop runs a test in a bubble of time, which shows also whether Run leaves a goroutine behind.
+func inLoop(t *testing.T, do reconcile, test func(t *testing.T, f *fixture), first ...string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { newFixture(t, do, first...).during(t, test) })
 }
 
 // during runs the loops while test does.
@@ -341,16 +354,9 @@ func TestTermsOfLeadership(t *testing.T) {
 
 func TestNextTermIsFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fixture{scripted: &scripted{name: "scripted", cache: newCache(), calls: map[object.Key][]time.Time{}, first: []object.Key{named("a")}}, store: &store{kind: object.KindOf[*corev1.ConfigMap]()}}
-		f.do = func(ctx context.Context, key object.Key, w client.Writer) (time.Duration, error) {
-			_, err := w.Create(ctx, configMap(key)) // the cache never shows it
-			return time.Hour, err
-		}
-		runtime, err := NewRuntime(RuntimeConfig{Client: f.store, Clock: clock.RealClock{}, Log: zap.NewNop(), Controllers: []Controller{f.scripted}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.runtime, f.loop = runtime, runtime.loops[0]
+		f := newFixture(t, func(_ *fixture, _ context.Context, _ object.Key, _ client.Writer) (time.Duration, error) {
+			return time.Hour, nil
+		}, "a")
 		for term := range 3 {
 			f.during(t, func(t *testing.T, f *fixture) {
 				if s := f.status(); !s.Running || !s.Paused.IsZero() || f.times(named("a")) != term+1 {
@@ -373,6 +379,89 @@ func TestNextTermIsFresh(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What was written in a term is awaited in the next: the caches may have been cut off between.
+func TestWritesOfEarlierTermsAreAwaited(t *testing.T) {
+	write := func(_ *fixture, ctx context.Context, key object.Key, w client.Writer) (time.Duration, error) {
+		_, err := w.Create(ctx, configMap(key))
+		return 0, err
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, write, "a")
+		f.during(t, func(t *testing.T, f *fixture) {
+			if n := f.times(named("a")); n != 1 {
+				t.Errorf("%d reconciles", n)
+			}
+		})
+		f.during(t, func(t *testing.T, f *fixture) {
+			time.Sleep(3 * time.Second)
+			if n := f.times(named("a")); n != 1 {
+				t.Errorf("%d reconciles before the cache shows the write", n)
+			}
+			f.cache.reach(1)
+			time.Sleep(lagMost + time.Millisecond)
+			if n := f.times(named("a")); n != 2 {
+				t.Errorf("%d reconciles when it does", n)
+			}
+		})
+	})
+}
+
+func TestWriteOfUnknownOutcomeIsAwaited(t *testing.T) {
+	for name, test := range map[string]struct {
+		lost  error
+		waits bool
+	}{
+		"Unavailable": {apierrors.NewServiceUnavailable("the connection broke"), true},
+		"Timeout":     {apierrors.NewTimeoutError("no answer", 0), true},
+		"Cancelled":   {context.Canceled, true},
+		"Unheard of":  {errors.New("boom"), true},
+		"Conflict":    {apierrors.NewConflict(loopResource(), "a", errors.New("changed")), false},
+		"Refused":     {apierrors.NewForbidden(loopResource(), "a", errors.New("no")), false},
+		"Exists":      {apierrors.NewAlreadyExists(loopResource(), "a"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			write := func(f *fixture, ctx context.Context, key object.Key, w client.Writer) (time.Duration, error) {
+				if f.times(key) > 1 {
+					return 0, nil
+				}
+				f.store.lost, f.store.down = test.lost, errors.New("still down")
+				_, err := w.Create(ctx, configMap(key))
+				return 0, err
+			}
+			inLoop(t, write, func(t *testing.T, f *fixture) {
+				time.Sleep(3 * time.Second)
+				if !test.waits {
+					if n := f.times(named("a")); n != 2 {
+						t.Errorf("%d reconciles after a write that was refused", n)
+					}
+					return
+				}
+				if n := f.times(named("a")); n != 1 {
+					t.Errorf("%d reconciles before anybody knows of the write", n)
+				}
+				f.store.mu.Lock()
+				f.store.down, f.store.version = nil, 7 // others write, too
+				f.store.mu.Unlock()
+				time.Sleep(3 * time.Second)
+				f.cache.reach(6)
+				time.Sleep(3 * time.Second)
+				if n := f.times(named("a")); n != 1 {
+					t.Errorf("%d reconciles before the cache may show the write", n)
+				}
+				if s := f.status(); s.Failures != 2 || !strings.Contains(s.Failed.Error, "at version 6, not yet at 7") && !strings.Contains(s.Failed.Error, "is not known: still down") &&
+					!strings.Contains(s.Failed.Error, "at version 0, not yet at 7") {
+					t.Errorf("%+v", s)
+				}
+				f.cache.reach(7)
+				time.Sleep(lagMost + time.Millisecond)
+				if n := f.times(named("a")); n != 2 {
+					t.Errorf("%d reconciles when it does", n)
+				}
+			}, "a")
+		})
+	}
 }
 
 func TestUnknownLoop(t *testing.T) {

@@ -23,10 +23,10 @@ import (
 // Client performs the writes of controllers, as *client.Client does.
 type Client interface {
 	client.Writer
+	// Version is one that everything written before the call is part of. kind is one that the controller reads.
+	Version(ctx context.Context, kind object.Kind) (string, error)
 	// DeleteObject is Delete, and returns the object's last or terminating state.
 	DeleteObject(ctx context.Context, obj object.Object, opts client.DeleteOptions) (object.Object, error)
-	// Version returns a version that nothing acknowledged before the call is newer than.
-	Version(ctx context.Context, kind object.Kind) (string, error)
 }
 
 // RuntimeConfig describes a Runtime. All fields are required but Workers.

@@ -2,11 +2,12 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -15,16 +16,15 @@ import (
 )
 
 // fencedWriter refuses writes outside the declared outputs and remembers the
-// newest version of each kind written for the key in work.
+// newest version of each kind written for the key in work, and whether there may be more.
 type fencedWriter struct {
 	client  Client
 	outputs outputs
 	partial map[schema.GroupVersionKind]bool // never replaced: that would delete what caches dropped
 
-	mu     sync.Mutex
-	newest map[schema.GroupVersionKind]uint64
-	// unsure are the kinds of writes of which nobody knows whether they were performed.
-	unsure map[schema.GroupVersionKind]object.Kind
+	mu      sync.Mutex
+	newest  map[schema.GroupVersionKind]uint64
+	unknown bool // a write failed of which nobody knows whether it was performed
 }
 
 var _ client.Writer = (*fencedWriter)(nil)
@@ -72,33 +72,27 @@ func (w *fencedWriter) saw(obj object.Object) {
 	w.newest[gvk] = max(w.newest[gvk], version)
 }
 
-// done notes the end of a write of about.
-func (w *fencedWriter) done(about, obj object.Object, err error) (object.Object, error) {
-	if err != nil {
-		if kind, kindErr := object.KindOfObject(about); kindErr == nil {
-			w.failed(kind, err)
+// failed notes a failure, unless it says that nothing was written. An object that exists already is
+// not in the cache yet, or it would not have been created: an earlier write was performed.
+func (w *fencedWriter) failed(err error) {
+	if api := (apierrors.APIStatus)(nil); errors.As(err, &api) && !apierrors.IsAlreadyExists(err) {
+		code := api.Status().Code
+		if code > 0 && code < http.StatusInternalServerError || code == http.StatusInsufficientStorage {
+			return
 		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unknown = true
+}
+
+func (w *fencedWriter) done(obj object.Object, err error) (object.Object, error) {
+	if err != nil {
+		w.failed(err)
 		return nil, err
 	}
 	w.saw(obj)
 	return obj, nil
-}
-
-// failed notes a kind as unsure unless the error says that nothing was written. An object
-// that exists already is not in the cache yet, or it would not have been created.
-func (w *fencedWriter) failed(kind object.Kind, err error) {
-	switch apierrors.ReasonForError(err) {
-	case metav1.StatusReasonNotFound, metav1.StatusReasonConflict,
-		metav1.StatusReasonInvalid, metav1.StatusReasonForbidden, metav1.StatusReasonBadRequest,
-		metav1.StatusReasonTooManyRequests, metav1.StatusReasonMethodNotAllowed, metav1.StatusReasonUnauthorized:
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.unsure == nil {
-		w.unsure = map[schema.GroupVersionKind]object.Kind{}
-	}
-	w.unsure[kind.GVK] = kind
 }
 
 func (w *fencedWriter) Create(ctx context.Context, obj object.Object) (object.Object, error) {
@@ -106,7 +100,7 @@ func (w *fencedWriter) Create(ctx context.Context, obj object.Object) (object.Ob
 		return nil, err
 	}
 	written, err := w.client.Create(ctx, obj)
-	return w.done(obj, written, err)
+	return w.done(written, err)
 }
 
 func (w *fencedWriter) Update(ctx context.Context, obj object.Object) (object.Object, error) {
@@ -114,7 +108,7 @@ func (w *fencedWriter) Update(ctx context.Context, obj object.Object) (object.Ob
 		return nil, err
 	}
 	written, err := w.client.Update(ctx, obj)
-	return w.done(obj, written, err)
+	return w.done(written, err)
 }
 
 func (w *fencedWriter) UpdateStatus(ctx context.Context, obj object.Object) (object.Object, error) {
@@ -122,7 +116,7 @@ func (w *fencedWriter) UpdateStatus(ctx context.Context, obj object.Object) (obj
 		return nil, err
 	}
 	written, err := w.client.UpdateStatus(ctx, obj)
-	return w.done(obj, written, err)
+	return w.done(written, err)
 }
 
 func (w *fencedWriter) UpdateSubresource(ctx context.Context, obj object.Object, subresource string) (object.Object, error) {
@@ -130,7 +124,7 @@ func (w *fencedWriter) UpdateSubresource(ctx context.Context, obj object.Object,
 		return nil, err
 	}
 	written, err := w.client.UpdateSubresource(ctx, obj, subresource)
-	return w.done(obj, written, err)
+	return w.done(written, err)
 }
 
 func needFor(subresource string) func(Output) bool {
@@ -148,7 +142,7 @@ func (w *fencedWriter) Patch(ctx context.Context, obj object.Object, patchType t
 		return nil, err
 	}
 	written, err := w.client.Patch(ctx, obj, patchType, patch, subresource)
-	return w.done(obj, written, err)
+	return w.done(written, err)
 }
 
 func (w *fencedWriter) Delete(ctx context.Context, obj object.Object, opts client.DeleteOptions) error {
@@ -156,12 +150,11 @@ func (w *fencedWriter) Delete(ctx context.Context, obj object.Object, opts clien
 		return err
 	}
 	written, err := w.client.DeleteObject(ctx, obj, opts)
-	_, err = w.done(obj, written, err)
+	_, err = w.done(written, err)
 	return err
 }
 
 func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independent bool) ([]client.OpResult, error) {
-	kinds := make([]object.Kind, 0, len(ops))
 	for _, op := range ops {
 		kind, verb, subresource, err := op.Target()
 		if err != nil {
@@ -177,21 +170,17 @@ func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independen
 		if err := w.outputs.allow(kind, need, string(verb)); err != nil {
 			return nil, fmt.Errorf("transact: %w", err)
 		}
-		kinds = append(kinds, kind)
 	}
 	results, err := w.client.Transact(ctx, ops, independent)
 	if err != nil {
-		for _, kind := range kinds {
-			w.failed(kind, err)
-		}
+		w.failed(err)
 		return nil, err
 	}
-	for i, result := range results {
-		if result.Err != nil {
-			w.failed(kinds[i], result.Err)
-			continue
-		}
+	for _, result := range results {
 		w.saw(result.Object)
+		if result.Err != nil {
+			w.failed(result.Err)
+		}
 	}
 	return results, nil
 }
