@@ -48,6 +48,7 @@ func TestCluster(tt *testing.T) {
 	t.Run("NodeLeases", func(t *harness.T) { testNodeLeases(t, s, k) })
 	t.Run("NearEndpoints", func(t *harness.T) { testNearEndpoints(t, s, k) })
 	t.Run("Quota", func(t *harness.T) { testQuota(t, s) })
+	t.Run("FullNamespace", func(t *harness.T) { testFullNamespace(t, s) })
 }
 
 // join registers a node that is heard before it is known, as one with a kubelet is.
@@ -566,5 +567,32 @@ func testNodeLeases(t *harness.T, s *stack, k *kubelets) {
 	harness.Eventually(t, patience, "a node's Lease goes with it", gone[*coordinationv1.Lease](s, corev1.NamespaceNodeLease, "leased"))
 	if _, err := get[*coordinationv1.Lease](s, elsewhere, "never"); err != nil {
 		t.Errorf("a Lease of another namespace: %v", err)
+	}
+}
+
+// testFullNamespace deletes a namespace of many pods, which go in bulk.
+func testFullNamespace(t *harness.T, s *stack) {
+	const count, atOnce = 5000, 250
+	ns := namespace(t, s, "full")
+	for first := 0; first < count; first += atOnce {
+		var ops []client.Op
+		for i := range atOnce {
+			p := pod(ns, fmt.Sprintf("p%d", first+i), "1m")
+			p.Spec.SchedulerName = "nobody"
+			ops = append(ops, client.CreateOp(p))
+		}
+		ctx, cancel := contextOf(t)
+		_, err := s.api.Transact(ctx, ops, false)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	since := time.Now()
+	s.remove(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, client.DeleteOptions{})
+	harness.Eventually(t, patience, "a namespace of many pods goes", gone[*corev1.Namespace](s, "", ns))
+	t.Logf("%d pods and their namespace went in %s", count, time.Since(since).Round(time.Millisecond))
+	if left := list[*corev1.Pod](t, s, ns); len(left) > 0 {
+		t.Errorf("%d pods outlive their namespace", len(left))
 	}
 }
