@@ -82,11 +82,15 @@ func ended(code int32, ago time.Duration) change {
 }
 
 func at(index int) change {
-	return func(p *corev1.Pod) { p.Annotations = with(p.Annotations, batchv1.JobCompletionIndexAnnotation, fmt.Sprint(index)) }
+	return func(p *corev1.Pod) {
+		p.Annotations = with(p.Annotations, batchv1.JobCompletionIndexAnnotation, fmt.Sprint(index))
+	}
 }
 
 func after(failures int) change {
-	return func(p *corev1.Pod) { p.Annotations = with(p.Annotations, batchv1.JobIndexFailureCountAnnotation, fmt.Sprint(failures)) }
+	return func(p *corev1.Pod) {
+		p.Annotations = with(p.Annotations, batchv1.JobIndexFailureCountAnnotation, fmt.Sprint(failures))
+	}
 }
 
 func deleted(p *corev1.Pod) {
@@ -138,38 +142,40 @@ func TestDecide(t *testing.T) {
 	suspend := func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) }
 	limit := func(n int32) func(*batchv1.JobSpec) { return func(s *batchv1.JobSpec) { s.BackoffLimit = &n } }
 	replaceFailed := func(s *batchv1.JobSpec) { s.PodReplacementPolicy = ptr.To(batchv1.Failed) }
-	rules := func(per bool) func(*batchv1.JobSpec) { return func(s *batchv1.JobSpec) { s.PodFailurePolicy = policy(per) } }
+	rules := func(per bool) func(*batchv1.JobSpec) {
+		return func(s *batchv1.JobSpec) { s.PodFailurePolicy = policy(per) }
+	}
 	disrupted := func(p *corev1.Pod) {
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue})
 	}
 	wasSuspended := batchv1.JobStatus{Conditions: []batchv1.JobCondition{{Type: batchv1.JobSuspended, Status: corev1.ConditionTrue, Reason: "JobSuspended"}}}
 
 	for name, test := range map[string]struct {
-		job                                *batchv1.Job
-		pods                               []*corev1.Pod
+		job                                     *batchv1.Job
+		pods                                    []*corev1.Pod
 		create, surplus, doomed, release, waive string
-		conditions                         string
-		active, terminating, succeeded, failed int32
-		uncounted                          string // succeeded, failed
-		completed, failedIndexes           string
-		again                              time.Duration
+		conditions                              string
+		active, terminating, succeeded, failed  int32
+		uncounted                               string // succeeded, failed
+		completed, failedIndexes                string
+		again                                   time.Duration
 	}{
-		"starts": {job: job(of(5, 2)), create: "-1, -1", active: 2},
+		"starts":                         {job: job(of(5, 2)), create: "-1, -1", active: 2},
 		"starts no more than are wanted": {job: job(of(2, 5)), pods: []*corev1.Pod{pod("a")}, create: "-1", active: 2},
 		"counts before it lets go": {
 			job: job(of(3, 1)), pods: []*corev1.Pod{pod("a", ended(0, 0))}, create: "-1", release: "a", active: 1, uncounted: "a; ",
 		},
 		"counts what is let go": {
-			job: withStatus(job(of(3, 1)), batchv1.JobStatus{StartTime: started.StartTime, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a", "gone"}}}),
+			job:  withStatus(job(of(3, 1)), batchv1.JobStatus{StartTime: started.StartTime, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a", "gone"}}}),
 			pods: []*corev1.Pod{pod("a", ended(0, 0), free)}, create: "-1", active: 1, succeeded: 2, uncounted: "; ",
 		},
 		"counts once what died in between": {
-			job: withStatus(job(of(3, 1)), batchv1.JobStatus{StartTime: started.StartTime, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a"}}}),
+			job:  withStatus(job(of(3, 1)), batchv1.JobStatus{StartTime: started.StartTime, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a"}}}),
 			pods: []*corev1.Pod{pod("a", ended(0, 0))}, create: "-1", active: 1, release: "a", uncounted: "a; ",
 		},
 		"has enough": {job: job(), pods: []*corev1.Pod{pod("a", ended(0, 0))}, release: "a", uncounted: "a; ", conditions: "SuccessCriteriaMet CompletionsReached"},
 		"completes once all are counted": {
-			job: withStatus(job(), batchv1.JobStatus{StartTime: started.StartTime, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a"}}}),
+			job:  withStatus(job(), batchv1.JobStatus{StartTime: started.StartTime, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{Succeeded: []types.UID{"a"}}}),
 			pods: []*corev1.Pod{pod("a", ended(0, 0), free)}, succeeded: 1, uncounted: "; ", conditions: "SuccessCriteriaMet CompletionsReached, Complete CompletionsReached",
 		},
 		"waits for pods that still stop": {
@@ -194,7 +200,7 @@ func TestDecide(t *testing.T) {
 			doomed: "b", release: "b a", failed: 1, uncounted: "; b a", terminating: 1, conditions: "FailureTarget BackoffLimitExceeded",
 		},
 		"has failed": {
-			job: withStatus(job(), batchv1.JobStatus{StartTime: started.StartTime, Failed: 7, Conditions: []batchv1.JobCondition{{Type: batchv1.JobFailureTarget, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded"}}}),
+			job:    withStatus(job(), batchv1.JobStatus{StartTime: started.StartTime, Failed: 7, Conditions: []batchv1.JobCondition{{Type: batchv1.JobFailureTarget, Status: corev1.ConditionTrue, Reason: "BackoffLimitExceeded"}}}),
 			failed: 7, conditions: "FailureTarget BackoffLimitExceeded, Failed BackoffLimitExceeded",
 		},
 		"stays failed although it succeeds": {
@@ -202,8 +208,8 @@ func TestDecide(t *testing.T) {
 			pods: []*corev1.Pod{pod("a", ended(0, 0))}, release: "a", uncounted: "a; ", conditions: "FailureTarget DeadlineExceeded",
 		},
 		"restarts in place count": {
-			job: job(limit(2), func(s *batchv1.JobSpec) { s.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure }),
-			pods: []*corev1.Pod{pod("a", func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 2}} })},
+			job:    job(limit(2), func(s *batchv1.JobSpec) { s.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure }),
+			pods:   []*corev1.Pod{pod("a", func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 2}} })},
 			doomed: "a", release: "a", uncounted: "; a", terminating: 1, conditions: "FailureTarget BackoffLimitExceeded",
 		},
 		"is active for too long": {
@@ -214,11 +220,11 @@ func TestDecide(t *testing.T) {
 			job:  withStatus(job(func(s *batchv1.JobSpec) { s.ActiveDeadlineSeconds = ptr.To[int64](100) }), started),
 			pods: []*corev1.Pod{pod("a")}, active: 1, again: 40 * time.Second,
 		},
-		"suspends": {job: withStatus(job(suspend), started), pods: []*corev1.Pod{pod("a")}, surplus: "a", terminating: 1, conditions: "Suspended JobSuspended"},
-		"resumes":  {job: withStatus(job(), wasSuspended), create: "-1", active: 1, conditions: "no Suspended JobResumed"},
-		"shrinks":  {job: job(of(5, 1)), pods: []*corev1.Pod{pod("a"), pod("b", func(p *corev1.Pod) { p.Spec.NodeName = "" })}, surplus: "b", active: 1, terminating: 1},
-		"goes on with a removal":  {job: job(of(5, 2)), pods: []*corev1.Pod{pod("a", free), pod("b")}, surplus: "a", active: 1, terminating: 1},
-		"a deleted pod has failed": {job: job(), pods: []*corev1.Pod{pod("a", deleted)}, release: "a", uncounted: "; a", terminating: 1, again: 10 * time.Second},
+		"suspends":                           {job: withStatus(job(suspend), started), pods: []*corev1.Pod{pod("a")}, surplus: "a", terminating: 1, conditions: "Suspended JobSuspended"},
+		"resumes":                            {job: withStatus(job(), wasSuspended), create: "-1", active: 1, conditions: "no Suspended JobResumed"},
+		"shrinks":                            {job: job(of(5, 1)), pods: []*corev1.Pod{pod("a"), pod("b", func(p *corev1.Pod) { p.Spec.NodeName = "" })}, surplus: "b", active: 1, terminating: 1},
+		"goes on with a removal":             {job: job(of(5, 2)), pods: []*corev1.Pod{pod("a", free), pod("b")}, surplus: "a", active: 1, terminating: 1},
+		"a deleted pod has failed":           {job: job(), pods: []*corev1.Pod{pod("a", deleted)}, release: "a", uncounted: "; a", terminating: 1, again: 10 * time.Second},
 		"waits for the end of a deleted pod": {job: job(replaceFailed), pods: []*corev1.Pod{pod("a", deleted)}, terminating: 1},
 		"replaces once a deleted pod has ended": {
 			job: job(replaceFailed), pods: []*corev1.Pod{pod("a", deleted, ended(1, time.Minute))}, create: "-1", active: 1, release: "a", uncounted: "; a",
@@ -231,7 +237,7 @@ func TestDecide(t *testing.T) {
 		},
 		"starts indexes": {job: job(of(4, 3), indexed), pods: []*corev1.Pod{pod("b", at(1))}, create: "0, 2", active: 3},
 		"completes indexes": {
-			job: withStatus(job(of(6, 2), indexed), batchv1.JobStatus{StartTime: started.StartTime, CompletedIndexes: "0-2"}),
+			job:  withStatus(job(of(6, 2), indexed), batchv1.JobStatus{StartTime: started.StartTime, CompletedIndexes: "0-2"}),
 			pods: []*corev1.Pod{pod("d", at(3), ended(0, 0)), pod("f", at(5), ended(0, 0))}, create: "4", active: 1, release: "d f", completed: "0-3,5", succeeded: 5,
 		},
 		"a second pod of an index goes": {

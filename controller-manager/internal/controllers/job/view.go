@@ -61,7 +61,9 @@ func look(job *batchv1.Job, claim podset.Claim, now time.Time) *view {
 }
 
 // tracked says whether a pod is still to be counted, or its removal to be noticed.
-func tracked(pod *corev1.Pod) bool { return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer) }
+func tracked(pod *corev1.Pod) bool {
+	return slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer)
+}
 
 func trackedOf(pods []*corev1.Pod) []*corev1.Pod {
 	var out []*corev1.Pod

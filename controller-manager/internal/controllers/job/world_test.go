@@ -336,4 +336,3 @@ func (w *world) loopOnce() (time.Duration, error) {
 	w.loop.memory = memory{jobs: w.loop.memory.jobs}
 	return w.reconcile()
 }
-

@@ -25,13 +25,13 @@ func TestDecide(t *testing.T) {
 		in   time.Duration
 		ends bool
 	}{
-		"stays for ever":           {job: job(nil, batchv1.JobComplete, corev1.ConditionTrue, time.Hour)},
-		"has not finished":         {job: job(ptr.To[int32](0), batchv1.JobFailureTarget, corev1.ConditionTrue, time.Hour)},
-		"has a while":              {job: job(ptr.To[int32](100), batchv1.JobComplete, corev1.ConditionTrue, time.Minute), in: 40 * time.Second, ends: true},
-		"is over":                  {job: job(ptr.To[int32](60), batchv1.JobFailed, corev1.ConditionTrue, time.Minute), ends: true},
-		"goes at once":             {job: job(ptr.To[int32](0), batchv1.JobComplete, corev1.ConditionTrue, 0), ends: true},
-		"finished in the future":   {job: job(ptr.To[int32](10), batchv1.JobComplete, corev1.ConditionTrue, -time.Minute), in: 70 * time.Second, ends: true},
-		"is on its way out":        {job: leaving},
+		"stays for ever":            {job: job(nil, batchv1.JobComplete, corev1.ConditionTrue, time.Hour)},
+		"has not finished":          {job: job(ptr.To[int32](0), batchv1.JobFailureTarget, corev1.ConditionTrue, time.Hour)},
+		"has a while":               {job: job(ptr.To[int32](100), batchv1.JobComplete, corev1.ConditionTrue, time.Minute), in: 40 * time.Second, ends: true},
+		"is over":                   {job: job(ptr.To[int32](60), batchv1.JobFailed, corev1.ConditionTrue, time.Minute), ends: true},
+		"goes at once":              {job: job(ptr.To[int32](0), batchv1.JobComplete, corev1.ConditionTrue, 0), ends: true},
+		"finished in the future":    {job: job(ptr.To[int32](10), batchv1.JobComplete, corev1.ConditionTrue, -time.Minute), in: 70 * time.Second, ends: true},
+		"is on its way out":         {job: leaving},
 		"is not said to have ended": {job: job(ptr.To[int32](0), batchv1.JobComplete, corev1.ConditionFalse, time.Hour)},
 	} {
 		if in, ends := decide(test.job, now); in != test.in || ends != test.ends {
