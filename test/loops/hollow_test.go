@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -25,6 +28,11 @@ import (
 
 // unreadyAnnotation on a pod makes its hollow kubelet say that it is not Ready.
 const unreadyAnnotation = "loops.kijabi.dev/unready"
+
+// endsAnnotation on a pod makes its hollow kubelet say that it has ended: with the exit code that
+// is the annotation's value, or for a pod of a completion index with that of an entry such as
+// "3=1". Without it a pod runs until it is deleted.
+const endsAnnotation = "loops.kijabi.dev/ends"
 
 // brokenImage never becomes Ready.
 const brokenImage = "broken"
@@ -229,8 +237,26 @@ func (k *kubelets) look(pod *corev1.Pod) {
 	ctx, cancel := context.WithTimeout(k.ctx, request)
 	defer cancel()
 	if pod.DeletionTimestamp != nil {
+		if len(pod.Finalizers) > 0 { // it stays, so its end must be told
+			if !ended(pod) {
+				_, err := k.s.api.UpdateStatus(ctx, endedWith(pod, 143))
+				k.fail(err)
+				return
+			}
+			if grace := pod.DeletionGracePeriodSeconds; grace != nil && *grace == 0 {
+				return // confirmed already
+			}
+		}
 		now := int64(0)
 		k.fail(k.s.api.Delete(ctx, pod, client.DeleteOptions{GracePeriodSeconds: &now, UID: pod.UID}))
+		return
+	}
+	if ended(pod) {
+		return
+	}
+	if code, ends := exitCode(pod); ends {
+		_, err := k.s.api.UpdateStatus(ctx, endedWith(pod, code))
+		k.fail(err)
 		return
 	}
 	status := corev1.ConditionTrue
@@ -246,6 +272,44 @@ func (k *kubelets) look(pod *corev1.Pod) {
 	posted.Status.Conditions = append(posted.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.Now()})
 	_, err := k.s.api.UpdateStatus(ctx, posted)
 	k.fail(err)
+}
+
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// exitCode is the code that a pod is to end with; false if it is to run on.
+func exitCode(pod *corev1.Pod) (int32, bool) {
+	code, found := "", false
+	for entry := range strings.FieldsSeq(pod.Annotations[endsAnnotation]) {
+		index, of, isOne := strings.Cut(entry, "=")
+		switch {
+		case !isOne && !found:
+			code, found = entry, true
+		case isOne && index == pod.Annotations[batchv1.JobCompletionIndexAnnotation]:
+			code, found = of, true
+		}
+	}
+	n, err := strconv.ParseInt(code, 10, 32)
+	return int32(n), found && err == nil
+}
+
+// endedWith is a pod as its kubelet posts it when its containers have ended.
+func endedWith(pod *corev1.Pod, code int32) *corev1.Pod {
+	posted := pod.DeepCopy()
+	posted.Status.Phase = corev1.PodSucceeded
+	if code != 0 {
+		posted.Status.Phase = corev1.PodFailed
+	}
+	posted.Status.ContainerStatuses = nil
+	for _, c := range pod.Spec.Containers {
+		posted.Status.ContainerStatuses = append(posted.Status.ContainerStatuses, corev1.ContainerStatus{
+			Name: c.Name, Image: c.Image, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, FinishedAt: metav1.Now()}},
+		})
+	}
+	posted.Status.Conditions = slices.DeleteFunc(posted.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
+	posted.Status.Conditions = append(posted.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now()})
+	return posted
 }
 
 func isReady(pod *corev1.Pod) bool { return harness.PodReady(pod) == corev1.ConditionTrue }

@@ -5,6 +5,7 @@ package job
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -118,7 +119,10 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	job, err := c.cfg.Jobs.Get(key)
 	if apierrors.IsNotFound(err) {
 		c.memory.forget(key)
-		return 0, c.freeAbandoned(ctx, w, key, "") // the garbage collector removes them
+		if err := c.freeAbandoned(ctx, w, key, ""); err != nil { // the garbage collector removes them
+			return 0, err
+		}
+		return 0, c.freeStrays(ctx, w, key.Namespace) // those it has orphaned
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read job %s: %w", key, err)
@@ -245,9 +249,10 @@ func (c *Controller) free(ctx context.Context, w client.Writer, pods []*corev1.P
 
 // freeStrays frees the pods of a namespace that have lost their job and that none will adopt.
 func (c *Controller) freeStrays(ctx context.Context, w client.Writer, namespace string) error {
+	adopters := slices.DeleteFunc(c.cfg.Jobs.List(), func(job *batchv1.Job) bool { return job.DeletionTimestamp != nil || finished(job) })
 	var strays []*corev1.Pod
 	for _, pod := range c.cfg.Pods.ByIndex(IndexTracked, namespace+"/") {
-		if len(podset.Adopters(pod, c.cfg.Jobs.List(), selectorOf)) == 0 {
+		if len(podset.Adopters(pod, adopters, selectorOf)) == 0 {
 			strays = append(strays, pod)
 		}
 	}
