@@ -67,27 +67,60 @@ func judge(r record, by Origin, exists bool, since time.Duration) verdict {
 // Run removes the directories of volumes that are gone, until ctx ends.
 func (v *Volumes) Run(ctx context.Context) error {
 	sweeper := sweeper{volumes: v, absent: map[string]time.Time{}, told: map[string]bool{}}
-	wait := time.Duration(0)
+	due, last := v.cfg.Clock.Now(), time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-v.made:
+			sweeper.confirm(ctx)
+			continue
 		case <-v.changed:
-		case <-v.cfg.Clock.After(wait):
+			if soon := last.Add(sweepGap); soon.Before(due) {
+				due = soon
+			}
+		case <-v.cfg.Clock.After(due.Sub(v.cfg.Clock.Now())):
 		}
-		wait = sweeper.sweep(ctx)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-v.cfg.Clock.After(sweepGap):
+		if v.cfg.Clock.Now().Before(due) {
+			continue
+		}
+		wait := sweeper.sweep(ctx)
+		last = v.cfg.Clock.Now()
+		due = last.Add(wait)
+	}
+}
+
+// confirm asks about volumes that nobody said to exist yet. It is done at once after one was
+// made: one that nobody ever said to exist is not removed.
+func (s *sweeper) confirm(ctx context.Context) {
+	v := s.volumes
+	list, err := v.records.all()
+	if err != nil {
+		return // sweep tells
+	}
+	var by Origin
+	for name, r := range list {
+		if r.Known != (Origin{}) {
+			continue
+		}
+		if by == (Origin{}) {
+			if by, err = v.cfg.Masters.Origin(ctx); err != nil {
+				return
+			}
+		}
+		if exists, err := v.cfg.Masters.Exists(ctx, name); err != nil || !exists {
+			continue
+		}
+		if err := v.records.confirm(name, by); err != nil {
+			v.cfg.Log.Error("volume not recorded", zap.String("volume", name), zap.Error(err))
 		}
 	}
 }
 
-// look asks for a sweep; it does not block.
-func (v *Volumes) look() {
+// signal wakes Run; it does not block.
+func signal(to chan<- struct{}) {
 	select {
-	case v.changed <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }
@@ -153,6 +186,9 @@ func (s *sweeper) sweep(ctx context.Context) time.Duration {
 			}
 		}
 		if used {
+			if !exists {
+				wait = secondOpinion // it may not be known yet to the master that answers
+			}
 			continue
 		}
 		since := time.Duration(-1)

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kijabi.dev/platform/lifecycle"
 )
 
 // masters answers from the volumes of a world.
@@ -16,6 +19,15 @@ type masters struct {
 	world  *world
 	origin Origin
 	silent bool
+
+	mu        sync.Mutex
+	forgotten map[string]bool
+}
+
+func (m *masters) forget(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgotten = map[string]bool{name: true}
 }
 
 var errSilent = errors.New("no master answers")
@@ -33,8 +45,10 @@ func (m *masters) Exists(_ context.Context, name string) (bool, error) {
 	if m.silent {
 		return false, errSilent
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	_, ok := m.world.volumes[name]
-	return ok, nil
+	return ok && !m.forgotten[name], nil
 }
 
 func TestJudge(t *testing.T) {
@@ -68,7 +82,7 @@ func collecting(t *testing.T) (w *world, s *sweeper, place string) {
 	w.bind("data")
 	writeTo(t, filepath.Join(w.setup(t, claiming("u", "data")), "file"), "kept")
 	s = &sweeper{volumes: w.Volumes, absent: map[string]time.Time{}, told: map[string]bool{}}
-	s.sweep(t.Context())
+	s.confirm(t.Context())
 	return w, s, filepath.Join(w.cfg.Root, "pvc-data")
 }
 
@@ -176,6 +190,15 @@ func TestWhatIsNotRemoved(t *testing.T) {
 			s.sweep(t.Context())
 			w.clock.Step(time.Hour)
 		},
+		"nobody ever said that it is there": func(t *testing.T, w *world, s *sweeper, _ string) {
+			t.Helper()
+			if err := w.records.confirm("pvc-data", Origin{}); err != nil {
+				t.Fatal(err)
+			}
+			s.confirm(t.Context())
+			s.sweep(t.Context())
+			w.clock.Step(time.Hour)
+		},
 		"a pod is about to mount it": func(t *testing.T, w *world, s *sweeper, _ string) {
 			t.Helper()
 			t.Cleanup(w.hold("pvc-data"))
@@ -223,4 +246,41 @@ func TestRemovalGoesOnAfterARestart(t *testing.T) {
 		t.Errorf("left: %v, %v", entries, err)
 	}
 	has(t, place, false)
+}
+
+// TestCollectorRuns: it hears of volumes that are made and of pods that end.
+func TestCollectorRuns(t *testing.T) {
+	w := newWorld(t)
+	w.bind("data")
+	ctx, cancel := context.WithCancel(t.Context())
+	group := lifecycle.NewGroup(ctx)
+	group.Go(w.Run)
+	t.Cleanup(func() {
+		cancel()
+		if err := group.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("not in time: " + what)
+			}
+			w.clock.Step(time.Second)
+		}
+	}
+	w.setup(t, claiming("u", "data"))
+	until("the volume is confirmed", func() bool {
+		list, err := w.records.all()
+		return err == nil && list["pvc-data"].Known == w.masters.origin
+	})
+	w.masters.forget("pvc-data")
+	if err := w.Teardown("u"); err != nil {
+		t.Fatal(err)
+	}
+	until("the directory is gone", func() bool {
+		_, err := os.Stat(filepath.Join(w.cfg.Root, "pvc-data"))
+		return errors.Is(err, os.ErrNotExist)
+	})
 }

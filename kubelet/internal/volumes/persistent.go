@@ -146,7 +146,7 @@ func (v *Volumes) openOwn(volume *corev1.PersistentVolume) (int, error) {
 		return -1, err
 	}
 	if added {
-		v.look() // while the volume is known to exist: see record.Known
+		signal(v.made)
 	}
 	base, err := unix.Open(v.cfg.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

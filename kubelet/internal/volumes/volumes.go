@@ -62,7 +62,8 @@ type Config struct {
 type Volumes struct {
 	cfg     Config
 	records records
-	changed chan struct{} // the collector is to look
+	made    chan struct{} // a volume has a directory now
+	changed chan struct{} // a volume may have fallen out of use
 
 	mu   sync.Mutex     // whatever mounts or removes a persistent volume
 	held map[string]int // by name of the volume: pods that are about to mount it
@@ -70,7 +71,7 @@ type Volumes struct {
 
 // New returns the volumes below the configured directories.
 func New(cfg Config) *Volumes {
-	return &Volumes{cfg: cfg, records: records{path: cfg.RecordsFile}, changed: make(chan struct{}, 1), held: map[string]int{}}
+	return &Volumes{cfg: cfg, records: records{path: cfg.RecordsFile}, made: make(chan struct{}, 1), changed: make(chan struct{}, 1), held: map[string]int{}}
 }
 
 // volumesName is where a pod's volumes are within its directory.
@@ -361,7 +362,7 @@ func (v *Volumes) Teardown(uid string) error {
 		return fmt.Errorf("remove volumes: %w", err)
 	}
 	if persistent {
-		v.look()
+		signal(v.changed)
 	}
 	return nil
 }
