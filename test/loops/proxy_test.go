@@ -201,7 +201,7 @@ func pass(in grpc.ServerStream, out grpc.ClientStream, cancel func()) error {
 		var f frame
 		if err := out.RecvMsg(&f); err != nil {
 			in.SetTrailer(out.Trailer())
-			return ended(err)
+			return orderly(err)
 		}
 		if err := in.SendMsg(&f); err != nil {
 			return err
@@ -209,7 +209,7 @@ func pass(in grpc.ServerStream, out grpc.ClientStream, cancel func()) error {
 	}
 }
 
-func ended(err error) error {
+func orderly(err error) error {
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -289,7 +289,7 @@ func (p *proxy) write(in grpc.ServerStream, out grpc.ClientStream, verb string) 
 	}
 	if err := out.RecvMsg(&answer); err != nil {
 		in.SetTrailer(out.Trailer())
-		return ended(err)
+		return orderly(err)
 	}
 	switch end {
 	case killAfter:
@@ -351,7 +351,7 @@ func (p *proxy) watch(in grpc.ServerStream, out grpc.ClientStream) error {
 	initial := asked.GetSendInitialEvents()
 	for next := range heard {
 		if next.err != nil {
-			return ended(next.err)
+			return orderly(next.err)
 		}
 		p.mu.Lock()
 		now := p.now
@@ -386,7 +386,7 @@ func (p *proxy) watch(in grpc.ServerStream, out grpc.ClientStream) error {
 			return err
 		}
 		if next.err != nil {
-			return ended(next.err)
+			return orderly(next.err)
 		}
 	}
 	return nil

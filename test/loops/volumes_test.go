@@ -103,7 +103,7 @@ func volumePhase(t *harness.T, s *stack, name string, phase corev1.PersistentVol
 }
 
 // told waits until an event about an object has a reason and says something.
-func told(t *harness.T, s *stack, about object.Object, reason, says string) {
+func eventsTold(t *harness.T, s *stack, about object.Object, reason, says string) {
 	t.Helper()
 	ns := about.GetNamespace()
 	if ns == "" {
@@ -149,7 +149,7 @@ func testDefaultClass(t *harness.T, s *stack) {
 	ns := namespace(t, s, "late-class")
 	s.remove(t, class, client.DeleteOptions{})
 	early := create(t, s, claimOf(ns, "early", "1Gi"))
-	told(t, s, early, "FailedBinding", "no persistent volumes available for this claim and no storage class is set")
+	eventsTold(t, s, early, "FailedBinding", "no persistent volumes available for this claim and no storage class is set")
 	if again, err := get[*storagev1.StorageClass](s, "", "local-path"); !apierrors.IsNotFound(err) {
 		t.Errorf("a class that was deleted: %v, %v", again, err)
 	}
@@ -162,7 +162,7 @@ func testDefaultClass(t *harness.T, s *stack) {
 		}
 		return err
 	})
-	told(t, s, early, "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
+	eventsTold(t, s, early, "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
 }
 
 func testMade(t *harness.T, s *stack) {
@@ -185,7 +185,7 @@ func testMade(t *harness.T, s *stack) {
 		v.Annotations["pv.kubernetes.io/provisioned-by"] != "kijabi.dev/local-path" || v.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
 		t.Errorf("pod on %s, volume %+v", web.Spec.NodeName, v)
 	}
-	told(t, s, claim, "ProvisioningSucceeded", "Successfully provisioned volume "+v.Name)
+	eventsTold(t, s, claim, "ProvisioningSucceeded", "Successfully provisioned volume "+v.Name)
 
 	t.Run("Follows", func(t *harness.T) {
 		// Another pod of the claim goes where the volume is.
@@ -290,7 +290,7 @@ func testStatic(t *harness.T, s *stack) {
 	claimPhase(t, s, ns, "naming", corev1.ClaimBound)
 	taken := claimOf(ns, "taken", "1Gi")
 	taken.Spec.StorageClassName, taken.Spec.VolumeName = new("by-hand"), "static-fit"
-	told(t, s, create(t, s, taken), "FailedBinding", `volume "static-fit" already bound to a different claim.`)
+	eventsTold(t, s, create(t, s, taken), "FailedBinding", `volume "static-fit" already bound to a different claim.`)
 }
 
 func testStaticForFirstPod(t *harness.T, s *stack) {
@@ -321,13 +321,13 @@ func testRefused(t *harness.T, s *stack) {
 	block.Spec.VolumeMode = new(corev1.PersistentVolumeBlock)
 	block = create(t, s, block)
 	create(t, s, podWith(ns, "block", "block"))
-	told(t, s, block, "ProvisioningFailed", "volumeMode Block is not supported")
+	eventsTold(t, s, block, "ProvisioningFailed", "volumeMode Block is not supported")
 	// A node that is gone is selected no longer, whoever selected it.
 	lost := claimOf(ns, "lost", "1Gi")
 	lost.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "gone"}
 	lost = create(t, s, lost)
 	create(t, s, podWith(ns, "lost", "lost"))
-	told(t, s, lost, "ProvisioningFailed", `node "gone" not found`)
+	eventsTold(t, s, lost, "ProvisioningFailed", `node "gone" not found`)
 	harness.Eventually(t, patience, "another node is selected", bound(s, ns, "lost", ""))
 
 	missing := create(t, s, podWith(ns, "missing", "nothing"))
@@ -339,7 +339,7 @@ func testRefused(t *harness.T, s *stack) {
 	outside := claimOf(ns, "outside", "1Gi")
 	outside.Spec.StorageClassName = new("outside")
 	outside = create(t, s, outside)
-	told(t, s, outside, "ExternalProvisioning", "Waiting for a volume to be created either by the external provisioner 'outside.example.com'")
+	eventsTold(t, s, outside, "ExternalProvisioning", "Waiting for a volume to be created either by the external provisioner 'outside.example.com'")
 	waits := create(t, s, podWith(ns, "waits", "outside"))
 	harness.Eventually(t, patience, "a pod waits for the provisioner", unschedulable(t, s, waits, "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."))
 	if claim, err := get[*corev1.PersistentVolumeClaim](s, ns, "outside"); err != nil || claim.Annotations["volume.kubernetes.io/storage-provisioner"] != "outside.example.com" {
@@ -386,7 +386,7 @@ func testEphemeral(t *harness.T, s *stack) {
 
 	foreign := create(t, s, claimOf(ns, "blocked-scratch", "1Gi"))
 	blocked := create(t, s, with("blocked"))
-	told(t, s, blocked, "FailedBinding", "ephemeral volume scratch: PVC ephemeral/blocked-scratch was not created for pod ephemeral/blocked (pod is not owner)")
+	eventsTold(t, s, blocked, "FailedBinding", "ephemeral volume scratch: PVC ephemeral/blocked-scratch was not created for pod ephemeral/blocked (pod is not owner)")
 	s.remove(t, foreign, client.DeleteOptions{})
 	harness.Eventually(t, 2*patience, "the pod is bound once the name is free", bound(s, ns, "blocked", ""))
 }
@@ -479,12 +479,12 @@ func testAttached(t *harness.T, s *stack) {
 	})
 	second := on("second", "vb")
 	harness.Eventually(t, patience, "the second pod is bound", bound(s, ns, "second", "vb"))
-	told(t, s, second, "FailedAttachVolume", `Multi-Attach error for volume "csi-1" Volume is already used by pod(s) first`)
+	eventsTold(t, s, second, "FailedAttachVolume", `Multi-Attach error for volume "csi-1" Volume is already used by pod(s) first`)
 	change(t, s, "", "va", "status", func(n *corev1.Node) {
 		n.Status.VolumesInUse = []corev1.UniqueVolumeName{"kubernetes.io/csi/disk.example.com^handle-1"}
 	})
 	endPods(t, s, ns, "first")
-	told(t, s, second, "FailedAttachVolume", `Multi-Attach error for volume "csi-1" Volume is already exclusively attached to one node and can't be attached to another`)
+	eventsTold(t, s, second, "FailedAttachVolume", `Multi-Attach error for volume "csi-1" Volume is already exclusively attached to one node and can't be attached to another`)
 	if len(attachments("va")) != 1 || len(attachments("")) != 1 {
 		t.Errorf("attachments while it is mounted: %v", attachments(""))
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/pace"
 	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -44,11 +45,12 @@ type Controller[T object.Object] struct {
 	cfg    Config[T]
 	kind   string
 	writes podset.Writes
+	pace   *pace.Pace
 }
 
 // New returns the controller. The pod informer needs podset.IndexOrphans.
 func New[T object.Object](cfg Config[T]) *Controller[T] {
-	return &Controller[T]{cfg: cfg, kind: object.KindOf[T]().GVK.Kind, writes: podset.Writes{Event: cfg.Event}}
+	return &Controller[T]{cfg: cfg, kind: object.KindOf[T]().GVK.Kind, writes: podset.Writes{Event: cfg.Event}, pace: pace.New(cfg.Clock)}
 }
 
 // Name is the configured one.
@@ -122,11 +124,22 @@ func (c *Controller[T]) apply(ctx context.Context, w client.Writer, obj T, owner
 	}
 	p.status.Failure = failing(owner.Status.Failure, failure, len(p.remove) > 0, metav1.NewTime(c.cfg.Clock.Now()))
 	if updated, changed := c.cfg.Report(obj, p.status); changed {
+		if passing(owner, p.status) {
+			if hold := c.pace.Hold(obj.GetUID()); hold > 0 {
+				return hold, failure
+			}
+		}
 		if _, err := w.UpdateStatus(ctx, updated); err != nil && !apierrors.IsNotFound(err) {
 			return 0, fmt.Errorf("status of %s %s: %w", c.kind, object.KeyOf(obj), err)
 		}
 	}
 	return p.requeueAfter, failure
+}
+
+// passing says whether a status is one on the way, which nobody waits for.
+func passing(owner Owner, status Status) bool {
+	return (owner.Status.Failure == nil) == (status.Failure == nil) && status.ObservedGeneration == owner.Status.ObservedGeneration &&
+		(status.Available < owner.Replicas || status.Replicas != owner.Replicas)
 }
 
 // failing tells why writes were refused. That somebody else wrote first is no failure.

@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"kijabi.dev/controller-manager/internal/ownership"
+	"kijabi.dev/controller-manager/internal/pace"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/informer"
@@ -38,12 +39,15 @@ type Config struct {
 }
 
 // Controller rolls Deployments.
-type Controller struct{ cfg Config }
+type Controller struct {
+	cfg  Config
+	pace *pace.Pace
+}
 
 var _ controller.Controller = (*Controller)(nil)
 
 // New returns the controller.
-func New(cfg Config) *Controller { return &Controller{cfg: cfg} }
+func New(cfg Config) *Controller { return &Controller{cfg: cfg, pace: pace.New(cfg.Clock)} }
 
 // Name is "deployment".
 func (*Controller) Name() string { return "deployment" }
@@ -97,12 +101,12 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 		return 0, fmt.Errorf("decide deployment %s: %w", key, err)
 	}
 	log.Debug("decided", zap.Bool("create", p.create != nil), zap.Int("update", len(p.update)), zap.Int("delete", len(p.remove)))
-	return p.requeueAfter, c.apply(ctx, w, d, p)
+	return c.apply(ctx, w, d, p)
 }
 
-func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deployment, p plan) error {
+func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deployment, p plan) (time.Duration, error) {
 	if err := c.write(ctx, w, d, p); err != nil {
-		return err
+		return 0, err
 	}
 	failure := c.createIn(ctx, w, d, p.create, &p.status)
 	if failure == nil && p.revision != "" {
@@ -110,22 +114,46 @@ func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deplo
 			"uid": d.UID, "annotations": map[string]string{annotationRevision: p.revision},
 		}})
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if _, err := w.Patch(ctx, d, types.MergePatchType, patch, ""); err != nil {
-			return fmt.Errorf("revision: %w", err)
+			return 0, fmt.Errorf("revision: %w", err)
 		}
 	}
 	if equality.Semantic.DeepEqual(p.status, d.Status) {
-		return failure
+		return p.requeueAfter, failure
+	}
+	if passing(d, &p.status) {
+		if hold := c.pace.Hold(d.UID); hold > 0 {
+			return hold, failure
+		}
 	}
 	updated := d.DeepCopy()
 	updated.Status = p.status
 	updated.ResourceVersion = "" // nobody else writes the status; the revision patch moved the version
 	if _, err := w.UpdateStatus(ctx, updated); err != nil && !apierrors.IsNotFound(err) {
-		return errors.Join(failure, fmt.Errorf("status: %w", err))
+		return 0, errors.Join(failure, fmt.Errorf("status: %w", err))
 	}
-	return failure
+	return p.requeueAfter, failure
+}
+
+// passing says whether a status is one on the way, which nobody waits for: counts alone have changed,
+// and not to the end.
+func passing(d *appsv1.Deployment, status *appsv1.DeploymentStatus) bool {
+	want := deploymentReplicas(d)
+	if status.ObservedGeneration != d.Status.ObservedGeneration || status.AvailableReplicas == want && status.UpdatedReplicas == want && status.Replicas == want {
+		return false
+	}
+	return equality.Semantic.DeepEqual(outcomes(d.Status.Conditions), outcomes(status.Conditions))
+}
+
+// outcomes are what conditions say, without when and in which words.
+func outcomes(conditions []appsv1.DeploymentCondition) map[appsv1.DeploymentConditionType]string {
+	out := make(map[appsv1.DeploymentConditionType]string, len(conditions))
+	for _, c := range conditions {
+		out[c.Type] = string(c.Status) + c.Reason
+	}
+	return out
 }
 
 // write performs what is planned for sets that exist. Any part of it may be refused: what
