@@ -185,16 +185,20 @@ func testDaemonUpdate(t *harness.T, s *stack) {
 		}
 		return err
 	})
-	// kubectl rollout undo applies the data of an old revision.
-	revisions := list[*appsv1.ControllerRevision](t, s, ns)
-	slices.SortFunc(revisions, func(a, b *appsv1.ControllerRevision) int { return int(a.Revision - b.Revision) })
-	if len(revisions) != 3 || revisions[0].Labels["controller-revision-hash"] == "" || revisions[0].Labels["name"] != "fluentd" {
-		t.Fatalf("revisions %v", revisions)
+	k := newKubectl(t, s)
+	if have := revisionsIn(k(t, "-n", ns, "rollout", "history", "daemonset/fluentd")); have != "1 2 3" {
+		t.Errorf("revisions %s", have)
 	}
-	undoTo(t, s, agentSet(ns), revisions[0])
+	if said := k(t, "-n", ns, "rollout", "undo", "daemonset/fluentd", "--to-revision=3"); !strings.Contains(said, "skipped rollback") {
+		t.Errorf("undone to what it is: %s", said)
+	}
+	k(t, "-n", ns, "rollout", "undo", "daemonset/fluentd", "--to-revision=1")
+	if said := k(t, "-n", ns, "rollout", "status", "daemonset/fluentd"); !strings.Contains(said, "successfully rolled out") {
+		t.Errorf("rollout status: %s", said)
+	}
 	harness.Eventually(t, patience, "rollback", daemonsOn(t, s, ns, "image:1", "n00", "n01", "n02"))
-	if again, err := get[*appsv1.ControllerRevision](s, ns, revisions[0].Name); err != nil || again.Revision != 4 {
-		t.Errorf("the first template is revision %d, %v", again.Revision, err)
+	if have := revisionsIn(k(t, "-n", ns, "rollout", "history", "daemonset/fluentd")); have != "2 3 4" {
+		t.Errorf("revisions %s", have)
 	}
 	h.mu.Lock()
 	settled = false

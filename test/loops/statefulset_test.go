@@ -3,7 +3,11 @@ package loops
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
-	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
 	"kijabi.dev/test/harness"
 )
 
@@ -240,20 +245,30 @@ func testSetUpdate(t *harness.T, s *stack) {
 	image("image:2")
 	harness.Eventually(t, patience, "it is given up", setReady(s, ns, 3))
 
-	// kubectl rollout undo applies the data of an old revision.
-	revisions := list[*appsv1.ControllerRevision](t, s, ns)
-	slices.SortFunc(revisions, func(a, b *appsv1.ControllerRevision) int { return int(a.Revision - b.Revision) })
-	if len(revisions) != 3 || revisions[0].Revision != 1 || revisions[2].Revision != 4 {
-		t.Fatalf("revisions %v", revisions)
+	// The history is what kubectl makes of it, and goes back to a template by it.
+	k := newKubectl(t, s)
+	if said := k(t, "-n", ns, "rollout", "status", "statefulset/web"); !strings.Contains(said, "roll out complete: 3 new pods") {
+		t.Errorf("rollout status: %s", said)
 	}
-	undoTo(t, s, webSet(ns, 0), revisions[0])
+	if have := revisionsIn(k(t, "-n", ns, "rollout", "history", "statefulset/web")); have != "1 3 4" {
+		t.Errorf("revisions %s", have)
+	}
+	if said := k(t, "-n", ns, "rollout", "history", "statefulset/web", "--revision=1"); !strings.Contains(said, "image:1") {
+		t.Errorf("revision 1: %s", said)
+	}
+	if said := k(t, "-n", ns, "rollout", "undo", "statefulset/web", "--to-revision=4"); !strings.Contains(said, "skipped rollback") {
+		t.Errorf("undone to what it is: %s", said)
+	}
+	k(t, "-n", ns, "rollout", "undo", "statefulset/web", "--to-revision=1")
 	harness.Eventually(t, patience, "the first template again", setReady(s, ns, 3))
 	if have := setImages(t, s, ns); have != "1 1 1" {
 		t.Errorf("images %s", have)
 	}
-	if revisions = list[*appsv1.ControllerRevision](t, s, ns); len(revisions) != 3 {
-		t.Errorf("%d revisions of 3 templates", len(revisions))
+	if have := revisionsIn(k(t, "-n", ns, "rollout", "history", "statefulset/web")); have != "3 4 5" {
+		t.Errorf("revisions %s", have)
 	}
+	k(t, "-n", ns, "rollout", "restart", "statefulset/web")
+	harness.Eventually(t, patience, "restarted", setReady(s, ns, 3))
 	change(t, s, ns, "web", "", func(set *appsv1.StatefulSet) { set.Spec.RevisionHistoryLimit = ptr.To[int32](0) })
 	harness.Eventually(t, patience, "no history", func() error {
 		if n := len(list[*appsv1.ControllerRevision](t, s, ns)); n != 1 {
@@ -264,13 +279,43 @@ func testSetUpdate(t *harness.T, s *stack) {
 	harness.Eventually(t, patience, "all as before", setReady(s, ns, 3))
 }
 
-func undoTo(t *harness.T, s *stack, set object.Object, to *appsv1.ControllerRevision) {
+// newKubectl returns kubectl, as the administrator's kijabi runs it; it must succeed.
+func newKubectl(t *harness.T, s *stack) func(t *harness.T, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), request)
-	defer cancel()
-	if _, err := s.api.Patch(ctx, set, types.StrategicMergePatchType, to.Data.Raw, ""); err != nil {
+	s.issue(t, s.ca, pki.ComponentAdmin, "admin")
+	config := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "loops",
+		"clusters": [{"name": "loops", "cluster": {"server": "https://%s", "certificate-authority": %q}}],
+		"users": [{"name": "admin", "user": {"client-certificate": %q, "client-key": %q}}],
+		"contexts": [{"name": "loops", "context": {"cluster": "loops", "user": "admin"}}]}`,
+		s.at(configv1.PortREST), s.path("ca.crt"), s.path("admin.crt"), s.path("admin.key"))
+	if err := os.WriteFile(s.path("kubeconfig"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return func(t *harness.T, args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, filepath.Join(harness.Programs(t), "kijabi"), append([]string{"kubectl"}, args...)...)
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+s.path("kubeconfig"), "HOME="+s.dir)
+		said, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("kubectl %v: %v\n%s", args, err, said)
+		}
+		return string(said)
+	}
+}
+
+// revisionsIn are the numbers that kubectl rollout history lists.
+func revisionsIn(said string) string {
+	var out []string
+	for line := range strings.Lines(said) {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			if _, err := strconv.Atoi(fields[0]); err == nil {
+				out = append(out, fields[0])
+			}
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 // testSetParallel: all pods at once, though none is ever ready; and a template that repairs

@@ -144,6 +144,11 @@ func TestAdoption(t *testing.T) {
 	if len(h.adopt) != 1 || h.adopt[0] != orphan || h.Update != orphan || h.create || h.renumber {
 		t.Errorf("adopt %d, create %t, renumber %t", len(h.adopt), h.create, h.renumber)
 	}
+	orphan.DeletionTimestamp = ptr.To(metav1.Now())
+	if h := of(t, q); len(h.adopt) != 0 || !h.create {
+		t.Errorf("one on its way out is adopted by %d, create %t", len(h.adopt), h.create)
+	}
+	orphan.DeletionTimestamp = nil
 	s.DeletionTimestamp = ptr.To(metav1.Now())
 	if h := of(t, q); len(h.adopt) != 0 || h.create {
 		t.Errorf("an owner on its way out adopts %d, creates %t", len(h.adopt), h.create)

@@ -227,6 +227,12 @@ func TestFailedPodsWait(t *testing.T) {
 	if len(p.remove)+len(p.create) > 0 || p.requeueAfter != 3*time.Second {
 		t.Errorf("remove %d, again in %s", len(p.remove), p.requeueAfter)
 	}
+	// The update does not go round the pause.
+	w = worldOf(set(), seats(runs), pod("n0-a", stale, failed))
+	w.pause = func(string) time.Duration { return 3 * time.Second }
+	if p, err := decide(w); err != nil || len(p.remove) > 0 {
+		t.Errorf("update: remove %d, %v", len(p.remove), err)
+	}
 	// Nor may a surge put another beside it meanwhile.
 	w = worldOf(set(surge(1)), seats(runs), pod("n0-a", stale), pod("n0-b", fresh, failed))
 	w.pause = func(string) time.Duration { return 3 * time.Second }
