@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
@@ -176,6 +177,7 @@ func (s *stack) configure(t *harness.T) {
 		"controller-manager": &configv1.ControllerManagerConfiguration{
 			Common:    common("controller-manager", "ControllerManagerConfiguration", configv1.PortControllerManager),
 			APIServer: s.at(configv1.PortGRPC), Network: network, ClusterCAFile: s.path("ca.crt"),
+			AutoscalerSyncPeriod: metav1.Duration{Duration: time.Second},
 		},
 		"cloud-controller-manager": &configv1.CloudControllerManagerConfiguration{
 			Common:    common("cloud-controller-manager", "CloudControllerManagerConfiguration", configv1.PortCloudControllerManager),

@@ -32,6 +32,9 @@ const IndexNamespace = "disruption-namespace"
 // retry is when a budget is tried again whose pods could not be counted.
 const retry = 10 * time.Second
 
+// podsWait bounds the wait for pods as new as their budget.
+const podsWait = 5 * time.Second
+
 // Config lists what the controller reads; every field is required.
 type Config struct {
 	Budgets      *informer.Informer[*policyv1.PodDisruptionBudget]
@@ -94,6 +97,12 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read budget %s: %w", key, err)
+	}
+	// Pods older than the budget may be ones that the budget has forgotten since they went.
+	wait, cancel := context.WithTimeout(ctx, podsWait)
+	defer cancel()
+	if err := c.cfg.Pods.WaitVersion(wait, pdb.ResourceVersion); err != nil {
+		return 0, fmt.Errorf("budget %s: %w", key, err)
 	}
 	now := c.cfg.Clock.Now()
 	p, err := c.plan(ctx, pdb, now)
