@@ -12,11 +12,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -48,6 +51,7 @@ func TestCluster(tt *testing.T) {
 	t.Run("NodeLeases", func(t *harness.T) { testNodeLeases(t, s, k) })
 	t.Run("NearEndpoints", func(t *harness.T) { testNearEndpoints(t, s, k) })
 	t.Run("Quota", func(t *harness.T) { testQuota(t, s) })
+	t.Run("Addons", func(t *harness.T) { testAddons(t, s) })
 	t.Run("FullNamespace", func(t *harness.T) { testFullNamespace(t, s) })
 }
 
@@ -595,4 +599,68 @@ func testFullNamespace(t *harness.T, s *stack) {
 	if left := list[*corev1.Pod](t, s, ns); len(left) > 0 {
 		t.Errorf("%d pods outlive their namespace", len(left))
 	}
+}
+
+// testAddons puts files into the master's directory of manifests and takes them out again.
+func testAddons(t *harness.T, s *stack) {
+	if err := os.Mkdir(s.path("manifests"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, content string) {
+		if err := os.WriteFile(filepath.Join(s.path("manifests"), name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replicas := func(want int32) func() error {
+		return func() error {
+			d, err := get[*appsv1.Deployment](s, "addons", "dashboard")
+			if err == nil && *d.Spec.Replicas != want {
+				err = fmt.Errorf("%d replicas, want %d", *d.Spec.Replicas, want)
+			}
+			return err
+		}
+	}
+	dashboard := func(n int) string {
+		return fmt.Sprintf(`apiVersion: v1
+kind: Namespace
+metadata: {name: addons}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: dashboard, namespace: addons}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: dashboard}}
+  template:
+    metadata: {labels: {app: dashboard}}
+    spec: {containers: [{name: main, image: "image:1"}]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: dashboard}
+rules: [{apiGroups: ["*"], resources: ["*"], verbs: [get]}]
+`, n)
+	}
+	write("dashboard.yaml", dashboard(1))
+	harness.Eventually(t, patience, "what a file says is made", replicas(1))
+	change(t, s, "addons", "dashboard", "", func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) })
+	harness.Eventually(t, patience, "what somebody has changed is put right", replicas(1))
+	write("dashboard.yaml", dashboard(2))
+	harness.Eventually(t, patience, "a file that has changed is applied", replicas(2))
+	write("broken.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: nowhere}}")
+	harness.Eventually(t, patience, "an event names what is wrong", func() error {
+		for _, event := range list[*corev1.Event](t, s, "kube-system") {
+			if event.Reason == "ManifestFailed" && strings.Contains(event.Message, "broken.yaml: ConfigMap x: ") {
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+	for _, name := range []string{"dashboard.yaml", "broken.yaml"} {
+		if err := os.Remove(filepath.Join(s.path("manifests"), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	harness.Eventually(t, patience, "what no file says any more goes", gone[*rbacv1.ClusterRole](s, "", "dashboard"))
+	harness.Eventually(t, patience, "with its namespace", gone[*corev1.Namespace](s, "", "addons"))
 }

@@ -168,7 +168,7 @@ func (s *stack) configure(t *harness.T) {
 		"apiserver": &configv1.APIServerConfiguration{
 			Common:      common("apiserver", "APIServerConfiguration", configv1.PortGRPC),
 			RESTAddress: s.at(configv1.PortREST), PeerAddress: s.at(configv1.PortPeer), AdvertiseAddress: s.address,
-			DataDir: s.path("data"), PKIDir: s.dir, ClusterID: "loops", Peer: s.files("peer", "peer-ca"), Bootstrap: true,
+			DataDir: s.path("data"), PKIDir: s.dir, ManifestsDir: s.path("manifests"), ClusterID: "loops", Peer: s.files("peer", "peer-ca"), Bootstrap: true,
 			Network: network, Etcd: configv1.Etcd{PeerURL: "https://" + s.at(configv1.PortEtcdPeer)},
 		},
 		"scheduler": &configv1.SchedulerConfiguration{

@@ -102,7 +102,7 @@ func volumePhase(t *harness.T, s *stack, name string, phase corev1.PersistentVol
 	return v
 }
 
-// told waits until an event about an object has a reason and says something.
+// eventsTold waits until an event about an object has a reason and says something.
 func eventsTold(t *harness.T, s *stack, about object.Object, reason, says string) {
 	t.Helper()
 	ns := about.GetNamespace()

@@ -9,9 +9,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"kijabi.dev/apiserver/internal/addons"
+	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/store"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
 )
@@ -88,4 +93,23 @@ func firstEnd(identities ...*pki.Identity) time.Time {
 		}
 	}
 	return first
+}
+
+// keepAddons keeps the objects of manifests applied, if there is a directory for them.
+func keepAddons(cfg *configv1.APIServerConfiguration, group *masters.Masters, of addons.Config) lifecycle.Task {
+	if cfg.ManifestsDir == "" {
+		return func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		}
+	}
+	of.Dir, of.Self = cfg.ManifestsDir, cfg.NodeName
+	of.Masters = func() []string {
+		var names []string
+		for _, member := range group.Members() {
+			names = append(names, member.Name)
+		}
+		return names
+	}
+	return addons.New(of).Run
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/addons"
 	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/authn"
@@ -53,7 +54,9 @@ var components = []string{"scheduler", "controller-manager"}
 
 // DefaultConfig returns the configuration before its file is read.
 func DefaultConfig() *configv1.APIServerConfiguration {
-	return &configv1.APIServerConfiguration{Network: configv1.DefaultNetwork(), MaxConnectionsPerUser: connectionsPerUser}
+	return &configv1.APIServerConfiguration{
+		Network: configv1.DefaultNetwork(), MaxConnectionsPerUser: connectionsPerUser, ManifestsDir: "/etc/kijabi/manifests",
+	}
 }
 
 // Run wires the component and blocks until ctx ends or a part fails.
@@ -326,6 +329,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
 			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
+			keepAddons(cfg, group, addons.Config{Store: objects, Registry: engine, Caller: self, Clock: clk, Log: log.Named("addons")}),
 			signing.New(signing.Config{
 				Store: objects, Registry: engine, Caller: self, CA: ca, Authorize: authorizer.Authorize, Services: engine.Services(),
 				Clock: clk, Log: log.Named("signing"),

@@ -154,6 +154,9 @@ type APIServerConfiguration struct {
 	StorageKeyLost bool `json:"storageKeyLost,omitempty"`
 	// Audit configures the audit log of the doors.
 	Audit Audit `json:"audit,omitzero"`
+	// ManifestsDir holds YAML files whose objects are kept applied, default
+	// /etc/kijabi/manifests; empty: none are. A directory that is not there changes nothing.
+	ManifestsDir string `json:"manifestsDir,omitempty"`
 	// Snapshots configures the copies that are made of the cluster's objects; the same on all masters.
 	Snapshots Snapshots `json:"snapshots,omitzero"`
 	// MaxRequestsInFlight bounds the requests that are served at once, divided among priority
