@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ func mountMemory(directory, options string) error {
 	return nil
 }
 
-// isMountPoint asks the kernel about the path itself, without following a link.
+// isMountPoint asks the kernel about the path itself, without following a link at its end.
 func isMountPoint(path string) (bool, error) {
 	var status unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &status)
@@ -35,11 +36,23 @@ func isMountPoint(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
+	if status.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 { // Linux before 5.8
+		mounts, err := mountsBelow(path)
+		return slices.Contains(mounts, path), err
+	}
 	return status.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// mountsBelow lists mount points at or below directory, deepest first.
+// mountsBelow lists mount points at or below directory, deepest first. A link on the way to
+// directory does not hide them; the kernel knows them by where it leads.
 func mountsBelow(directory string) ([]string, error) {
+	place, err := filepath.EvalSymlinks(directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mounts: %w", err)
+	}
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("mounts: %w", err)
@@ -53,8 +66,8 @@ func mountsBelow(directory string) ([]string, error) {
 			continue
 		}
 		path := unescape(fields[4])
-		if path == directory || strings.HasPrefix(path, directory+"/") {
-			result = append(result, path)
+		if path == place || strings.HasPrefix(path, place+"/") {
+			result = append(result, directory+strings.TrimPrefix(path, place))
 		}
 	}
 	if err := scanner.Err(); err != nil {

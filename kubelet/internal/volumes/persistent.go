@@ -183,9 +183,11 @@ func attach(source int, target string) error {
 		if err := os.MkdirAll(filepath.Dir(target), directoryMode); err != nil {
 			return err
 		}
-		if err := os.WriteFile(target, nil, 0o600); err != nil {
+		file, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o600) // never truncating what may be mounted there
+		if err != nil {
 			return err
 		}
+		_ = file.Close()
 	}
 	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("mount at %s: %w", target, err)

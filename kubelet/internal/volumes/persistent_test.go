@@ -406,3 +406,27 @@ func TestSubPathIsAsOpenAsItsVolume(t *testing.T) {
 		t.Fatalf("%v %d %v", info.Mode(), gid(t, info), err)
 	}
 }
+
+// TestLinkToThePodsDirectory: mounts are found, and unmounted before anything is removed, where
+// the way to them leads over a link.
+func TestLinkToThePodsDirectory(t *testing.T) {
+	w := newWorld(t)
+	elsewhere := t.TempDir()
+	if err := os.Symlink(elsewhere, filepath.Join(w.directory, "pods")); err != nil {
+		t.Fatal(err)
+	}
+	w.bind("data").Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+	writeTo(t, filepath.Join(w.setup(t, claiming("u", "data")), "file"), "kept")
+	if err := w.Setup(t.Context(), claiming("other", "data")); err == nil {
+		t.Error("two pods have it")
+	}
+	if err := w.Teardown("u"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := mountsBelow(elsewhere); err != nil || len(left) > 0 {
+		t.Errorf("mounts %v, %v", left, err)
+	}
+	if got := read(t, filepath.Join(w.cfg.Root, "pvc-data", "file")); got != "kept" {
+		t.Errorf("%q", got)
+	}
+}

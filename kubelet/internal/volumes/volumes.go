@@ -351,9 +351,18 @@ func (v *Volumes) Teardown(uid string) error {
 			return err
 		}
 	}
+	// From here on files are removed, and those of a volume must not be among them.
 	left, err := mountsBelow(directory)
 	if err != nil {
 		return err
+	}
+	for _, pattern := range []string{volumesName + "/*", stagingName + "/*", "subpaths/*/*"} {
+		places, _ := filepath.Glob(filepath.Join(directory, pattern)) // the pattern is well-formed
+		for _, place := range places {
+			if mounted, err := isMountPoint(place); err != nil || mounted {
+				left = append(left, place)
+			}
+		}
 	}
 	if len(left) > 0 {
 		return fmt.Errorf("pod directory %s still has mounts: %s", directory, strings.Join(left, " "))
