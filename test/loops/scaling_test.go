@@ -47,8 +47,8 @@ func TestScaling(tt *testing.T) {
 	t.Run("Autoscaler", func(t *harness.T) { testAutoscaler(t, s, &load) })
 }
 
-// said says whether an event tells of something.
-func said(t *harness.T, s *stack, ns, reason, message string) func() error {
+// eventSays says whether an event tells of something.
+func eventSays(t *harness.T, s *stack, ns, reason, message string) func() error {
 	return func() error {
 		var all []string
 		for _, event := range list[*corev1.Event](t, s, ns) {
@@ -86,7 +86,7 @@ func testReplicationController(t *harness.T, s *stack) {
 			t.Errorf("pod %s belongs to %+v", pod.Name, owner)
 		}
 	}
-	harness.Eventually(t, patience, "it is told", said(t, s, ns, "SuccessfulCreate", "Created pod: old-"))
+	harness.Eventually(t, patience, "it is told", eventSays(t, s, ns, "SuccessfulCreate", "Created pod: old-"))
 	change(t, s, ns, "old", "", func(rc *corev1.ReplicationController) { rc.Spec.Replicas = ptr.To[int32](1) })
 	harness.Eventually(t, patience, "one pod", is(1))
 
@@ -171,7 +171,7 @@ func testScaledMidway(t *harness.T, s *stack) {
 	harness.Eventually(t, patience, "it is stuck", sizes(8, 5))
 	change(t, s, ns, "web", "", func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](15) })
 	harness.Eventually(t, patience, "both sets grow", sizes(11, 7))
-	harness.Eventually(t, patience, "it is told", said(t, s, ns, "ScalingReplicaSet", "from 8 to 11"))
+	harness.Eventually(t, patience, "it is told", eventSays(t, s, ns, "ScalingReplicaSet", "from 8 to 11"))
 	change(t, s, ns, "web", "", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "image:1" })
 	harness.Eventually(t, patience, "it goes back", rolledOut(s, ns, "web"))
 	for _, set := range list[*appsv1.ReplicaSet](t, s, ns) {
@@ -326,7 +326,7 @@ func testAutoscaler(t *harness.T, s *stack, load *atomic.Uint64) {
 		}
 	}
 	harness.Eventually(t, patience, "three pods share the load", size(3))
-	harness.Eventually(t, patience, "it is told", said(t, s, ns, "SuccessfulRescale", "New size: 3; reason: cpu resource utilization (percentage of request) above target"))
+	harness.Eventually(t, patience, "it is told", eventSays(t, s, ns, "SuccessfulRescale", "New size: 3; reason: cpu resource utilization (percentage of request) above target"))
 	is := func(want autoscalingv2.HorizontalPodAutoscalerConditionType, status corev1.ConditionStatus, reason string) func() error {
 		return func() error {
 			hpa, err := state()
@@ -344,7 +344,7 @@ func testAutoscaler(t *harness.T, s *stack, load *atomic.Uint64) {
 	harness.Eventually(t, patience, "its metric is found", is(autoscalingv2.ScalingActive, corev1.ConditionTrue, "ValidMetricFound"))
 	load.Store(0)
 	harness.Eventually(t, patience, "one pod is enough", size(1))
-	harness.Eventually(t, patience, "it is told", said(t, s, ns, "SuccessfulRescale", "New size: 1; reason: All metrics below target"))
+	harness.Eventually(t, patience, "it is told", eventSays(t, s, ns, "SuccessfulRescale", "New size: 1; reason: All metrics below target"))
 
 	// Metrics that nobody serves stop it and are named.
 	change(t, s, ns, hpa.Name, "", func(h *autoscalingv2.HorizontalPodAutoscaler) {
@@ -357,5 +357,5 @@ func testAutoscaler(t *harness.T, s *stack, load *atomic.Uint64) {
 		}}
 	})
 	harness.Eventually(t, patience, "nobody serves the metric", is(autoscalingv2.ScalingActive, corev1.ConditionFalse, "FailedGetPodsMetric"))
-	harness.Eventually(t, patience, "it is told", said(t, s, ns, "FailedGetPodsMetric", "no metrics API for custom metrics is registered"))
+	harness.Eventually(t, patience, "it is told", eventSays(t, s, ns, "FailedGetPodsMetric", "no metrics API for custom metrics is registered"))
 }

@@ -10,12 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/apiserver/internal/addons"
-	"kijabi.dev/apiserver/internal/authz"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/store"
 	configv1 "kijabi.dev/platform/config/v1"
-	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"

@@ -35,7 +35,7 @@ type RuntimeConfig struct {
 	Clock       clock.WithTicker
 	Log         *zap.Logger
 	Controllers []Controller
-	// Workers per controller, default 4.
+	// Workers per controller, default 16.
 	Workers int
 }
 
@@ -48,7 +48,7 @@ type Runtime struct {
 // NewRuntime checks the declarations and subscribes to the inputs.
 func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 	if cfg.Workers == 0 {
-		cfg.Workers = 4
+		cfg.Workers = 16
 	}
 	names, writers := map[string]bool{}, map[string]string{}
 	r := &Runtime{}
