@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -54,11 +56,20 @@ func scenarios() []scenario {
 		{name: "garbage", run: playGarbage, end: endOfGarbage},
 		{name: "eviction", run: playEviction, end: endOfEviction, most: 2, total: 4},
 		{name: "serviceaccount", run: playAccounts, end: endOfAccounts},
+		{name: "statefulset", run: playStatefulSet, end: endOfStatefulSet, most: 3, total: 7},
+		{name: "daemonset", run: playDaemonSet, end: endOfDaemonSet, most: perturbNodes, total: 2 * perturbNodes},
+		{name: "job", run: playJob, end: endOfJob, most: 6, total: 6},
+		{name: "volume", run: playVolume, end: endOfVolume, most: 1, total: 1},
+		{name: "budget", run: playBudget, end: endOfBudget, most: 4, total: 4},
 	}
 }
 
+// perturbNodes is how many nodes scenarios share.
+const perturbNodes = 6
+
 // crashes is at how many of a scenario's writes, from the first to the last, the program is
-// killed. With $KIJABI_PERTURB_ALL it is at each, which takes some ten minutes.
+// killed. With $KIJABI_PERTURB_ALL it is at each, which takes some ten minutes; with
+// $KIJABI_PERTURB_SEEDS=200 there are as many random disturbances instead.
 const crashes = 8
 
 // disturbances are what has to make no difference. writes is how many each scenario takes without.
@@ -80,6 +91,13 @@ func disturbances(writes map[string]int) []disturbance {
 			}
 			return passed
 		}
+	}
+	if seeds, err := strconv.Atoi(os.Getenv("KIJABI_PERTURB_SEEDS")); err == nil {
+		var all []disturbance
+		for seed := range seeds {
+			all = append(all, randomly(uint64(seed), writes))
+		}
+		return all
 	}
 	all := []disturbance{
 		{name: "PodsLate", lag: map[string]time.Duration{"pods": late}},
@@ -106,6 +124,28 @@ func disturbances(writes map[string]int) []disturbance {
 	return all
 }
 
+// randomly kills the program, or loses an answer, at a random write of each of some scenarios,
+// while what it sees is late or not. The same seed does the same.
+func randomly(seed uint64, writes map[string]int) disturbance {
+	pick := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // a seed must give the same again
+	targets, fates := map[string]int{}, map[string]fate{}
+	for _, name := range slices.Sorted(maps.Keys(writes)) {
+		what := []fate{passed, killBefore, killAfter, answerLost}[pick.IntN(4)]
+		targets[name], fates[name] = 1+pick.IntN(writes[name]), what
+	}
+	d := disturbance{name: fmt.Sprintf("Seed%d", seed), fate: func(scope string, n int) fate {
+		name, _, _ := strings.Cut(scope, "-")
+		if n == targets[name] {
+			return fates[name]
+		}
+		return passed
+	}}
+	if pick.IntN(2) == 0 {
+		d.lag = map[string]time.Duration{[]string{"pods", "*"}[pick.IntN(2)]: time.Duration(pick.IntN(400)) * time.Millisecond}
+	}
+	return d
+}
+
 // TestPerturb plays every scenario under every disturbance of what the controller-manager sees of
 // the cluster, and of its writes: views that are late, states that it never sees, crashes between
 // any two writes. In the end everything is as without, and no pod too many ever was. The idea is
@@ -114,7 +154,7 @@ func TestPerturb(tt *testing.T) {
 	t := harness.Begin(tt)
 	s := newStack(t, "scheduler")
 	k := newKubelets(t, s)
-	for i := range 6 {
+	for i := range perturbNodes {
 		if err := s.register(t.Context(), hollowNode(nodeName(i), "64")); err != nil {
 			t.Fatal(err)
 		}
