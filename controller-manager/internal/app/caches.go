@@ -31,11 +31,11 @@ import (
 	"kijabi.dev/controller-manager/internal/history"
 	"kijabi.dev/controller-manager/internal/ownership"
 	"kijabi.dev/controller-manager/internal/podset"
-	"kijabi.dev/controller-manager/internal/projection"
 	"kijabi.dev/controller-manager/internal/storage"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/kube/projection"
 )
 
 // caches are the collections that loops read, one of each kind.

@@ -12,6 +12,7 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/events"
 	"kijabi.dev/platform/kube/informer"
+	"kijabi.dev/platform/kube/projection"
 	"kijabi.dev/platform/kube/standby"
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
@@ -32,7 +33,7 @@ func Run(ctx context.Context, cfg *configv1.SchedulerConfiguration, log *zap.Log
 	recorder := events.New(events.Config{Writer: program.API, Component: schedulerName, Clock: clock.RealClock{}, Log: log})
 	s := newScheduler(program.API, recorder, clock.RealClock{}, log)
 	informer.Of[*corev1.Node](program.Caches).OnChange(s.nodeChanged)
-	informer.Of[*corev1.Pod](program.Caches).OnChange(s.podChanged)
+	informer.Of[*corev1.Pod](program.Caches, informer.Keep(projection.NewPods().Keep)).OnChange(s.podChanged)
 	informer.Of[*corev1.PersistentVolumeClaim](program.Caches).OnChange(s.claimChanged)
 	informer.Of[*corev1.PersistentVolume](program.Caches).OnChange(s.volumeChanged)
 	informer.Of[*storagev1.StorageClass](program.Caches).OnChange(s.classChanged)

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
@@ -296,12 +297,18 @@ func (s *scheduler) report(ctx context.Context, parked []placed) {
 	var ops []client.Op
 	now := metav1.NewTime(s.clock.Now().Truncate(time.Second))
 	for _, p := range parked {
-		updated := p.pod.DeepCopy()
-		if !setUnschedulable(updated, p.why, now) {
+		condition, changed := unschedulable(p.pod, p.why, now)
+		if !changed {
 			continue
 		}
-		updated.ResourceVersion = "" // the kubelet has no say before a pod is bound
-		ops = append(ops, client.UpdateOp(updated, "status"))
+		// The cache holds a part of the pod, so its status is not replaced.
+		patch, err := json.Marshal(map[string]any{
+			"metadata": map[string]any{"uid": p.pod.UID}, "status": map[string]any{"conditions": []corev1.PodCondition{condition}},
+		})
+		if err != nil {
+			panic(err) // conditions always encode
+		}
+		ops = append(ops, client.PatchOp(p.pod, types.StrategicMergePatchType, patch, "status"))
 		s.events.Record(p.pod, corev1.EventTypeWarning, "FailedScheduling", p.why)
 	}
 	results, err := s.api.Transact(ctx, ops, true)
@@ -312,14 +319,14 @@ func (s *scheduler) report(ctx context.Context, parked []placed) {
 		return
 	}
 	for _, result := range results {
-		if result.Err != nil && !apierrors.IsNotFound(result.Err) && !apierrors.IsAlreadyExists(result.Err) {
+		if result.Err != nil && !apierrors.IsNotFound(result.Err) && !apierrors.IsConflict(result.Err) {
 			s.log.Warn("reporting an unschedulable pod failed", zap.Error(result.Err))
 		}
 	}
 }
 
-// setUnschedulable sets the condition and says whether that changed anything.
-func setUnschedulable(pod *corev1.Pod, why string, now metav1.Time) bool {
+// unschedulable is the condition of a pod that fits nowhere, and whether that says anything new.
+func unschedulable(pod *corev1.Pod, why string, now metav1.Time) (corev1.PodCondition, bool) {
 	want := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: why, LastTransitionTime: now}
 	for i := range pod.Status.Conditions {
 		have := &pod.Status.Conditions[i]
@@ -327,14 +334,11 @@ func setUnschedulable(pod *corev1.Pod, why string, now metav1.Time) bool {
 			continue
 		}
 		if have.Status == want.Status && have.Reason == want.Reason && have.Message == want.Message {
-			return false
+			return want, false
 		}
 		if have.Status == want.Status {
 			want.LastTransitionTime = have.LastTransitionTime
 		}
-		*have = want
-		return true
 	}
-	pod.Status.Conditions = append(pod.Status.Conditions, want)
-	return true
+	return want, true
 }

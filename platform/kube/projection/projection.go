@@ -1,5 +1,6 @@
-// Package projection makes pods small for the caches of the loops: what no loop reads is
-// dropped, what pods of one template have in common is kept once, and the rest is kept encoded.
+// Package projection makes pods small for the caches of the control loops and the scheduler: what
+// neither reads is dropped, what pods of one template have in common is kept once, and the rest is
+// kept encoded.
 package projection
 
 import (
@@ -35,7 +36,7 @@ type kept struct {
 	whole weak.Pointer[corev1.Pod]
 }
 
-// Keep reduces a pod, in place, to what the loops read, and returns what makes it again later.
+// Keep reduces a pod, in place, to what loops and the scheduler read, and returns what makes it again later.
 // Its maps and slices may be shared with other pods: like all that a cache hands out they must
 // not be changed.
 //
