@@ -306,11 +306,11 @@ func (b *Bootstrap) oldEndpoints(ctx context.Context, doors []netip.AddrPort, po
 			Name: kubernetesService, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"},
 		},
 		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // clients still have it
-			Ports: []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}}, //nolint:staticcheck // clients still have it
+			Ports: []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
 		}},
 	}
 	for _, door := range doors {
-		want.Subsets[0].Addresses = append(want.Subsets[0].Addresses, corev1.EndpointAddress{IP: door.Addr().Unmap().String()}) //nolint:staticcheck // clients still have it
+		want.Subsets[0].Addresses = append(want.Subsets[0].Addresses, corev1.EndpointAddress{IP: door.Addr().Unmap().String()})
 	}
 	ref := Ref{Resource: corev1.SchemeGroupVersion.WithResource("endpoints"), Namespace: want.Namespace, Name: want.Name}
 	record, ok := b.cfg.Engine.store.Get(store.Key{Resource: ref.Resource.Resource, Namespace: ref.Namespace, Name: ref.Name})

@@ -19,10 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"kijabi.dev/controller-manager/internal/controllers/attachdetach"
-	"kijabi.dev/controller-manager/internal/controllers/disruption"
 	"kijabi.dev/controller-manager/internal/controllers/endpointslice"
 	"kijabi.dev/controller-manager/internal/controllers/garbagecollector"
-	"kijabi.dev/controller-manager/internal/controllers/horizontalpodautoscaler"
 	"kijabi.dev/controller-manager/internal/controllers/job"
 	"kijabi.dev/controller-manager/internal/controllers/nodelifecycle"
 	"kijabi.dev/controller-manager/internal/controllers/podgc"
@@ -91,14 +89,14 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 	c.requests = informer.Of[*certificatesv1.CertificateSigningRequest](set)
 
 	c.services = collected[*corev1.Service](c, set, api,
-		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Service]),
+		informer.ByNamespace[*corev1.Service](),
 		informer.Index(serviceaddress.IndexTaken, serviceaddress.Taken))
 	c.slices = collected[*discoveryv1.EndpointSlice](c, set, api)
 	c.endpoints = collected[*corev1.Endpoints](c, set, api) //nolint:staticcheck // clients still have it
 
 	c.pods = collected[*corev1.Pod](c, set, api,
 		informer.Keep(projection.NewPods().Keep),
-		informer.Index(endpointslice.IndexNamespace, byNamespace[*corev1.Pod]),
+		informer.ByNamespace[*corev1.Pod](),
 		informer.Index(endpointslice.IndexLabel, endpointslice.Labels),
 		informer.Index(podset.IndexOrphans, podset.Orphans),
 		informer.Index(job.IndexTracked, job.Tracked),
@@ -114,9 +112,9 @@ func gather(set *informer.Set, api *client.Client, dial func() (*client.Client, 
 	c.jobs = collected[*batchv1.Job](c, set, api)
 	c.cronJobs = collected[*batchv1.CronJob](c, set, api)
 	c.autoscalers = collected[*autoscalingv2.HorizontalPodAutoscaler](c, set, api,
-		informer.Index(horizontalpodautoscaler.IndexNamespace, byNamespace[*autoscalingv2.HorizontalPodAutoscaler]))
+		informer.ByNamespace[*autoscalingv2.HorizontalPodAutoscaler]())
 	c.budgets = collected[*policyv1.PodDisruptionBudget](c, set, api,
-		informer.Index(disruption.IndexNamespace, byNamespace[*policyv1.PodDisruptionBudget]))
+		informer.ByNamespace[*policyv1.PodDisruptionBudget]())
 
 	c.claims = collected[*corev1.PersistentVolumeClaim](c, set, api,
 		informer.Index(storage.IndexUnboundClaims, storage.UnboundClaims),
@@ -145,9 +143,6 @@ func collected[T object.Object](c *caches, set *informer.Set, api *client.Client
 	c.garbage = append(c.garbage, garbagecollector.Of(inf, api))
 	return inf
 }
-
-// byNamespace indexes objects by their namespace.
-func byNamespace[T object.Object](obj T) []string { return []string{obj.GetNamespace()} }
 
 // customKind finds kinds among users' definitions.
 func (c *caches) customKind(want schema.GroupKind) (object.Kind, bool) {

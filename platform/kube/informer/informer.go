@@ -61,6 +61,14 @@ func Index[T object.Object](name string, values func(T) []string) Option {
 	}
 }
 
+// IndexNamespace is the name of the index that ByNamespace adds.
+const IndexNamespace = "namespace"
+
+// ByNamespace adds the index of objects by their namespace, for ByIndex(IndexNamespace, …).
+func ByNamespace[T object.Object]() Option {
+	return Index(IndexNamespace, func(obj T) []string { return []string{obj.GetNamespace()} })
+}
+
 // Keep lets f make every object smaller, in place, before handlers see it, and say how to make
 // it again: the collection holds what f returned, and what Get and the others return is made of it.
 // f must be safe for concurrent use, and so must what it returns.

@@ -26,9 +26,6 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
-// IndexNamespace is the index by namespace that the informers of budgets and pods must have.
-const IndexNamespace = "disruption-namespace"
-
 // retry is when a budget is tried again whose pods could not be counted.
 const retry = 10 * time.Second
 
@@ -79,7 +76,7 @@ func (*Controller) Outputs() []controller.Output {
 // selecting lists the budgets that select a pod.
 func (c *Controller) selecting(pod *corev1.Pod) []object.Key {
 	var keys []object.Key
-	for _, pdb := range c.cfg.Budgets.ByIndex(IndexNamespace, pod.Namespace) {
+	for _, pdb := range c.cfg.Budgets.ByIndex(informer.IndexNamespace, pod.Namespace) {
 		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
 		if err == nil && selector.Matches(labels.Set(pod.Labels)) {
 			keys = append(keys, object.KeyOf(pdb))
@@ -120,7 +117,7 @@ func (c *Controller) plan(ctx context.Context, pdb *policyv1.PodDisruptionBudget
 		return plan{}, err
 	}
 	var pods []*corev1.Pod
-	for _, pod := range c.cfg.Pods.ByIndex(IndexNamespace, pdb.Namespace) {
+	for _, pod := range c.cfg.Pods.ByIndex(informer.IndexNamespace, pdb.Namespace) {
 		if selector.Matches(labels.Set(pod.Labels)) {
 			pods = append(pods, pod)
 		}

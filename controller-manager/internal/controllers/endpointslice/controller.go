@@ -21,12 +21,11 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
-// IndexNamespace is the index by namespace that the service informer must have, IndexLabel
-// the one by Label that the pod informer must have and IndexNode its index by node.
+// Indexes that the pod informer must have: IndexLabel by Label, IndexNode by the name of the node. The
+// service informer needs informer.ByNamespace.
 const (
-	IndexNamespace = "namespace"
-	IndexLabel     = "label"
-	IndexNode      = "node"
+	IndexLabel = "label"
+	IndexNode  = "node"
 )
 
 // Label is IndexLabel's value for the pods of a namespace that have a label.
@@ -115,7 +114,7 @@ func sameEndpoint(a, b *corev1.Pod) bool {
 }
 
 func (c *Controller) eachSelecting(pod *corev1.Pod, enqueue func(object.Key)) {
-	for _, svc := range c.cfg.Services.ByIndex(IndexNamespace, pod.Namespace) {
+	for _, svc := range c.cfg.Services.ByIndex(informer.IndexNamespace, pod.Namespace) {
 		if published(svc) && selects(svc, pod) {
 			enqueue(object.KeyOf(svc))
 		}

@@ -26,9 +26,6 @@ import (
 	"kijabi.dev/platform/kube/object"
 )
 
-// IndexNamespace is the index by namespace that the informers of autoscalers and pods must have.
-const IndexNamespace = "horizontalpodautoscaler-namespace"
-
 // Config lists what the controller reads; every field is required.
 type Config struct {
 	Autoscalers *informer.Informer[*autoscalingv2.HorizontalPodAutoscaler]
@@ -161,7 +158,7 @@ func (c *Controller) see(ctx context.Context, in *input, mem *memory) error {
 	if err != nil {
 		return fmt.Errorf("selector of the scale: %w", err)
 	}
-	for _, pod := range c.cfg.Pods.ByIndex(IndexNamespace, in.hpa.Namespace) {
+	for _, pod := range c.cfg.Pods.ByIndex(informer.IndexNamespace, in.hpa.Namespace) {
 		if selector.Matches(labels.Set(pod.Labels)) {
 			in.pods = append(in.pods, pod)
 		}
@@ -177,7 +174,7 @@ func (c *Controller) ambiguous(hpa *autoscalingv2.HorizontalPodAutoscaler, pods 
 	var others []string
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, other := range c.cfg.Autoscalers.ByIndex(IndexNamespace, hpa.Namespace) {
+	for _, other := range c.cfg.Autoscalers.ByIndex(informer.IndexNamespace, hpa.Namespace) {
 		theirs := c.memory[object.KeyOf(other)].selector
 		if other.UID == hpa.UID || theirs == "" {
 			continue
