@@ -120,7 +120,7 @@ type Output struct {
 	kind object.Kind
 	part string
 	// verbs allowed by it
-	write, status, remove bool
+	write, status, remove, scale bool
 }
 
 // String names the output, such as "Pod owned by ReplicaSet".
@@ -151,6 +151,12 @@ func Fields[T object.Object](fields string) Output {
 // Deletes declares that the controller deletes objects of T, for a reason.
 func Deletes[T object.Object](reason string) Output {
 	return Output{kind: object.KindOf[T](), part: "deleted because " + reason, remove: true}
+}
+
+// ScalesAny declares that the controller sets the size of objects of any kind that has one,
+// for a reason.
+func ScalesAny(reason string) Output {
+	return Output{part: "any, scaled because " + reason, scale: true}
 }
 
 // DeletesAny declares that the controller deletes objects of any kind and edits

@@ -16,14 +16,15 @@ import (
 )
 
 // fencedWriter refuses writes outside the declared outputs and remembers the
-// newest version of each kind written for the key in work, and whether there may be more.
+// newest version of each kind written for the key in work, and of which kinds there may be more.
 type fencedWriter struct {
 	client  Client
 	outputs outputs
 
-	mu      sync.Mutex
-	newest  map[schema.GroupVersionKind]uint64
-	unknown bool // a write failed of which nobody knows whether it was performed
+	mu     sync.Mutex
+	newest map[schema.GroupVersionKind]uint64
+	// unsure are the kinds of writes of which nobody knows whether they were performed.
+	unsure map[schema.GroupVersionKind]object.Kind
 }
 
 var _ client.Writer = (*fencedWriter)(nil)
@@ -31,6 +32,7 @@ var _ client.Writer = (*fencedWriter)(nil)
 func canWrite(o Output) bool  { return o.write }
 func canStatus(o Output) bool { return o.status || o.write }
 func canRemove(o Output) bool { return o.remove }
+func canScale(o Output) bool  { return o.scale || o.write }
 
 func (w *fencedWriter) check(obj object.Object, need func(Output) bool, verb string) error {
 	kind, err := object.KindOfObject(obj)
@@ -54,9 +56,10 @@ func (w *fencedWriter) saw(obj object.Object) {
 	w.newest[gvk] = max(w.newest[gvk], version)
 }
 
-// failed notes a failure, unless it says that nothing was written.
-func (w *fencedWriter) failed(err error) {
-	if api := (apierrors.APIStatus)(nil); errors.As(err, &api) {
+// failed notes a kind as unsure unless the error says that nothing was written. An object
+// that exists already is not in the cache yet, or it would not have been created.
+func (w *fencedWriter) failed(kind object.Kind, err error) {
+	if api := (apierrors.APIStatus)(nil); errors.As(err, &api) && !apierrors.IsAlreadyExists(err) {
 		code := api.Status().Code
 		if code > 0 && code < http.StatusInternalServerError || code == http.StatusInsufficientStorage {
 			return
@@ -64,12 +67,18 @@ func (w *fencedWriter) failed(err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.unknown = true
+	if w.unsure == nil {
+		w.unsure = map[schema.GroupVersionKind]object.Kind{}
+	}
+	w.unsure[kind.GVK] = kind
 }
 
-func (w *fencedWriter) done(obj object.Object, err error) (object.Object, error) {
+// done notes the end of a write of about.
+func (w *fencedWriter) done(about, obj object.Object, err error) (object.Object, error) {
 	if err != nil {
-		w.failed(err)
+		if kind, kindErr := object.KindOfObject(about); kindErr == nil {
+			w.failed(kind, err)
+		}
 		return nil, err
 	}
 	w.saw(obj)
@@ -80,33 +89,40 @@ func (w *fencedWriter) Create(ctx context.Context, obj object.Object) (object.Ob
 	if err := w.check(obj, canWrite, "create"); err != nil {
 		return nil, err
 	}
-	return w.done(w.client.Create(ctx, obj))
+	written, err := w.client.Create(ctx, obj)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) Update(ctx context.Context, obj object.Object) (object.Object, error) {
 	if err := w.check(obj, canWrite, "update"); err != nil {
 		return nil, err
 	}
-	return w.done(w.client.Update(ctx, obj))
+	written, err := w.client.Update(ctx, obj)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) UpdateStatus(ctx context.Context, obj object.Object) (object.Object, error) {
 	if err := w.check(obj, canStatus, "status update"); err != nil {
 		return nil, err
 	}
-	return w.done(w.client.UpdateStatus(ctx, obj))
+	written, err := w.client.UpdateStatus(ctx, obj)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) UpdateSubresource(ctx context.Context, obj object.Object, subresource string) (object.Object, error) {
 	if err := w.check(obj, needFor(subresource), subresource+" update"); err != nil {
 		return nil, err
 	}
-	return w.done(w.client.UpdateSubresource(ctx, obj, subresource))
+	written, err := w.client.UpdateSubresource(ctx, obj, subresource)
+	return w.done(obj, written, err)
 }
 
 func needFor(subresource string) func(Output) bool {
-	if subresource == "status" {
+	switch subresource {
+	case "status":
 		return canStatus
+	case "scale":
+		return canScale
 	}
 	return canWrite
 }
@@ -115,18 +131,21 @@ func (w *fencedWriter) Patch(ctx context.Context, obj object.Object, patchType t
 	if err := w.check(obj, needFor(subresource), "patch"); err != nil {
 		return nil, err
 	}
-	return w.done(w.client.Patch(ctx, obj, patchType, patch, subresource))
+	written, err := w.client.Patch(ctx, obj, patchType, patch, subresource)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) Delete(ctx context.Context, obj object.Object, opts client.DeleteOptions) error {
 	if err := w.check(obj, canRemove, "delete"); err != nil {
 		return err
 	}
-	_, err := w.done(w.client.DeleteObject(ctx, obj, opts))
+	written, err := w.client.DeleteObject(ctx, obj, opts)
+	_, err = w.done(obj, written, err)
 	return err
 }
 
 func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independent bool) ([]client.OpResult, error) {
+	kinds := make([]object.Kind, 0, len(ops))
 	for _, op := range ops {
 		kind, verb, subresource, err := op.Target()
 		if err != nil {
@@ -139,17 +158,21 @@ func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independen
 		if err := w.outputs.allow(kind, need, string(verb)); err != nil {
 			return nil, fmt.Errorf("transact: %w", err)
 		}
+		kinds = append(kinds, kind)
 	}
 	results, err := w.client.Transact(ctx, ops, independent)
 	if err != nil {
-		w.failed(err)
+		for _, kind := range kinds {
+			w.failed(kind, err)
+		}
 		return nil, err
 	}
-	for _, result := range results {
-		w.saw(result.Object)
+	for i, result := range results {
 		if result.Err != nil {
-			w.failed(result.Err)
+			w.failed(kinds[i], result.Err)
+			continue
 		}
+		w.saw(result.Object)
 	}
 	return results, nil
 }
