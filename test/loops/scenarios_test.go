@@ -150,7 +150,7 @@ func endOfNamespace(t *harness.T, c *scene) []string {
 	return append(append(out, endOfReplicaSet(t, c)...), lines(list[*corev1.ServiceAccount](t, c.stack, c.ns), func(a *corev1.ServiceAccount) string { return a.Name })...)
 }
 
-// playGarbage deletes three owners, each in another way.
+// playGarbage deletes three owners, each in another way, and lets others be.
 func playGarbage(t *harness.T, c *scene) {
 	namespace(t, c.stack, c.ns)
 	own := func(name string, owners ...*corev1.ConfigMap) *corev1.ConfigMap {
@@ -168,6 +168,10 @@ func playGarbage(t *harness.T, c *scene) {
 	own("orphan-1", orphan)
 	own("orphan-2", orphan)
 	own("shared", background, stays)
+	secret := create(t, c.stack, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: "owner"}})
+	kept := configMap(c.ns, "kept") // its owner may not be seen yet
+	kept.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Secret", Name: secret.Name, UID: secret.UID}}
+	create(t, c.stack, kept)
 	for owner, how := range map[*corev1.ConfigMap]metav1.DeletionPropagation{
 		background: metav1.DeletePropagationBackground, foreground: metav1.DeletePropagationForeground, orphan: metav1.DeletePropagationOrphan,
 	} {

@@ -148,6 +148,18 @@ func (c *Client) GetSubresource(ctx context.Context, kind object.Kind, key objec
 	return object.Unpack(res.GetObject())
 }
 
+// Version returns a version that nothing acknowledged before the call is newer than.
+func (c *Client) Version(ctx context.Context, kind object.Kind) (string, error) {
+	version := ""
+	err := c.list(ctx, kind, ListOptions{Limit: 1}, func(res *objectv1pb.ListResponse) error {
+		if v := res.GetResourceVersion(); v != "" {
+			version = v
+		}
+		return nil
+	})
+	return version, err
+}
+
 // Get returns one object.
 func Get[T object.Object](ctx context.Context, c *Client, key object.Key) (T, error) {
 	var zero T
@@ -205,19 +217,6 @@ func (c *Client) ListKind(ctx context.Context, kind object.Kind, opts ListOption
 		return nil
 	})
 	return items, err
-}
-
-// Version is one that everything acknowledged before the call is part of. kind is any that the
-// caller may list.
-func (c *Client) Version(ctx context.Context, kind object.Kind) (string, error) {
-	var version string
-	err := c.list(ctx, kind, ListOptions{Limit: 1}, func(res *objectv1pb.ListResponse) error {
-		if v := res.GetResourceVersion(); v != "" {
-			version = v
-		}
-		return nil
-	})
-	return version, err
 }
 
 func (c *Client) list(ctx context.Context, kind object.Kind, opts ListOptions, chunk func(*objectv1pb.ListResponse) error) error {

@@ -46,15 +46,15 @@ type loop struct {
 	sweepAt int
 }
 
-// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. All of it but
-// versions, which are replaced as a whole under the loop's lock, belongs to the worker that has the key.
+// ownWrite is what a loop wrote for a key and does not know to be in its caches yet. Versions and
+// unsure are changed under the loop's lock; the rest belongs to the worker that has the key.
 //
 // A write whose outcome is not known, since the answer was lost, say, may have been performed: the
-// caches have to show then what there was after it. Without that a loop would, after a broken connection,
-// go by caches of which one knows of the time after the write and another does not.
+// cache of its kind has to show then what there was after it. Without that a loop would, after a broken
+// connection, go by caches of which one knows of the time after the write and another does not.
 type ownWrite struct {
 	versions map[schema.GroupVersionKind]uint64 // of kinds that are read
-	unknown  bool                               // there may be another write, of a version that is to be found out
+	unsure   []object.Kind                      // there may be another write of these, of a version that is to be found out
 	since    time.Time                          // a worker found the caches behind; zero if none did
 	turns    int                                // so often
 	reported bool
@@ -164,35 +164,38 @@ func (l *loop) reconcile(ctx context.Context, key object.Key, log *zap.Logger) (
 		return err
 	})
 	w.mu.Lock() // a controller may have left a write alone when ctx ended
-	newest, unknown := maps.Clone(w.newest), w.unknown
+	newest, unsure := maps.Clone(w.newest), maps.Clone(w.unsure)
 	w.mu.Unlock()
-	l.remember(key, newest, unknown)
+	l.remember(key, newest, unsure)
 	return again, err
 }
 
 // remember keeps those of a Reconcile's own writes which the caches will show.
-func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64, unknown bool) {
-	versions := map[schema.GroupVersionKind]uint64{}
+func (l *loop) remember(key object.Key, newest map[schema.GroupVersionKind]uint64, unsure map[schema.GroupVersionKind]object.Kind) {
+	wrote := &ownWrite{versions: map[schema.GroupVersionKind]uint64{}}
 	for _, in := range l.inputs {
 		if in.source == nil {
 			continue
 		}
 		gvk := in.source.Kind().GVK
-		if version, wrote := newest[gvk]; wrote {
-			versions[gvk] = version
+		if version, known := newest[gvk]; known {
+			wrote.versions[gvk] = version
+		}
+		if kind, is := unsure[gvk]; is {
+			wrote.unsure = append(wrote.unsure, kind)
 		}
 	}
-	if len(versions) == 0 && !unknown {
+	if len(wrote.versions)+len(wrote.unsure) == 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.written[key] = &ownWrite{versions: versions, unknown: unknown}
+	l.written[key] = wrote
 	if len(l.written) < l.sweepAt {
 		return
 	}
 	for key, w := range l.written {
-		if !w.unknown && l.lag(w.versions) == nil {
+		if len(w.unsure) == 0 && l.lag(w.versions) == nil {
 			delete(l.written, key)
 		}
 	}
@@ -214,7 +217,7 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	}
 	if lag != nil && w.turns == 0 {
 		w.since = l.cfg.Clock.Now()
-		if !w.unknown {
+		if len(w.unsure) == 0 {
 			lag = l.await(ctx, w.versions)
 		}
 	}
@@ -234,32 +237,26 @@ func (l *loop) behind(ctx context.Context, key object.Key, log *zap.Logger) time
 	return min(lagFirst<<min(w.turns-1, 10), lagMost)
 }
 
-// find makes known, if it is not, up to which version the caches have to be to show the key's last
-// writes: all of them, since nobody knows of what kind a write was that may have been performed.
+// find makes known, for kinds with a write of unknown outcome, a version up to which the caches have
+// to be to show it if it was performed: that of now.
 func (l *loop) find(ctx context.Context, w *ownWrite) error {
-	if !w.unknown {
+	if len(w.unsure) == 0 {
 		return nil
 	}
-	versions := map[schema.GroupVersionKind]uint64{}
-	var now uint64
-	for _, in := range l.inputs {
-		if in.source == nil {
-			continue
-		}
-		if now == 0 {
-			text, err := l.cfg.Client.Version(ctx, in.source.Kind())
-			if err == nil {
-				now, err = object.ParseVersion(text)
-			}
-			if err != nil {
-				return fmt.Errorf("whether a write was performed is not known: %w", err)
-			}
-		}
-		versions[in.source.Kind().GVK] = now
+	text, err := l.cfg.Client.Version(ctx, w.unsure[0])
+	if err != nil {
+		return fmt.Errorf("what became of a write of %s is not known: %w", w.unsure[0].GVK.Kind, err)
+	}
+	now, err := object.ParseVersion(text)
+	if err != nil {
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	w.versions, w.unknown = versions, false
+	for _, kind := range w.unsure {
+		w.versions[kind.GVK] = max(w.versions[kind.GVK], now)
+	}
+	w.unsure = nil
 	return nil
 }
 

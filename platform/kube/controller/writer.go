@@ -16,15 +16,16 @@ import (
 )
 
 // fencedWriter refuses writes outside the declared outputs and remembers the
-// newest version of each kind written for the key in work, and whether there may be more.
+// newest version of each kind written for the key in work, and of which kinds there may be more.
 type fencedWriter struct {
 	client  Client
 	outputs outputs
 	partial map[schema.GroupVersionKind]bool // never replaced: that would delete what caches dropped
 
-	mu      sync.Mutex
-	newest  map[schema.GroupVersionKind]uint64
-	unknown bool // a write failed of which nobody knows whether it was performed
+	mu     sync.Mutex
+	newest map[schema.GroupVersionKind]uint64
+	// unsure are the kinds of writes of which nobody knows whether they were performed.
+	unsure map[schema.GroupVersionKind]object.Kind
 }
 
 var _ client.Writer = (*fencedWriter)(nil)
@@ -72,9 +73,9 @@ func (w *fencedWriter) saw(obj object.Object) {
 	w.newest[gvk] = max(w.newest[gvk], version)
 }
 
-// failed notes a failure, unless it says that nothing was written. An object that exists already is
-// not in the cache yet, or it would not have been created: an earlier write was performed.
-func (w *fencedWriter) failed(err error) {
+// failed notes a kind as unsure unless the error says that nothing was written. An object
+// that exists already is not in the cache yet, or it would not have been created.
+func (w *fencedWriter) failed(kind object.Kind, err error) {
 	if api := (apierrors.APIStatus)(nil); errors.As(err, &api) && !apierrors.IsAlreadyExists(err) {
 		code := api.Status().Code
 		if code > 0 && code < http.StatusInternalServerError || code == http.StatusInsufficientStorage {
@@ -83,12 +84,18 @@ func (w *fencedWriter) failed(err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.unknown = true
+	if w.unsure == nil {
+		w.unsure = map[schema.GroupVersionKind]object.Kind{}
+	}
+	w.unsure[kind.GVK] = kind
 }
 
-func (w *fencedWriter) done(obj object.Object, err error) (object.Object, error) {
+// done notes the end of a write of about.
+func (w *fencedWriter) done(about, obj object.Object, err error) (object.Object, error) {
 	if err != nil {
-		w.failed(err)
+		if kind, kindErr := object.KindOfObject(about); kindErr == nil {
+			w.failed(kind, err)
+		}
 		return nil, err
 	}
 	w.saw(obj)
@@ -100,7 +107,7 @@ func (w *fencedWriter) Create(ctx context.Context, obj object.Object) (object.Ob
 		return nil, err
 	}
 	written, err := w.client.Create(ctx, obj)
-	return w.done(written, err)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) Update(ctx context.Context, obj object.Object) (object.Object, error) {
@@ -108,7 +115,7 @@ func (w *fencedWriter) Update(ctx context.Context, obj object.Object) (object.Ob
 		return nil, err
 	}
 	written, err := w.client.Update(ctx, obj)
-	return w.done(written, err)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) UpdateStatus(ctx context.Context, obj object.Object) (object.Object, error) {
@@ -116,7 +123,7 @@ func (w *fencedWriter) UpdateStatus(ctx context.Context, obj object.Object) (obj
 		return nil, err
 	}
 	written, err := w.client.UpdateStatus(ctx, obj)
-	return w.done(written, err)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) UpdateSubresource(ctx context.Context, obj object.Object, subresource string) (object.Object, error) {
@@ -124,7 +131,7 @@ func (w *fencedWriter) UpdateSubresource(ctx context.Context, obj object.Object,
 		return nil, err
 	}
 	written, err := w.client.UpdateSubresource(ctx, obj, subresource)
-	return w.done(written, err)
+	return w.done(obj, written, err)
 }
 
 func needFor(subresource string) func(Output) bool {
@@ -142,7 +149,7 @@ func (w *fencedWriter) Patch(ctx context.Context, obj object.Object, patchType t
 		return nil, err
 	}
 	written, err := w.client.Patch(ctx, obj, patchType, patch, subresource)
-	return w.done(written, err)
+	return w.done(obj, written, err)
 }
 
 func (w *fencedWriter) Delete(ctx context.Context, obj object.Object, opts client.DeleteOptions) error {
@@ -150,11 +157,12 @@ func (w *fencedWriter) Delete(ctx context.Context, obj object.Object, opts clien
 		return err
 	}
 	written, err := w.client.DeleteObject(ctx, obj, opts)
-	_, err = w.done(written, err)
+	_, err = w.done(obj, written, err)
 	return err
 }
 
 func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independent bool) ([]client.OpResult, error) {
+	kinds := make([]object.Kind, 0, len(ops))
 	for _, op := range ops {
 		kind, verb, subresource, err := op.Target()
 		if err != nil {
@@ -170,17 +178,21 @@ func (w *fencedWriter) Transact(ctx context.Context, ops []client.Op, independen
 		if err := w.outputs.allow(kind, need, string(verb)); err != nil {
 			return nil, fmt.Errorf("transact: %w", err)
 		}
+		kinds = append(kinds, kind)
 	}
 	results, err := w.client.Transact(ctx, ops, independent)
 	if err != nil {
-		w.failed(err)
+		for _, kind := range kinds {
+			w.failed(kind, err)
+		}
 		return nil, err
 	}
-	for _, result := range results {
-		w.saw(result.Object)
+	for i, result := range results {
 		if result.Err != nil {
-			w.failed(result.Err)
+			w.failed(kinds[i], result.Err)
+			continue
 		}
+		w.saw(result.Object)
 	}
 	return results, nil
 }

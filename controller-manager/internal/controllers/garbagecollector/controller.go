@@ -126,6 +126,7 @@ type Controller struct {
 	byResource  map[string]*Collection
 	customs     Customs
 	api         *client.Client
+	patience    patience
 }
 
 var _ controller.Controller = (*Controller)(nil)
@@ -275,15 +276,15 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	}
 	obj, err := collection.get(object.Key{Namespace: key.Namespace, Name: name})
 	if apierrors.IsNotFound(err) {
-		return 0, nil
+		return c.patience.after(key, nil)
 	}
 	if err != nil {
 		return 0, err
 	}
 	if obj.GetDeletionTimestamp() != nil {
-		return 0, c.asOwner(ctx, w, obj)
+		return c.patience.after(key, c.asOwner(ctx, w, obj))
 	}
-	return 0, c.asDependent(ctx, w, obj, log)
+	return c.patience.after(key, c.asDependent(ctx, w, obj, log))
 }
 
 // asDependent deletes an object that no owner wants kept, and otherwise drops the
@@ -340,23 +341,6 @@ func (c *Controller) owner(ctx context.Context, dependent object.Object, ref met
 		return nil, nil
 	}
 	return owner, err
-}
-
-// cacheWait bounds the wait for the caches of all kinds. One that is far behind must not keep the
-// workers from everything else: the key comes again.
-const cacheWait = 200 * time.Millisecond
-
-// awaitCaches waits until every cache shows what was there when obj was last
-// written: a dependent that is older than its owner's deletion must not be missed.
-func (c *Controller) awaitCaches(ctx context.Context, obj object.Object) error {
-	ctx, cancel := context.WithTimeout(ctx, cacheWait)
-	defer cancel()
-	for _, collection := range c.all() {
-		if err := collection.waitVersion(ctx, obj.GetResourceVersion()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (c *Controller) hasBlockingDependents(owner types.UID) bool {
