@@ -2,10 +2,12 @@ package loops
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +39,7 @@ func TestDaemonSets(tt *testing.T) {
 	t.Run("Surge", func(t *harness.T) { testDaemonSurge(t, s) })
 	t.Run("FailedPod", func(t *harness.T) { testDaemonFailed(t, s) })
 	t.Run("SilentNode", func(t *harness.T) { testDaemonSilentNode(t, s, k) })
+	t.Run("ExactlyOnce", func(t *harness.T) { testDaemonExactlyOnce(t, s) })
 }
 
 // agentSet is a log collector on each node.
@@ -303,4 +306,68 @@ func testDaemonSilentNode(t *harness.T, s *stack, k *kubelets) {
 	harness.Eventually(t, patience, "the guest is gone", gone[*corev1.Pod](s, ns, "guest"))
 	harness.Eventually(t, patience, "all as before", daemonsOn(t, s, ns, "image:1", "n00", "n01", "n02"))
 	s.remove(t, set, client.DeleteOptions{})
+}
+
+// testDaemonExactlyOnce kills the controller-manager while it makes pods for many nodes: none
+// ever has two.
+func testDaemonExactlyOnce(t *harness.T, s *stack) {
+	group, ctx := errgroup.WithContext(t.Context())
+	for i := range 300 { // more than one batch of writes; none of them is heard of again
+		group.Go(func() error { return s.register(ctx, hollowNode(fmt.Sprintf("mute-%03d", i), "64")) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	nodes := len(list[*corev1.Node](t, s, ""))
+	ns := namespace(t, s, "daemon-once")
+	h := follow(t, s, ns, func(before, after *corev1.Pod, all map[types.UID]*corev1.Pod) string {
+		if before != nil {
+			return ""
+		}
+		for _, other := range all {
+			if other.UID != after.UID && askedFor(other) == askedFor(after) {
+				return fmt.Sprintf("its node %s has %s already", askedFor(after), other.Name)
+			}
+		}
+		return ""
+	})
+	set := agentSet(ns)
+	set.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	set.Spec.Template.Spec.SchedulerName = "nobody" // they need not run
+	create(t, s, set)
+	random := rand.New(rand.NewPCG(1, 2))
+	for round, image := range []string{"image:1", "image:2", "image:3"} {
+		if round > 0 { // pods that do not serve are all replaced at once
+			change(t, s, ns, "fluentd", "", func(set *appsv1.DaemonSet) { set.Spec.Template.Spec.Containers[0].Image = image })
+		}
+		have := func(at int) func(map[types.UID]*corev1.Pod) bool {
+			return func(all map[types.UID]*corev1.Pod) bool {
+				n := 0
+				for _, pod := range all {
+					if pod.Spec.Containers[0].Image == image {
+						n++
+					}
+				}
+				return n >= at
+			}
+		}
+		h.until(t, "some pods", have(random.IntN(nodes)))
+		s.restart(t, "controller-manager")
+		h.until(t, "all pods", have(nodes))
+	}
+	harness.Eventually(t, patience, "the set counts its pods", func() error {
+		set, err := get[*appsv1.DaemonSet](s, ns, "fluentd")
+		if err == nil && (set.Status.ObservedGeneration < set.Generation || int(set.Status.UpdatedNumberScheduled) != nodes || int(set.Status.DesiredNumberScheduled) != nodes) {
+			err = fmt.Errorf("%+v for %d nodes", set.Status, nodes)
+		}
+		return err
+	})
+	if n := h.total(); n != 3*nodes {
+		t.Errorf("%d pods were created, %d asked for", n, 3*nodes)
+	}
+}
+
+// askedFor is the node that a daemon's pod asks for.
+func askedFor(pod *corev1.Pod) string {
+	return pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
 }
