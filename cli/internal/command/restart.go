@@ -1,18 +1,16 @@
 package command
 
 import (
-	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/pki"
 
-	"kijabi.dev/cli/internal/access"
 	"kijabi.dev/cli/internal/restart"
 )
 
@@ -34,33 +32,27 @@ To roll out new pods instead, use kijabi kubectl rollout restart.`,
 	timeout := c.Flags().Duration("timeout", 5*time.Minute, "longest wait for one pod to be ready again")
 	find := clusterFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		client, err := clientset(c.Context(), find)
+		found, err := find()
 		if err != nil {
 			return err
 		}
+		conn, master, err := found.Connect(c.Context())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		id, err := found.Identity(c.Context())
+		if err != nil {
+			return err
+		}
+		transport := &http.Transport{TLSClientConfig: id.ClientTLS(pki.APIServerName), ForceAttemptHTTP2: true}
+		defer transport.CloseIdleConnections()
 		return restart.Run(c.Context(), restart.Options{
-			Cluster: restart.Live{Client: client}, Namespace: *namespace, Target: args[0], Containers: *containers, Timeout: *timeout,
+			Cluster:   &restart.Live{API: client.New(conn), HTTP: &http.Client{Transport: transport, Timeout: callTimeout}, Door: master.REST},
+			Namespace: *namespace, Target: args[0], Containers: *containers, Timeout: *timeout,
 			Say:   func(format string, args ...any) { _, _ = fmt.Fprintf(c.OutOrStdout(), format+"\n", args...) },
 			Clock: clock.RealClock{},
 		})
 	}
 	return c
-}
-
-// clientset is a client of the REST door of a master that answers.
-func clientset(ctx context.Context, find func() (*access.Access, error)) (kubernetes.Interface, error) {
-	found, err := find()
-	if err != nil {
-		return nil, err
-	}
-	conn, master, err := found.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	_ = conn.Close()
-	files := found.Files()
-	return kubernetes.NewForConfig(&rest.Config{
-		Host:            "https://" + master.REST,
-		TLSClientConfig: rest.TLSClientConfig{CertFile: files.CertFile, KeyFile: files.KeyFile, CAFile: files.CAFile, ServerName: pki.APIServerName},
-	})
 }
