@@ -25,8 +25,8 @@ import (
 type figures struct {
 	kubeletv1pb.UnimplementedKubeletServiceServer
 
-	k       *kubelets
-	node    string
+	k    *kubelets
+	node string
 	// use returns the millicores that a pod uses now, of so many that run in its namespace.
 	use func(pod *corev1.Pod, running int) uint64
 
