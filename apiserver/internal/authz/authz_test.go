@@ -82,7 +82,7 @@ func TestAuthorize(t *testing.T) {
 	tests["loops create no scale of a widget"] = struct {
 		attr authz.Attributes
 		want bool
-	}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "update", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale", Namespace: "a"}, false}
+	}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "create", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale", Namespace: "a"}, false}
 	tests["loops write no role"] = struct {
 		attr authz.Attributes
 		want bool
