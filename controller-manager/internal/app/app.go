@@ -47,6 +47,7 @@ import (
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	controllermanagerv1pb "kijabi.dev/proto/gen/kijabi/controllermanager/v1"
+	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
@@ -79,7 +80,7 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	clk := clock.RealClock{}
 	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
 	metrics := horizontalpodautoscaler.NewKubelets(horizontalpodautoscaler.KubeletsConfig{
-		Nodes: nodev1pb.NewNodeServiceClient(program.Conn), Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Log: log,
+		Ask: figures(nodev1pb.NewNodeServiceClient(program.Conn)), Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Log: log,
 	})
 	voices := newVoices(program.API, clk, log)
 	loops, err := controller.NewRuntime(controller.RuntimeConfig{
@@ -130,6 +131,14 @@ func owners[T object.Object]() informer.Option {
 // owned are the objects of a kind that only the garbage collector looks at.
 func owned[T object.Object](caches *informer.Set, api *client.Client) garbagecollector.Collection {
 	return garbagecollector.Of(informer.Of[T](caches, owners[T]()), api)
+}
+
+// figures asks the local apiserver for those of a node.
+func figures(nodes nodev1pb.NodeServiceClient) func(context.Context, string) (*kubeletv1pb.StatsResponse, error) {
+	return func(ctx context.Context, node string) (*kubeletv1pb.StatsResponse, error) {
+		res, err := nodes.Stats(ctx, &nodev1pb.StatsRequest{Node: node})
+		return res.GetStats(), err
+	}
 }
 
 // customKind finds kinds among users' definitions.

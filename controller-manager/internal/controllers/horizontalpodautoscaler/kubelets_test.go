@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,13 +17,10 @@ import (
 	"k8s.io/utils/clock"
 
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
-	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
 // node answers for one kubelet: a container "main" that uses so much.
 type node struct {
-	nodev1pb.NodeServiceClient
-
 	mu    sync.Mutex
 	cpu   uint64
 	at    time.Time
@@ -32,18 +28,18 @@ type node struct {
 	asked int
 }
 
-func (n *node) Stats(_ context.Context, req *nodev1pb.StatsRequest, _ ...grpc.CallOption) (*nodev1pb.StatsResponse, error) {
+func (n *node) ask(_ context.Context, name string) (*kubeletv1pb.StatsResponse, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.asked++
 	if n.fails != nil {
 		return nil, n.fails
 	}
-	return &nodev1pb.StatsResponse{Stats: &kubeletv1pb.StatsResponse{Pods: []*kubeletv1pb.PodStats{{
-		Name: "web", Uid: "uid-" + req.GetNode(), Containers: []*kubeletv1pb.ContainerStats{{Name: "main", Use: &kubeletv1pb.ResourceUse{
+	return &kubeletv1pb.StatsResponse{Pods: []*kubeletv1pb.PodStats{{
+		Name: "web", Uid: "uid-" + name, Containers: []*kubeletv1pb.ContainerStats{{Name: "main", Use: &kubeletv1pb.ResourceUse{
 			CpuNanoseconds: n.cpu, MemoryBytes: 1000, Time: timestamppb.New(n.at),
 		}}},
-	}}}}, nil
+	}}}, nil
 }
 
 func (n *node) uses(cpu time.Duration, at time.Time) {
@@ -54,7 +50,7 @@ func (n *node) uses(cpu time.Duration, at time.Time) {
 
 func TestUseOfPods(t *testing.T) {
 	n := &node{}
-	k := NewKubelets(KubeletsConfig{Nodes: n, Every: time.Minute, Clock: clock.RealClock{}, Log: zap.NewNop()})
+	k := NewKubelets(KubeletsConfig{Ask: n.ask, Every: time.Minute, Clock: clock.RealClock{}, Log: zap.NewNop()})
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", UID: types.UID("uid-n1")},
 		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "main"}}},
