@@ -44,6 +44,7 @@ func TestScaling(tt *testing.T) {
 	t.Run("Adoption", func(t *harness.T) { testAdoption(t, s) })
 	t.Run("ScaledMidway", func(t *harness.T) { testScaledMidway(t, s) })
 	t.Run("Drain", func(t *harness.T) { testDrain(t, s) })
+	t.Run("CustomSizes", func(t *harness.T) { testCustomSizes(t, s) })
 	t.Run("Autoscaler", func(t *harness.T) { testAutoscaler(t, s, &load) })
 }
 
