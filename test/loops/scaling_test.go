@@ -42,8 +42,10 @@ func TestScaling(tt *testing.T) {
 	}
 	t.Run("ReplicationController", func(t *harness.T) { testReplicationController(t, s) })
 	t.Run("Adoption", func(t *harness.T) { testAdoption(t, s) })
+	t.Run("RefusedSets", func(t *harness.T) { testRefusedSets(t, s) })
 	t.Run("ScaledMidway", func(t *harness.T) { testScaledMidway(t, s) })
 	t.Run("Drain", func(t *harness.T) { testDrain(t, s) })
+	t.Run("CustomSizes", func(t *harness.T) { testCustomSizes(t, s) })
 	t.Run("Autoscaler", func(t *harness.T) { testAutoscaler(t, s, &load) })
 }
 
@@ -358,4 +360,52 @@ func testAutoscaler(t *harness.T, s *stack, load *atomic.Uint64) {
 	})
 	harness.Eventually(t, patience, "nobody serves the metric", is(autoscalingv2.ScalingActive, corev1.ConditionFalse, "FailedGetPodsMetric"))
 	harness.Eventually(t, patience, "it is told", eventSays(t, s, ns, "FailedGetPodsMetric", "no metrics API for custom metrics is registered"))
+}
+
+// testRefusedSets makes sets whose name is taken, and some that a quota refuses.
+func testRefusedSets(t *harness.T, s *stack) {
+	ns := namespace(t, s, "refused")
+	create(t, s, deployment(ns, "web", 1))
+	harness.Eventually(t, patience, "first rollout", rolledOut(s, ns, "web"))
+	mine := list[*appsv1.ReplicaSet](t, s, ns)[0]
+	s.remove(t, deployment(ns, "web", 1), client.DeleteOptions{Propagation: metav1.DeletePropagationForeground})
+	harness.Eventually(t, patience, "the deployment is gone", gone[*appsv1.Deployment](s, ns, "web"))
+	foreign := map[string]string{"app": "foreign"}
+	create(t, s, &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: mine.Name, Labels: foreign},
+		Spec: appsv1.ReplicaSetSpec{
+			Replicas: ptr.To[int32](0), Selector: &metav1.LabelSelector{MatchLabels: foreign},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: foreign}, Spec: podSpec("10m")},
+		},
+	})
+	create(t, s, deployment(ns, "web", 1))
+	harness.Eventually(t, patience, "it finds another name", rolledOut(s, ns, "web"))
+	if d, err := get[*appsv1.Deployment](s, ns, "web"); err != nil || ptr.Deref(d.Status.CollisionCount, 0) != 1 {
+		t.Errorf("collisions %v, %v", d.Status.CollisionCount, err)
+	}
+
+	create(t, s, &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "none"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/replicasets.apps": resource.MustParse("2")}},
+	})
+	change(t, s, ns, "web", "", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "image:2" })
+	progressing := func(status corev1.ConditionStatus, reason string) func() error {
+		return func() error {
+			d, err := get[*appsv1.Deployment](s, ns, "web")
+			if err != nil {
+				return err
+			}
+			for _, c := range d.Status.Conditions {
+				if c.Type == appsv1.DeploymentProgressing && c.Status == status && c.Reason == reason {
+					return nil
+				}
+			}
+			return fmt.Errorf("conditions %+v", d.Status.Conditions)
+		}
+	}
+	harness.Eventually(t, patience, "the refusal is shown", progressing(corev1.ConditionFalse, "ReplicaSetCreateError"))
+	harness.Eventually(t, patience, "and told", eventSays(t, s, ns, "ReplicaSetCreateError", "Failed to create new replica set"))
+	s.remove(t, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "none"}}, client.DeleteOptions{})
+	harness.Eventually(t, patience, "it goes on", rolledOut(s, ns, "web"))
+	harness.Eventually(t, patience, "and says so", progressing(corev1.ConditionTrue, "NewReplicaSetAvailable"))
 }

@@ -297,7 +297,7 @@ func testStatic(t *harness.T, s *stack) {
 	s.remove(t, reserved, client.DeleteOptions{})
 	change(t, s, "", "static-reserved", "", func(v *corev1.PersistentVolume) { v.Finalizers = nil })
 	claimPhase(t, s, ns, "mine", corev1.ClaimLost)
-	told(t, s, mine, "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
+	eventsTold(t, s, mine, "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
 	orphan := create(t, s, podWith(ns, "orphan", "mine"))
 	harness.Eventually(t, patience, "no pod starts with it", unschedulable(t, s, orphan,
 		`0/2 nodes are available: persistentvolumeclaim "mine" bound to non-existent persistentvolume "static-reserved".`))

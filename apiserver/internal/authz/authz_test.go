@@ -60,6 +60,12 @@ func TestAuthorize(t *testing.T) {
 		"loops do not exec":             {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "create", Resource: schema.GroupResource{Resource: "pods"}, Subresource: "exec"}, false},
 		"loops write deployment status": {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "update", Resource: schema.GroupResource{Group: "apps", Resource: "deployments"}, Subresource: "status"}, true},
 
+		"loops read the size of defined kinds":             {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "get", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale"}, true},
+		"loops set the size of defined kinds":              {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "patch", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale"}, true},
+		"loops write no status of defined kinds":           {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "patch", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "status"}, false},
+		"loops write no scale of what is built in by that": {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "patch", Resource: schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}, Subresource: "scale"}, false},
+		"loops count disruptions":                          {authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "update", Resource: schema.GroupResource{Group: "policy", Resource: "poddisruptionbudgets"}, Subresource: "status"}, true},
+
 		"node lists its pods":                    {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "watch", Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=node-1"}, true},
 		"node lists no others' pods":             {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "watch", Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=node-2"}, false},
 		"node lists not all pods":                {authz.Attributes{User: nodeUser, Groups: nodeGroups, Verb: "list", Resource: schema.GroupResource{Resource: "pods"}}, false},
@@ -118,7 +124,7 @@ func TestAuthorize(t *testing.T) {
 	tests["loops create no scale of a widget"] = struct {
 		attr authz.Attributes
 		want bool
-	}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "update", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale", Namespace: "a"}, false}
+	}{authz.Attributes{Groups: []string{"kijabi:role:controller-manager"}, Verb: "create", Resource: schema.GroupResource{Group: "example.com", Resource: "widgets"}, Subresource: "scale", Namespace: "a"}, false}
 	tests["loops write no role"] = struct {
 		attr authz.Attributes
 		want bool

@@ -277,6 +277,37 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+// The controller-manager asks its own apiserver for a node's figures, wherever that is connected.
+func TestStats(t *testing.T) {
+	c := newCluster(t, clock.RealClock{})
+	holder, other := c.master(t, "m1"), c.master(t, "m2")
+	c.connect(t, holder, "n1", "tunnel")
+	for name, m := range map[string]*master{"the holder": holder, "another master": other} {
+		manager := c.dial(t, m, pki.ComponentControllerManager, "m1")
+		eventually(t, "figures by "+name, func() error {
+			res, err := manager.Stats(t.Context(), &nodev1pb.StatsRequest{Node: "n1"})
+			if err != nil {
+				return err
+			}
+			if got := res.GetStats().GetPods()[0].GetName(); got != "tunnel" {
+				return fmt.Errorf("answered by %s", got)
+			}
+			return nil
+		})
+		if _, err := manager.Stats(t.Context(), &nodev1pb.StatsRequest{Node: "n9"}); !apierrors.IsServiceUnavailable(err) {
+			t.Errorf("%s, a node that is not there: %v", name, err)
+		}
+		if _, err := manager.Stats(t.Context(), &nodev1pb.StatsRequest{}); !apierrors.IsBadRequest(err) {
+			t.Errorf("%s, no node: %v", name, err)
+		}
+	}
+	for _, component := range []pki.Component{pki.ComponentKubelet, pki.ComponentScheduler} {
+		if _, err := c.dial(t, holder, component, "n1").Stats(t.Context(), &nodev1pb.StatsRequest{Node: "n1"}); !apierrors.IsForbidden(err) {
+			t.Errorf("asked by %s: %v", component, err)
+		}
+	}
+}
+
 func TestOnlyNodesConnect(t *testing.T) {
 	c := newCluster(t, clock.RealClock{})
 	m := c.master(t, "m1")

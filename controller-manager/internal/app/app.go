@@ -22,6 +22,7 @@ import (
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	controllermanagerv1pb "kijabi.dev/proto/gen/kijabi/controllermanager/v1"
+	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
@@ -59,7 +60,7 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	clk := clock.RealClock{}
 	liveness := nodelifecycle.NewLiveness(nodev1pb.NewNodeServiceClient(program.Conn), clk, log)
 	usage := horizontalpodautoscaler.NewKubelets(horizontalpodautoscaler.KubeletsConfig{
-		Nodes: nodev1pb.NewNodeServiceClient(program.Conn), Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Log: log,
+		Ask: figures(nodev1pb.NewNodeServiceClient(program.Conn)), Every: cfg.AutoscalerSyncPeriod.Duration, Clock: clk, Log: log,
 	})
 	w := &wiring{
 		caches: gather(program.Caches, program.API, program.Dial, log),
@@ -80,4 +81,12 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	return program.Run(ctx, func(ctx context.Context) error {
 		return lifecycle.RunAll(ctx, append(w.voices.tasks, liveness.Run, usage.Run, loops.Run)...)
 	})
+}
+
+// figures asks the local apiserver for those of a node.
+func figures(nodes nodev1pb.NodeServiceClient) func(context.Context, string) (*kubeletv1pb.StatsResponse, error) {
+	return func(ctx context.Context, node string) (*kubeletv1pb.StatsResponse, error) {
+		res, err := nodes.Stats(ctx, &nodev1pb.StatsRequest{Node: node})
+		return res.GetStats(), err
+	}
 }

@@ -3,7 +3,6 @@ package deployment
 import (
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -183,21 +182,6 @@ func TestHistoryIsLimited(t *testing.T) {
 	}
 }
 
-func TestProgressDeadline(t *testing.T) {
-	w := newWorld(deployment(1, "one", intstr.FromInt32(1), intstr.FromInt32(0)))
-	w.step()
-	w.run(0)
-	w.step()
-	p := w.plan(now.Add(599 * time.Second))
-	if c := condition(p.status.Conditions, appsv1.DeploymentProgressing); c.Status != corev1.ConditionTrue || p.requeueAfter <= 0 {
-		t.Errorf("before the deadline: %+v, again in %s", c, p.requeueAfter)
-	}
-	p = w.plan(now.Add(601 * time.Second))
-	if c := condition(p.status.Conditions, appsv1.DeploymentProgressing); c.Status != corev1.ConditionFalse || c.Reason != reasonTimedOut {
-		t.Errorf("after the deadline: %+v", c)
-	}
-}
-
 func TestPausedScalesWithoutRolling(t *testing.T) {
 	w := newWorld(deployment(2, "one", intstr.FromInt32(1), intstr.FromInt32(0)))
 	w.settle(t)
@@ -240,96 +224,6 @@ func TestRevisionsAndTheirHistory(t *testing.T) {
 	}
 }
 
-func sizesOf(w *world) string {
-	out := []string{}
-	for _, set := range w.sets {
-		out = append(out, fmt.Sprintf("%s:%d", set.Spec.Template.Spec.Containers[0].Image, replicas(set)))
-	}
-	slices.Sort(out)
-	return strings.Join(out, " ")
-}
-
-// A change of size in the middle of a rollout goes to all sets in proportion.
-func TestScalingDuringARollout(t *testing.T) {
-	for name, test := range map[string]struct {
-		paused, scale int32
-		want          string
-	}{
-		"up":         {scale: 15, want: "one:11 two:7"},
-		"down":       {scale: 5, want: "one:5 two:3"},
-		"to nothing": {scale: 0, want: "one:0 two:0"},
-		"paused":     {paused: 1, scale: 20, want: "one:14 two:9"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			// The example of Kubernetes' documentation: 10 pods, 3 more, 2 fewer.
-			w := newWorld(deployment(10, "one", intstr.FromInt32(3), intstr.FromInt32(2)))
-			w.settle(t)
-			w.d.Spec.Template.Spec.Containers[0].Image = "two"
-			for range 6 { // the new pods never become available
-				w.step()
-				for _, set := range w.sets {
-					n := replicas(set)
-					set.Status = appsv1.ReplicaSetStatus{Replicas: n, ObservedGeneration: set.Generation}
-					if set.Spec.Template.Spec.Containers[0].Image == "one" {
-						set.Status.AvailableReplicas = n
-					}
-				}
-			}
-			if have := sizesOf(w); have != "one:8 two:5" {
-				t.Fatalf("stuck at %s", have)
-			}
-			w.d.Spec.Paused = test.paused != 0
-			w.d.Spec.Replicas = &test.scale
-			w.step()
-			if have := sizesOf(w); have != test.want {
-				t.Errorf("scaled to %s, want %s", have, test.want)
-			}
-		})
-	}
-}
-
-func TestLeftoversGoToTheLargest(t *testing.T) {
-	set := func(name string, size int32, age time.Duration) *appsv1.ReplicaSet {
-		return &appsv1.ReplicaSet{
-			ObjectMeta: metav1.ObjectMeta{
-				Name: name, Annotations: map[string]string{annotationMax: "12", annotationDesired: "12"},
-				CreationTimestamp: metav1.NewTime(now.Add(-age)), Labels: map[string]string{"app": "web"},
-			},
-			Spec:   appsv1.ReplicaSetSpec{Replicas: &size, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Image: name}}}}},
-			Status: appsv1.ReplicaSetStatus{Replicas: size},
-		}
-	}
-	for name, test := range map[string]struct {
-		sizes [3]int32 // oldest first
-		to    int32
-		want  [3]int32
-	}{
-		"the largest":               {[3]int32{5, 4, 3}, 13, [3]int32{6, 4, 3}},
-		"the newest of equal ones":  {[3]int32{4, 4, 4}, 13, [3]int32{4, 4, 5}},
-		"from the oldest of those":  {[3]int32{4, 4, 4}, 11, [3]int32{3, 4, 4}},
-		"nothing for those without": {[3]int32{6, 0, 6}, 24, [3]int32{12, 0, 12}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			d := deployment(test.to, "new", intstr.FromInt32(0), intstr.FromInt32(1))
-			sets := []*appsv1.ReplicaSet{set("a", test.sizes[0], 3*time.Hour), set("b", test.sizes[1], 2*time.Hour), set("c", test.sizes[2], time.Hour)}
-			p, err := decide(d, sets, nil, now)
-			if err != nil {
-				t.Fatal(err)
-			}
-			have := test.sizes
-			for _, updated := range p.update {
-				have[updated.Name[0]-'a'] = replicas(updated)
-			}
-			if have != test.want {
-				t.Errorf("%v became %v, want %v", test.sizes, have, test.want)
-			}
-			if p.create != nil {
-				t.Error("a set was made while the size changed")
-			}
-		})
-	}
-}
-
 func TestSetsChangeHands(t *testing.T) {
 	w := newWorld(deployment(2, "one", intstr.FromInt32(1), intstr.FromInt32(0)))
 	w.settle(t)
@@ -349,74 +243,5 @@ func TestSetsChangeHands(t *testing.T) {
 	w.d.DeletionTimestamp = &metav1.Time{Time: now}
 	if p, err = decide(w.d, []*appsv1.ReplicaSet{mine}, []*appsv1.ReplicaSet{free}, now); err != nil || len(p.adopt)+len(p.release) > 0 {
 		t.Errorf("while it is deleted: %+v, %v", p, err)
-	}
-}
-
-func TestProgressCondition(t *testing.T) {
-	w := newWorld(deployment(2, "one", intstr.FromInt32(1), intstr.FromInt32(0)))
-	progressing := func() string {
-		c := condition(w.d.Status.Conditions, appsv1.DeploymentProgressing)
-		if c == nil {
-			return "none"
-		}
-		return string(c.Status) + " " + c.Reason
-	}
-	is := func(want string) {
-		t.Helper()
-		if have := progressing(); have != want {
-			t.Errorf("Progressing is %s, want %s", have, want)
-		}
-	}
-	w.step()
-	is("True NewReplicaSetCreated")
-	w.run(1)
-	w.step()
-	is("True ReplicaSetUpdated")
-	w.settle(t)
-	is("True NewReplicaSetAvailable")
-	// A pod that is lost later is no failure of the rollout.
-	w.run(1)
-	w.d.Status = w.plan(now.Add(time.Hour)).status
-	is("True NewReplicaSetAvailable")
-	w.d.Spec.Paused = true
-	w.step()
-	is("Unknown DeploymentPaused")
-	if p := w.plan(now.Add(time.Hour)); p.requeueAfter != 0 {
-		t.Error("a paused deployment has a deadline")
-	}
-	w.d.Spec.Paused = false
-	w.step()
-	is("Unknown DeploymentResumed")
-	w.settle(t)
-	w.step()
-	is("True NewReplicaSetAvailable")
-	w.d.Spec.ProgressDeadlineSeconds = ptr.To[int32](math.MaxInt32)
-	w.step()
-	is("none")
-	w.d.Spec.ProgressDeadlineSeconds = ptr.To[int32](600)
-	w.run(0)
-	w.step()
-	is("True FoundNewReplicaSet")
-	w.d.Status = w.plan(now.Add(601 * time.Second)).status
-	is("False ProgressDeadlineExceeded")
-	w.d.Spec.Paused = true
-	w.step()
-	is("False ProgressDeadlineExceeded")
-}
-
-func TestFailuresOfSetsAreShown(t *testing.T) {
-	w := newWorld(deployment(2, "one", intstr.FromInt32(1), intstr.FromInt32(0)))
-	w.settle(t)
-	set := w.list()[0]
-	set.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate", Message: "quota"}}
-	set.Status.TerminatingReplicas = ptr.To[int32](3)
-	w.step()
-	c := condition(w.d.Status.Conditions, appsv1.DeploymentReplicaFailure)
-	if c == nil || c.Reason != "FailedCreate" || c.Message != "quota" || ptr.Deref(w.d.Status.TerminatingReplicas, 0) != 3 {
-		t.Errorf("status %+v", w.d.Status)
-	}
-	w.list()[0].Status.Conditions = nil
-	if w.step(); condition(w.d.Status.Conditions, appsv1.DeploymentReplicaFailure) != nil {
-		t.Error("the failure stays")
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/logging"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
-	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
 // Times of asking kubelets.
@@ -31,8 +30,8 @@ const (
 
 // KubeletsConfig describes Kubelets; every field is required.
 type KubeletsConfig struct {
-	// Nodes reaches the kubelets through the local apiserver.
-	Nodes nodev1pb.NodeServiceClient
+	// Ask returns the newest figures of a node.
+	Ask func(ctx context.Context, node string) (*kubeletv1pb.StatsResponse, error)
 	// Every is how often a node is asked: what a CPU use is averaged over.
 	Every time.Duration
 	Clock clock.WithTicker
@@ -126,11 +125,11 @@ func (k *Kubelets) askAll(ctx context.Context, fresh bool) {
 func (k *Kubelets) ask(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	res, err := k.cfg.Nodes.Stats(ctx, &nodev1pb.StatsRequest{Node: name})
+	stats, err := k.cfg.Ask(ctx, name)
 	if err != nil {
 		k.cfg.Log.Debug("no figures", logging.Node(name), zap.Error(err))
 	}
-	figures := figuresOf(res.GetStats())
+	figures := figuresOf(stats)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	node := k.nodes[name]
