@@ -24,16 +24,12 @@ func TestDaemonSets(tt *testing.T) {
 	t := harness.Begin(tt)
 	s := newStack(t, "controller-manager", "scheduler")
 	k := newKubelets(t, s)
-	for i := range 4 {
-		node := hollowNode(nodeName(i), "64")
-		if i == 3 {
-			node.Spec.Taints = []corev1.Taint{{Key: "example.com/gpu", Value: "yes", Effect: corev1.TaintEffectNoSchedule}}
-		}
-		if err := s.register(t.Context(), node); err != nil {
-			t.Fatal(err)
-		}
-		k.beat(t, nodeName(i))
-	}
+	k.join(t, nodeName(0), nodeName(1), nodeName(2), nodeName(3))
+	change(t, s, "", nodeName(3), "", func(n *corev1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "example.com/gpu", Value: "yes", Effect: corev1.TaintEffectNoSchedule})
+	})
+	// Cordoning a node keeps no daemon away.
+	change(t, s, "", nodeName(2), "", func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	t.Run("Nodes", func(t *harness.T) { testDaemonNodes(t, s, k) })
 	t.Run("Update", func(t *harness.T) { testDaemonUpdate(t, s) })
 	t.Run("Surge", func(t *harness.T) { testDaemonSurge(t, s) })
@@ -119,13 +115,8 @@ func testDaemonNodes(t *harness.T, s *stack, k *kubelets) {
 		return nil
 	})
 
-	// A node that joins gets its pod, one whose taint goes, too; and cordoning is no hindrance.
-	late := hollowNode("n10", "64")
-	late.Spec.Unschedulable = true
-	if err := s.register(t.Context(), late); err != nil {
-		t.Fatal(err)
-	}
-	k.beat(t, "n10")
+	// A node that joins gets its pod, and so does one whose taint goes.
+	k.join(t, "n10")
 	harness.Eventually(t, patience, "the new node has a pod", daemonsOn(t, s, ns, "image:1", "n00", "n01", "n02", "n10"))
 	gpu := func(effect corev1.TaintEffect) {
 		change(t, s, "", "n03", "", func(n *corev1.Node) {
@@ -152,7 +143,7 @@ func testDaemonNodes(t *harness.T, s *stack, k *kubelets) {
 		t.Errorf("%d pods and revisions outlive the set", left)
 	}
 	k.silence("n10")
-	s.remove(t, late, client.DeleteOptions{})
+	s.remove(t, hollowNode("n10", "64"), client.DeleteOptions{})
 }
 
 func testDaemonUpdate(t *harness.T, s *stack) {

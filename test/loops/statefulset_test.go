@@ -30,17 +30,23 @@ func TestStatefulSets(tt *testing.T) {
 	t := harness.Begin(tt)
 	s := newStack(t, "controller-manager", "scheduler")
 	k := newKubelets(t, s)
-	for i := range 3 {
-		if err := s.register(t.Context(), hollowNode(nodeName(i), "64")); err != nil {
-			t.Fatal(err)
-		}
-		k.beat(t, nodeName(i))
-	}
+	k.join(t, nodeName(0), nodeName(1), nodeName(2))
 	t.Run("Order", func(t *harness.T) { testSetOrder(t, s) })
 	t.Run("Update", func(t *harness.T) { testSetUpdate(t, s) })
 	t.Run("Parallel", func(t *harness.T) { testSetParallel(t, s) })
 	t.Run("Claims", func(t *harness.T) { testSetClaims(t, s) })
 	t.Run("KilledNode", func(t *harness.T) { testSetKilledNode(t, s, k) })
+}
+
+// join registers nodes, which look after their pods from then on.
+func (k *kubelets) join(t *harness.T, nodes ...string) {
+	t.Helper()
+	for _, node := range nodes {
+		if err := k.s.register(t.Context(), hollowNode(node, "64")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.revive(t, nodes...) // a pod may have been bound before its kubelet was there
 }
 
 // webSet is a small web server with stable names.
