@@ -70,3 +70,46 @@ func TestResetRemovesTheDNSAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestResetLeavesVolumes: what persistent volumes hold outlives the machine's membership, also
+// where pods had it mounted and where the way to it leads over a link. Needs root.
+func TestResetLeavesVolumes(t *testing.T) {
+	dir := t.TempDir()
+	behind, state := filepath.Join(dir, "disk"), filepath.Join(dir, "state")
+	place := filepath.Join(behind, "volumes", "pvc-1")
+	target := filepath.Join(behind, "kubelet", "pods", "u", "volumes", "v")
+	for _, path := range []string{place, target} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(behind, state); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(place, "file"), []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(behind, "volumes") // a disk of its own
+	for _, mount := range []struct{ from, to string }{{disk, disk}, {place, target}} {
+		if err := unix.Mount(mount.from, mount.to, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(mount.to, unix.MNT_DETACH) })
+	}
+	layout := Layout{ConfigDir: filepath.Join(dir, "etc"), StateDir: state, RunDir: filepath.Join(dir, "run")}
+	if err := unmountBelow(layout); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeFiles(layout); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(behind, "kubelet")); !os.IsNotExist(err) {
+		t.Errorf("files of the kubelet are left: %v", err)
+	}
+	if content, err := os.ReadFile(filepath.Join(place, "file")); err != nil || string(content) != "kept" {
+		t.Errorf("the volume holds %q, %v", content, err)
+	}
+	if err := unix.Unmount(disk, 0); err != nil {
+		t.Errorf("the disk of the volumes was unmounted: %v", err)
+	}
+}
