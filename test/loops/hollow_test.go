@@ -237,7 +237,7 @@ func (k *kubelets) look(pod *corev1.Pod) {
 	ctx, cancel := context.WithTimeout(k.ctx, request)
 	defer cancel()
 	if pod.DeletionTimestamp != nil {
-		if len(pod.Finalizers) > 0 { // it stays, so its end must be told
+		if slices.Contains(pod.Finalizers, batchv1.JobTrackingFinalizer) { // its job waits to be told how it ended
 			if !ended(pod) {
 				_, err := k.s.api.UpdateStatus(ctx, endedWith(pod, 143))
 				k.fail(err)

@@ -35,6 +35,29 @@ func TestUpAndDown(t *testing.T) {
 	})
 }
 
+// A pod that somebody holds by a finalizer stops, says how it ended and waits; nothing is asked
+// again and again, and nothing of it is left on the machine once it may go.
+func TestFinalizerHoldsPod(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.set(func(pod *corev1.Pod) { pod.Finalizers = []string{"batch.kubernetes.io/job-tracking"} })
+		w.after(time.Millisecond)
+		w.terminate(30)
+		w.after(time.Hour)
+		if s := w.status(); w.gone() || s.Phase != corev1.PodFailed && s.Phase != corev1.PodSucceeded || w.confirmed != 1 {
+			t.Fatalf("gone %v, confirmed %d times, status %+v", w.gone(), w.confirmed, s)
+		}
+		w.set(func(pod *corev1.Pod) { pod.Finalizers = nil })
+		w.mu.Lock()
+		w.remove()
+		w.mu.Unlock()
+		w.after(time.Millisecond)
+		if w.manager.Has("uid") {
+			t.Fatal("still here")
+		}
+	})
+}
+
 func TestBackOffDoublesAndIsForgotten(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.manager.Confirm()

@@ -37,9 +37,11 @@ type world struct {
 	version int
 	away    bool // no master answers
 	deleted []types.UID
-	probing func(container string) probes.Result
-	events  []string
-	broken  error // why volumes cannot be made
+	// confirmed is how often the end of a pod was confirmed.
+	confirmed int
+	probing   func(container string) probes.Result
+	events    []string
+	broken    error // why volumes cannot be made
 }
 
 // inWorld runs a test beside a manager.
@@ -184,10 +186,22 @@ func (w *world) ConfirmDeleted(_ context.Context, pod *corev1.Pod) error {
 			w.t.Errorf("the API object went while container %s runs", c.Name)
 		}
 	}
-	w.deleted = append(w.deleted, pod.UID)
+	w.confirmed++
+	if len(w.pod.Finalizers) > 0 { // it stays, with no grace left
+		next := w.pod.DeepCopy()
+		next.DeletionGracePeriodSeconds = new(int64)
+		w.put(next)
+		return nil
+	}
+	w.remove()
+	return nil
+}
+
+// remove takes the pod away. The caller holds mu.
+func (w *world) remove() {
+	w.deleted = append(w.deleted, w.pod.UID)
 	w.manager.Gone(w.pod)
 	w.pod = nil
-	return nil
 }
 
 func must[T any](value T, _ error) T { return value }

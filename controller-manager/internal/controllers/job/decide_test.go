@@ -207,6 +207,10 @@ func TestDecide(t *testing.T) {
 			job:  withStatus(job(), batchv1.JobStatus{StartTime: started.StartTime, Conditions: []batchv1.JobCondition{{Type: batchv1.JobFailureTarget, Status: corev1.ConditionTrue, Reason: "DeadlineExceeded"}}}),
 			pods: []*corev1.Pod{pod("a", ended(0, 0))}, release: "a", uncounted: "a; ", conditions: "FailureTarget DeadlineExceeded",
 		},
+		"stays successful although a pod fails the job": {
+			job:  withStatus(job(rules(false)), batchv1.JobStatus{StartTime: started.StartTime, Succeeded: 1, Conditions: []batchv1.JobCondition{{Type: batchv1.JobSuccessCriteriaMet, Status: corev1.ConditionTrue, Reason: "CompletionsReached"}}}),
+			pods: []*corev1.Pod{pod("a", ended(42, 0))}, release: "a", succeeded: 1, uncounted: "; a", conditions: "SuccessCriteriaMet CompletionsReached",
+		},
 		"restarts in place count": {
 			job:    job(limit(2), func(s *batchv1.JobSpec) { s.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure }),
 			pods:   []*corev1.Pod{pod("a", func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 2}} })},

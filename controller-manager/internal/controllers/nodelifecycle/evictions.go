@@ -2,12 +2,15 @@ package nodelifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/controller-manager/internal/podstate"
 	"kijabi.dev/platform/kube/client"
@@ -45,7 +48,7 @@ func (e *Evictions) Inputs() []controller.Input {
 
 // Outputs are deletions of pods.
 func (*Evictions) Outputs() []controller.Output {
-	return []controller.Output{controller.Deletes[*corev1.Pod]("its node is tainted")}
+	return []controller.Output{controller.Deletes[*corev1.Pod]("its node is tainted"), controller.StatusPart[*corev1.Pod]("DisruptionTarget on tainted nodes")}
 }
 
 // Reconcile judges one pod.
@@ -81,6 +84,9 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 		return time.Second, nil
 	}
 	log.Info("evicting pod from tainted node", logging.Node(node.Name))
+	if err := e.explain(ctx, w, pod); err != nil {
+		return 0, err
+	}
 	err = w.Delete(ctx, pod, client.DeleteOptions{UID: pod.UID})
 	switch {
 	case err == nil:
@@ -89,6 +95,27 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 		err = nil
 	}
 	return 0, err
+}
+
+// explain says in a pod's status why it is deleted: jobs may be told not to count such failures.
+func (e *Evictions) explain(ctx context.Context, w client.Writer, pod *corev1.Pod) error {
+	if c := podstate.Condition(pod, corev1.DisruptionTarget); c != nil && c.Status == corev1.ConditionTrue {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID},
+		"status": map[string]any{"conditions": []corev1.PodCondition{{ // merged by type
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(e.cfg.Clock.Now()),
+			Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
+		}}},
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := w.Patch(ctx, pod, types.StrategicMergePatchType, patch, "status"); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("status of pod %s: %w", object.KeyOf(pod), err)
+	}
+	return nil
 }
 
 func hasTaint(node *corev1.Node, key string) bool {
