@@ -55,8 +55,8 @@ func TestCluster(tt *testing.T) {
 	t.Run("FullNamespace", func(t *harness.T) { testFullNamespace(t, s) })
 }
 
-// join registers a node that is heard before it is known, as one with a kubelet is.
-func (k *kubelets) join(t *harness.T, node *corev1.Node) {
+// joinAs registers a node that is heard before it is known, as one with a kubelet is.
+func (k *kubelets) joinAs(t *harness.T, node *corev1.Node) {
 	t.Helper()
 	k.beat(t, node.Name)
 	if err := k.s.register(t.Context(), node); err != nil {
@@ -440,7 +440,7 @@ func testOldEndpoints(t *harness.T, s *stack) {
 func testNearEndpoints(t *harness.T, s *stack, k *kubelets) {
 	near := hollowNode("near", "64")
 	near.Labels[corev1.LabelTopologyZone] = "z1"
-	k.join(t, near)
+	k.joinAs(t, near)
 	ns := namespace(t, s, "near")
 	create(t, s, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"},
@@ -475,7 +475,7 @@ func testNearEndpoints(t *harness.T, s *stack, k *kubelets) {
 }
 
 func testTaints(t *harness.T, s *stack, k *kubelets) {
-	k.join(t, hollowNode("tainted", "64"))
+	k.joinAs(t, hollowNode("tainted", "64"))
 	has := func(want ...string) func() error {
 		return func() error {
 			node, err := get[*corev1.Node](s, "", "tainted")
