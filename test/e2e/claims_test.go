@@ -12,10 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"kijabi.dev/test/harness"
-
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/test/harness"
 )
 
 // testNodeVolumes: what the kubelet of a node makes of a claim that is bound to one of its
