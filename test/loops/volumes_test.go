@@ -322,6 +322,14 @@ func testRefused(t *harness.T, s *stack) {
 	block = create(t, s, block)
 	create(t, s, podWith(ns, "block", "block"))
 	told(t, s, block, "ProvisioningFailed", "volumeMode Block is not supported")
+	// A node that is gone is selected no longer, whoever selected it.
+	lost := claimOf(ns, "lost", "1Gi")
+	lost.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "gone"}
+	lost = create(t, s, lost)
+	create(t, s, podWith(ns, "lost", "lost"))
+	told(t, s, lost, "ProvisioningFailed", `node "gone" not found`)
+	harness.Eventually(t, patience, "another node is selected", bound(s, ns, "lost", ""))
+
 	missing := create(t, s, podWith(ns, "missing", "nothing"))
 	harness.Eventually(t, patience, "a pod of a claim that is not there waits", unschedulable(t, s, missing, `0/2 nodes are available: persistentvolumeclaim "nothing" not found.`))
 	create(t, s, claimOf(ns, "nothing", "1Gi"))

@@ -28,17 +28,39 @@ const lookAgain = 30 * time.Second
 // waiting is a pod whose node is chosen and whose claims are being bound.
 type waiting struct {
 	placed
-	since time.Time
-	// selected are the versions at which claims, by uid, have the chosen node selected. A claim
-	// that is known at such a version or a later one and has not has lost it.
+	since   time.Time
+	written written
+}
+
+// written are the versions at which claims, by uid, have the chosen node selected, and at which
+// volumes, by name, are reserved. What is known at such a version or a later one and does
+// not show it has lost it.
+type written struct {
 	selected map[types.UID]uint64
+	reserved map[string]uint64
+}
+
+// reached says whether an object is known at a version or a later one.
+func reached(obj object.Object, version uint64) bool {
+	have, err := object.ParseVersion(obj.GetResourceVersion())
+	return err == nil && have >= version
 }
 
 // settled says whether a claim is known as it was after the node was selected for it.
 func (w *waiting) settled(claim *corev1.PersistentVolumeClaim) bool {
-	want, ok := w.selected[claim.UID]
-	have, err := object.ParseVersion(claim.ResourceVersion)
-	return ok && err == nil && have >= want
+	version, ok := w.written.selected[claim.UID]
+	return ok && reached(claim, version)
+}
+
+// lost says which of the pod's reservations somebody undid, "" if none. The caller holds mu.
+func (s *scheduler) lost(w *waiting) string {
+	for _, r := range w.volumes.Reserve {
+		v := s.cluster.Volume(r.Volume.Name) // was known when it was reserved
+		if v == nil || reached(v, w.written.reserved[v.Name]) && (v.Spec.ClaimRef == nil || v.Spec.ClaimRef.UID != r.Claim.UID) {
+			return fmt.Sprintf("persistentvolume %q, which was reserved for persistentvolumeclaim %q, is gone", r.Volume.Name, r.Claim.Name)
+		}
+	}
+	return ""
 }
 
 // claimChanged follows the cache of claims.
@@ -112,6 +134,9 @@ func (s *scheduler) checkWaiting(now time.Time) (ready []placed) {
 	s.recheck = false
 	for uid, w := range s.waiting {
 		bound, why := s.cluster.VolumesBound(w.pod, w.node, w.settled)
+		if why == "" && !bound {
+			why = s.lost(w)
+		}
 		if why == "" && !bound && now.Sub(w.since) >= volumePatience {
 			why = fmt.Sprintf("binding volumes: not done within %s", volumePatience)
 		}
@@ -137,7 +162,7 @@ func (s *scheduler) checkWaiting(now time.Time) (ready []placed) {
 // which volumes are to be made; the pods then wait.
 func (s *scheduler) bindVolumes(ctx context.Context, chosen []placed) {
 	for _, p := range chosen {
-		selected, err := s.writePlan(ctx, p.node, p.volumes)
+		versions, err := s.writePlan(ctx, p.node, p.volumes)
 		s.mu.Lock()
 		switch {
 		case !s.queue.Has(p.pod.UID): // gone meanwhile
@@ -149,7 +174,7 @@ func (s *scheduler) bindVolumes(ctx context.Context, chosen []placed) {
 			s.cluster.Forget(p.pod.UID)
 			s.queue.Retry(p.item, s.clock.Now())
 		default:
-			s.waiting[p.pod.UID] = &waiting{placed: p, since: s.clock.Now(), selected: selected}
+			s.waiting[p.pod.UID] = &waiting{placed: p, since: s.clock.Now(), written: versions}
 			s.recheck = true // what was bound before this moment tells nobody
 		}
 		s.mu.Unlock()
@@ -157,9 +182,8 @@ func (s *scheduler) bindVolumes(ctx context.Context, chosen []placed) {
 }
 
 // writePlan writes what a plan says, all of it or nothing, at the versions that the plan was
-// made of: nobody else may have taken a volume meanwhile. It returns the versions at which
-// claims have their node.
-func (s *scheduler) writePlan(ctx context.Context, node string, plan *placement.VolumePlan) (map[types.UID]uint64, error) {
+// made of: nobody else may have taken a volume meanwhile.
+func (s *scheduler) writePlan(ctx context.Context, node string, plan *placement.VolumePlan) (written, error) {
 	ops := make([]client.Op, 0, len(plan.Reserve)+len(plan.Select))
 	for _, r := range plan.Reserve {
 		reserved, _ := volume.Reserve(r.Volume, r.Claim)
@@ -170,32 +194,32 @@ func (s *scheduler) writePlan(ctx context.Context, node string, plan *placement.
 		metav1.SetMetaDataAnnotation(&updated.ObjectMeta, volume.AnnSelectedNode, node)
 		ops = append(ops, client.UpdateOp(updated, ""))
 	}
-	selected := map[types.UID]uint64{}
-	note := func(claim *corev1.PersistentVolumeClaim) error {
-		version, err := object.ParseVersion(claim.ResourceVersion)
-		selected[claim.UID] = version
-		return err
-	}
+	stored := make([]object.Object, 0, len(plan.Selected)+len(ops))
 	for _, claim := range plan.Selected {
-		if err := note(claim); err != nil {
-			return nil, err
+		stored = append(stored, claim)
+	}
+	if len(ops) > 0 {
+		results, err := s.api.Transact(ctx, ops, false)
+		if err != nil {
+			return written{}, err
+		}
+		for _, result := range results {
+			stored = append(stored, result.Object)
 		}
 	}
-	if len(ops) == 0 {
-		return selected, nil
-	}
-	results, err := s.api.Transact(ctx, ops, false)
-	if err != nil {
-		return nil, err
-	}
-	for _, result := range results {
-		if claim, ok := result.Object.(*corev1.PersistentVolumeClaim); ok {
-			if err := note(claim); err != nil {
-				return nil, err
-			}
+	out := written{selected: map[types.UID]uint64{}, reserved: map[string]uint64{}}
+	for _, obj := range stored {
+		version, err := object.ParseVersion(obj.GetResourceVersion())
+		if err != nil {
+			return written{}, fmt.Errorf("version of %T %s: %w", obj, obj.GetName(), err)
+		}
+		if v, ok := obj.(*corev1.PersistentVolume); ok {
+			out.reserved[v.Name] = version
+		} else {
+			out.selected[obj.GetUID()] = version
 		}
 	}
-	return selected, nil
+	return out, nil
 }
 
 // sameForPlacement says whether a change of a pod that waits cannot matter to where it goes.

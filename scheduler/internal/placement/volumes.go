@@ -92,6 +92,14 @@ func (c *Cluster) SetVolume(v *corev1.PersistentVolume) {
 	}
 }
 
+// Volume returns a volume as it is known, nil if there is none.
+func (c *Cluster) Volume(name string) *corev1.PersistentVolume {
+	if known := c.storage.volumes[name]; known != nil {
+		return known.object
+	}
+	return nil
+}
+
 // RemoveVolume removes a volume.
 func (c *Cluster) RemoveVolume(name string) {
 	s := c.storage
