@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"kijabi.dev/controller-manager/internal/storage"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/informer"
@@ -23,7 +23,8 @@ import (
 // Config lists what the controller reads; every field is required.
 type Config struct {
 	Claims *informer.Informer[*corev1.PersistentVolumeClaim]
-	Pods   *informer.Informer[*corev1.Pod]
+	// Pods have index IndexPodClaims of package storage.
+	Pods *informer.Informer[*corev1.Pod]
 	// Event tells users what happened; it must not block.
 	Event func(about object.Object, severity, reason, message string)
 }
@@ -52,10 +53,11 @@ func (c *Controller) Inputs() []controller.Input {
 			return nil
 		}),
 		controller.Mapped(c.cfg.Claims, func(claim *corev1.PersistentVolumeClaim) []object.Key {
-			if owner := metav1.GetControllerOfNoCopy(claim); owner != nil && owner.Kind == "Pod" {
-				return []object.Key{{Namespace: claim.Namespace, Name: owner.Name}}
+			var keys []object.Key
+			for _, pod := range c.cfg.Pods.ByIndex(storage.IndexPodClaims, object.KeyOf(claim).String()) {
+				keys = append(keys, object.KeyOf(pod))
 			}
-			return nil
+			return keys
 		}),
 	}
 }

@@ -10,6 +10,7 @@ package persistentvolumebinder
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -51,7 +52,8 @@ func New(cfg Config) *Controller { return &Controller{cfg: cfg} }
 // Name is "persistentvolumebinder".
 func (*Controller) Name() string { return "persistentvolumebinder" }
 
-// Inputs are claims and volumes with each other, and classes with the claims that wait for them.
+// Inputs are claims and volumes with each other, and classes and pods with the claims that
+// wait for them.
 func (c *Controller) Inputs() []controller.Input {
 	return []controller.Input{
 		controller.Mapped(c.cfg.Claims, func(claim *corev1.PersistentVolumeClaim) []object.Key {
@@ -81,7 +83,16 @@ func (c *Controller) Inputs() []controller.Input {
 			}
 			return keys
 		}),
-		controller.Reads(c.cfg.Pods),
+		// Whether pods wait for a claim is only told, never acted on.
+		controller.Mapped(c.cfg.Pods, func(pod *corev1.Pod) []object.Key {
+			if pod.Spec.NodeName != "" {
+				return nil
+			}
+			return slices.DeleteFunc(storage.ClaimsOfPod(pod), func(key object.Key) bool {
+				claim, err := c.cfg.Claims.Get(key)
+				return err != nil || volume.FullyBound(claim)
+			})
+		}),
 	}
 }
 
