@@ -13,8 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	"kijabi.dev/platform/pki"
+	"kijabi.dev/platform/rpc"
+	schedulerv1pb "kijabi.dev/proto/gen/kijabi/scheduler/v1"
 	"kijabi.dev/test/harness"
 )
 
@@ -288,6 +292,19 @@ func testStatic(t *harness.T, s *stack) {
 	naming.Spec.StorageClassName, naming.Spec.VolumeName = new("by-hand"), "static-fit"
 	create(t, s, naming)
 	claimPhase(t, s, ns, "naming", corev1.ClaimBound)
+
+	// A claim whose volume is torn away is lost, until the volume is back.
+	s.remove(t, reserved, client.DeleteOptions{})
+	change(t, s, "", "static-reserved", "", func(v *corev1.PersistentVolume) { v.Finalizers = nil })
+	claimPhase(t, s, ns, "mine", corev1.ClaimLost)
+	told(t, s, mine, "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
+	orphan := create(t, s, podWith(ns, "orphan", "mine"))
+	harness.Eventually(t, patience, "no pod starts with it", unschedulable(t, s, orphan,
+		`0/2 nodes are available: persistentvolumeclaim "mine" bound to non-existent persistentvolume "static-reserved".`))
+	create(t, s, volumeOf("static-reserved", "2Gi", "by-hand"))
+	claimPhase(t, s, ns, "mine", corev1.ClaimBound)
+	harness.Eventually(t, patience, "until it is back", bound(s, ns, "orphan", ""))
+
 	taken := claimOf(ns, "taken", "1Gi")
 	taken.Spec.StorageClassName, taken.Spec.VolumeName = new("by-hand"), "static-fit"
 	told(t, s, create(t, s, taken), "FailedBinding", `volume "static-fit" already bound to a different claim.`)
@@ -303,6 +320,22 @@ func testStaticForFirstPod(t *harness.T, s *stack) {
 	create(t, s, claim)
 	web := create(t, s, podWith(ns, "web", "data"))
 	harness.Eventually(t, patience, "the pod waits for a disk", unschedulable(t, s, web, "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind."))
+	conn, err := rpc.DialName(s.at(configv1.PortScheduler), pki.ServerName(pki.ComponentScheduler, machine), s.identity(t, pki.ComponentAdmin, "admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := contextOf(t)
+	defer cancel()
+	why, err := schedulerv1pb.NewSchedulerServiceClient(conn).Explain(ctx, &schedulerv1pb.ExplainRequest{Namespace: ns, Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verdict := range why.GetVerdicts() {
+		if verdict.GetFits() || !slices.Equal(verdict.GetReasons(), []string{"node(s) didn't find available persistent volumes to bind"}) {
+			t.Errorf("explained: %v", verdict)
+		}
+	}
 	disk := volumeOf("disk-b", "1Gi", "disks")
 	disk.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/disk"}}
 	disk.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{

@@ -100,3 +100,21 @@ func TestRestartMakesLostOnesDue(t *testing.T) {
 		t.Error("lost")
 	}
 }
+
+func TestWakeIf(t *testing.T) {
+	q := queue.New()
+	q.Add(pod("a", 0), start)
+	q.Add(pod("b", 0), start)
+	for _, item := range q.Pop(2, start) {
+		q.Park(item, start)
+	}
+	if q.WakeIf(func(*corev1.Pod) bool { return false }) {
+		t.Error("nobody is helped, and somebody woke")
+	}
+	if !q.WakeIf(func(pod *corev1.Pod) bool { return pod.Name == "b" }) {
+		t.Error("b does not wake")
+	}
+	if woken := popped(q.Pop(2, start.Add(time.Second))); woken != "b " { // after the back-off
+		t.Errorf("woken %q", woken)
+	}
+}
