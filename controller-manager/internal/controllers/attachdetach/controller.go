@@ -140,7 +140,10 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	if err != nil {
 		return 0, fmt.Errorf("read volume %s: %w", key, err)
 	}
-	if v.Spec.CSI == nil || !c.attaches(v.Spec.CSI.Driver) {
+	if v.Spec.CSI == nil {
+		return 0, nil
+	}
+	if driver, err := c.cfg.Drivers.Get(object.Key{Name: v.Spec.CSI.Driver}); err == nil && !attaches(driver) {
 		return 0, nil
 	}
 	p := decide(&state{
@@ -155,12 +158,6 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	})
 	log.Debug("decided", zap.Int("attach", len(p.attach)), zap.Int("detach", len(p.detach)))
 	return 0, c.apply(ctx, w, v, p)
-}
-
-// attaches says whether a driver has volumes attached; without an object that says so it does.
-func (c *Controller) attaches(driver string) bool {
-	d, err := c.cfg.Drivers.Get(object.Key{Name: driver})
-	return err != nil || d.Spec.AttachRequired == nil || *d.Spec.AttachRequired
 }
 
 // podsOf are the pods on nodes that use the claim that a volume is bound to.

@@ -134,6 +134,11 @@ func terminated(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil && !running
 }
 
+// attaches says whether a driver has its volumes attached. One that has no object to say so does.
+func attaches(driver *storagev1.CSIDriver) bool {
+	return driver.Spec.AttachRequired == nil || *driver.Spec.AttachRequired
+}
+
 // exclusive says whether a volume may be attached to one node only.
 func exclusive(v *corev1.PersistentVolume) bool {
 	return len(v.Spec.AccessModes) > 0 && !slices.Contains(v.Spec.AccessModes, corev1.ReadWriteMany) && !slices.Contains(v.Spec.AccessModes, corev1.ReadOnlyMany)

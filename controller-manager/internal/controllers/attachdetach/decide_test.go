@@ -81,6 +81,15 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestAttaches(t *testing.T) {
+	driver := func(required *bool) *storagev1.CSIDriver {
+		return &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{AttachRequired: required}}
+	}
+	if !attaches(driver(nil)) || !attaches(driver(new(true))) || attaches(driver(new(false))) {
+		t.Error("volumes are attached unless their driver says that they need not be")
+	}
+}
+
 func TestDecide(t *testing.T) {
 	once, many := testVolume(corev1.ReadWriteOnce), testVolume(corev1.ReadWriteMany)
 	done := testPod("done", "n1", 1)
