@@ -91,6 +91,15 @@ func TestOneNodeAtATime(t *testing.T) {
 			}
 			nodes[name] = n
 		}
+		settle := func(t *rapid.T, rounds int) {
+			for range rounds {
+				loop(t, 10)
+				attacher()
+				for name := range nodes {
+					kubelet(name)
+				}
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"pod": func(t *rapid.T) {
 				made++
@@ -106,6 +115,7 @@ func TestOneNodeAtATime(t *testing.T) {
 			},
 			"loop":     func(t *rapid.T) { loop(t, rapid.IntRange(0, 4).Draw(t, "writes")) },
 			"attacher": func(*rapid.T) { attacher() },
+			"settle":   func(t *rapid.T) { settle(t, 3) },
 			"kubelet":  func(t *rapid.T) { kubelet(nodeName.Draw(t, "node")) },
 			"node goes off": func(t *rapid.T) {
 				name := nodeName.Draw(t, "node")
@@ -120,13 +130,7 @@ func TestOneNodeAtATime(t *testing.T) {
 				}
 			},
 		})
-		for range 20 {
-			loop(t, 10)
-			attacher()
-			for name := range nodes {
-				kubelet(name)
-			}
-		}
+		settle(t, 20)
 		if !loop(t, 10) {
 			t.Fatal("it never settles")
 		}
