@@ -168,8 +168,8 @@ func controllers(cfg *configv1.ControllerManagerConfiguration, api *client.Clien
 		replicaset.New(replicaset.Config{ReplicaSets: sets, Pods: pods, Clock: clk, Event: voices.replicaSet.Record}),
 		serviceaccounttoken.New(serviceaccounttoken.Config{Secrets: secrets, Accounts: accounts, CABundle: bundle}),
 		certificatesigningrequest.New(certificatesigningrequest.Config{Requests: requests, Clock: clk}),
-		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Nodes: nodes, Slices: slices}),
-		endpoints.New(endpoints.Config{Services: services, Slices: slices, Endpoints: addresses}),
+		endpointslice.New(endpointslice.Config{Services: services, Pods: pods, Nodes: nodes, Slices: slices, Clock: clk}),
+		endpoints.New(endpoints.Config{Services: services, Slices: slices, Endpoints: addresses, Clock: clk}),
 		endpointslicemirroring.New(endpointslicemirroring.Config{Services: services, Endpoints: addresses, Slices: slices}),
 		nodelease.New(nodelease.Config{Nodes: nodes, Leases: leases}),
 		serviceaddress.New(serviceaddress.Config{
