@@ -455,3 +455,30 @@ func TestNewNeedsItsParts(t *testing.T) {
 		t.Error("a service without parts was made")
 	}
 }
+
+// A certificate that was signed for a user's request lives as long as was approved, no longer.
+func TestUsersCertificatesAreNotRenewed(t *testing.T) {
+	f := newFixture(t)
+	key := newKey(t)
+	csr := newCSR(t, key)
+	for name, c := range map[string]struct {
+		leaf    pki.LeafRequest
+		refused bool
+	}{
+		"a user":              {pki.LeafRequest{CommonName: "jane", Organizations: []string{"developers"}, Client: true}, true},
+		"a node's by request": {pki.LeafRequest{CommonName: "system:node:n1", Organizations: []string{"system:nodes"}, Client: true}, true},
+		"a program":           {pki.Subject(pki.ComponentKubelet, "n1"), false},
+		"administrators":      {pki.Subject(pki.ComponentAdmin, ""), false},
+	} {
+		old, err := f.ca.SignCSR(csr, c.leaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.Renew(f.from("10.0.0.9"), &certificatev1pb.RenewRequest{Certificate: old, CertificateRequest: csr})
+		if c.refused {
+			wantRefused(t, err, "belongs to no program of the cluster")
+		} else if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

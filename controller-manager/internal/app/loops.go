@@ -100,8 +100,8 @@ func (w *wiring) workloads() []controller.Controller {
 
 func (w *wiring) network() []controller.Controller {
 	return []controller.Controller{
-		endpointslice.New(endpointslice.Config{Services: w.services, Pods: w.pods, Nodes: w.nodes, Slices: w.slices}),
-		endpoints.New(endpoints.Config{Services: w.services, Slices: w.slices, Endpoints: w.endpoints}),
+		endpointslice.New(endpointslice.Config{Services: w.services, Pods: w.pods, Nodes: w.nodes, Slices: w.slices, Clock: w.clock}),
+		endpoints.New(endpoints.Config{Services: w.services, Slices: w.slices, Endpoints: w.endpoints, Clock: w.clock}),
 		endpointslicemirroring.New(endpointslicemirroring.Config{Services: w.services, Endpoints: w.endpoints, Slices: w.slices}),
 		serviceaddress.New(serviceaddress.Config{
 			Services: w.services, Range: w.serviceRange, FirstNodePort: w.cfg.Network.NodePortFirst, LastNodePort: w.cfg.Network.NodePortLast,

@@ -1,42 +1,28 @@
 package pace
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-	clocktesting "k8s.io/utils/clock/testing"
+	"kijabi.dev/platform/kube/object"
 )
 
-func TestHold(t *testing.T) {
-	clk := clocktesting.NewFakePassiveClock(time.Unix(1_790_000_000, 0))
-	p := New(clk)
-	if d := p.Hold("a"); d != 0 {
-		t.Errorf("the first waits %s", d)
+func TestPace(t *testing.T) {
+	var p Pace
+	key, other := object.Key{Name: "a"}, object.Key{Name: "b"}
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	wait := func(key object.Key, at time.Time, want time.Duration) {
+		t.Helper()
+		if got := p.Wait(key, at, time.Second); got != want {
+			t.Errorf("waits %s, want %s", got, want)
+		}
 	}
-	clk.SetTime(clk.Now().Add(20 * time.Millisecond))
-	if d := p.Hold("a"); d != 30*time.Millisecond {
-		t.Errorf("the second waits %s, not 30ms", d)
-	}
-	if d := p.Hold("b"); d != 0 {
-		t.Errorf("another's waits %s", d)
-	}
-	clk.SetTime(clk.Now().Add(30 * time.Millisecond))
-	if d := p.Hold("a"); d != 0 {
-		t.Errorf("it waits %s more", d)
-	}
-}
-
-func TestManyAreForgotten(t *testing.T) {
-	clk := clocktesting.NewFakePassiveClock(time.Unix(1_790_000_000, 0))
-	p := New(clk)
-	for i := range forgetAt {
-		p.Hold(types.UID(fmt.Sprint(i)))
-	}
-	clk.SetTime(clk.Now().Add(time.Second))
-	p.Hold("one more")
-	if len(p.last) != 1 {
-		t.Errorf("%d are remembered", len(p.last))
-	}
+	wait(key, now, 0)
+	p.Wrote(key, now)
+	wait(key, now.Add(300*time.Millisecond), 700*time.Millisecond)
+	wait(key, now.Add(time.Second), 0)
+	wait(key, now.Add(-time.Hour), time.Second)
+	wait(other, now, 0)
+	p.Forget(key)
+	wait(key, now, 0)
 }

@@ -45,12 +45,12 @@ type Controller[T object.Object] struct {
 	cfg    Config[T]
 	kind   string
 	writes podset.Writes
-	pace   *pace.Pace
+	pace   pace.Pace
 }
 
 // New returns the controller. The pod informer needs podset.IndexOrphans.
 func New[T object.Object](cfg Config[T]) *Controller[T] {
-	return &Controller[T]{cfg: cfg, kind: object.KindOf[T]().GVK.Kind, writes: podset.Writes{Event: cfg.Event}, pace: pace.New(cfg.Clock)}
+	return &Controller[T]{cfg: cfg, kind: object.KindOf[T]().GVK.Kind, writes: podset.Writes{Event: cfg.Event}}
 }
 
 // Name is the configured one.
@@ -82,6 +82,7 @@ func (c *Controller[T]) adopters(pod *corev1.Pod) []object.Key {
 func (c *Controller[T]) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
 	obj, err := c.cfg.Owners.Get(key)
 	if apierrors.IsNotFound(err) {
+		c.pace.Forget(key)
 		return 0, nil // the garbage collector removes its pods
 	}
 	if err != nil {
@@ -124,11 +125,13 @@ func (c *Controller[T]) apply(ctx context.Context, w client.Writer, obj T, owner
 	}
 	p.status.Failure = failing(owner.Status.Failure, failure, len(p.remove) > 0, metav1.NewTime(c.cfg.Clock.Now()))
 	if updated, changed := c.cfg.Report(obj, p.status); changed {
+		key, now := object.KeyOf(obj), c.cfg.Clock.Now()
 		if passing(owner, p.status) {
-			if hold := c.pace.Hold(obj.GetUID()); hold > 0 {
-				return hold, failure
+			if wait := c.pace.Wait(key, now, pace.Statuses); wait > 0 {
+				return wait, failure
 			}
 		}
+		c.pace.Wrote(key, now)
 		if _, err := w.UpdateStatus(ctx, updated); err != nil && !apierrors.IsNotFound(err) {
 			return 0, fmt.Errorf("status of %s %s: %w", c.kind, object.KeyOf(obj), err)
 		}

@@ -41,13 +41,13 @@ type Config struct {
 // Controller rolls Deployments.
 type Controller struct {
 	cfg  Config
-	pace *pace.Pace
+	pace pace.Pace
 }
 
 var _ controller.Controller = (*Controller)(nil)
 
 // New returns the controller.
-func New(cfg Config) *Controller { return &Controller{cfg: cfg, pace: pace.New(cfg.Clock)} }
+func New(cfg Config) *Controller { return &Controller{cfg: cfg} }
 
 // Name is "deployment".
 func (*Controller) Name() string { return "deployment" }
@@ -91,6 +91,7 @@ func (*Controller) Outputs() []controller.Output {
 func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
 	d, err := c.cfg.Deployments.Get(key)
 	if apierrors.IsNotFound(err) {
+		c.pace.Forget(key)
 		return 0, nil // the garbage collector removes its sets
 	}
 	if err != nil {
@@ -123,11 +124,13 @@ func (c *Controller) apply(ctx context.Context, w client.Writer, d *appsv1.Deplo
 	if equality.Semantic.DeepEqual(p.status, d.Status) {
 		return p.requeueAfter, failure
 	}
+	key, now := object.KeyOf(d), c.cfg.Clock.Now()
 	if passing(d, &p.status) {
-		if hold := c.pace.Hold(d.UID); hold > 0 {
-			return hold, failure
+		if wait := c.pace.Wait(key, now, pace.Statuses); wait > 0 {
+			return wait, failure
 		}
 	}
+	c.pace.Wrote(key, now)
 	updated := d.DeepCopy()
 	updated.Status = p.status
 	updated.ResourceVersion = "" // nobody else writes the status; the revision patch moved the version

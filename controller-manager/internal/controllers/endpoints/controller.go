@@ -11,7 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/pace"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/informer"
@@ -23,10 +25,18 @@ type Config struct {
 	Services  *informer.Informer[*corev1.Service]
 	Slices    *informer.Informer[*discoveryv1.EndpointSlice]
 	Endpoints *informer.Informer[*endpointsObject]
+	Clock     clock.PassiveClock
 }
 
+// spacing is the least time between two writes of one object, for each address in it: an
+// object of a thousand is some 200 KiB, and each of its pods' changes would write it anew.
+const spacing = time.Millisecond
+
 // Controller keeps Endpoints.
-type Controller struct{ cfg Config }
+type Controller struct {
+	cfg  Config
+	pace pace.Pace
+}
 
 var _ controller.Controller = (*Controller)(nil)
 
@@ -63,6 +73,7 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	}
 	svc, err := c.cfg.Services.Get(key)
 	if apierrors.IsNotFound(err) {
+		c.pace.Forget(key)
 		return 0, remove(ctx, w, now)
 	}
 	if err != nil {
@@ -72,9 +83,14 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 		return 0, nil // somebody else's
 	}
 	want := decide(svc, c.cfg.Slices.OwnedBy(svc.UID), now)
-	switch {
-	case want == nil:
+	if want == nil {
 		return 0, nil
+	}
+	if wait := c.pace.Wait(key, c.cfg.Clock.Now(), time.Duration(count(want))*spacing); wait > 0 {
+		return wait, nil
+	}
+	c.pace.Wrote(key, c.cfg.Clock.Now())
+	switch {
 	case now == nil:
 		_, err = w.Create(ctx, want)
 	default:

@@ -174,3 +174,12 @@ func share(whole, most int) func(part int) int {
 		return take
 	}
 }
+
+// count is the number of addresses of an object.
+func count(e *endpointsObject) int {
+	n := 0
+	for i := range e.Subsets {
+		n += len(e.Subsets[i].Addresses) + len(e.Subsets[i].NotReadyAddresses)
+	}
+	return n
+}

@@ -42,7 +42,8 @@ func many(s state, n int) []state {
 	return out
 }
 
-var ready, unready, leaving = state{true, false}, state{false, false}, state{false, true} //nolint:gochecknoglobals // states of endpoints
+// States of endpoints.
+var ready, unready, leaving = state{true, false}, state{false, false}, state{false, true} //nolint:gochecknoglobals // constants
 
 func TestEndpointsAreThoseOfTheSlices(t *testing.T) {
 	svc := service()
