@@ -1,13 +1,13 @@
 package loops
 
 import (
+	"encoding/json"
 	"fmt"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -17,31 +17,35 @@ import (
 	"kijabi.dev/test/harness"
 )
 
-// crews are a kind of users that has a size.
-func crews() *apiextensionsv1.CustomResourceDefinition {
-	return &apiextensionsv1.CustomResourceDefinition{
-		ObjectMeta: metav1.ObjectMeta{Name: "crews.example.com"},
-		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-			Group: "example.com", Scope: apiextensionsv1.NamespaceScoped,
-			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "crews", Singular: "crew", Kind: "Crew", ListKind: "CrewList"},
-			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-				Name: "v1", Served: true, Storage: true,
-				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{
-					Type: "object", XPreserveUnknownFields: ptr.To(true),
-				}},
-				Subresources: &apiextensionsv1.CustomResourceSubresources{Scale: &apiextensionsv1.CustomResourceSubresourceScale{
-					SpecReplicasPath: ".spec.replicas", StatusReplicasPath: ".status.replicas", LabelSelectorPath: ptr.To(".status.selector"),
-				}},
-			}},
-		},
+// crews define a kind of users that has a size.
+const crews = `{
+	"metadata": {"name": "crews.example.com"},
+	"spec": {
+		"group": "example.com", "scope": "Namespaced",
+		"names": {"plural": "crews", "singular": "crew", "kind": "Crew", "listKind": "CrewList"},
+		"versions": [{
+			"name": "v1", "served": true, "storage": true,
+			"schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+			"subresources": {"scale": {
+				"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"
+			}}
+		}]
 	}
-}
+}`
 
 // testCustomSizes lets a budget and an autoscaler go by the size of something that users
 // have defined.
 func testCustomSizes(t *harness.T, s *stack) {
 	ns := namespace(t, s, "crews")
-	create(t, s, crews())
+	definitions, ok := object.KindFor(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	if !ok {
+		t.Fatal("definitions are no kind")
+	}
+	definition := definitions.New()
+	if err := json.Unmarshal([]byte(crews), definition); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, definition)
 	kind := object.CustomKind(schema.GroupVersionKind{Group: "example.com", Version: "v1", Kind: "Crew"}, "crews", true)
 	crew := &object.Custom{Resource: "crews"}
 	if err := crew.FromUnstructured(map[string]any{

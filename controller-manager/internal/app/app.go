@@ -51,6 +51,9 @@ func Run(ctx context.Context, cfg *configv1.ControllerManagerConfiguration, log 
 	if err != nil {
 		return fmt.Errorf("network.serviceCIDR: %w", err)
 	}
+	if cfg.AutoscalerSyncPeriod.Duration <= 0 {
+		return fmt.Errorf("autoscalerSyncPeriod: %s is no period", cfg.AutoscalerSyncPeriod.Duration)
+	}
 	program, err := standby.New(standby.Config{Component: pki.ComponentControllerManager, Common: cfg.Common, APIServer: cfg.APIServer, Log: log})
 	if err != nil {
 		return err

@@ -366,4 +366,18 @@ func TestNothingGrowsIntoTheUnknown(t *testing.T) {
 	if asked := sum(w.list(), replicas); asked != 6 {
 		t.Errorf("%d pods asked for", asked)
 	}
+
+	// Nor does the only set with pods while another may be making some.
+	w.settle(t)
+	w.step()
+	find("two").Generation++
+	w.d.Spec.Replicas = ptr.To[int32](8)
+	w.step()
+	if asked := sum(w.list(), replicas); asked != 6 {
+		t.Errorf("%d pods asked for while a set may be making others", asked)
+	}
+	w.settle(t)
+	if asked := sum(w.list(), replicas); asked != 8 {
+		t.Errorf("%d pods asked for in the end", asked)
+	}
 }

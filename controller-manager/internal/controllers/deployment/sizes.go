@@ -187,9 +187,15 @@ func (w *sizes) follow(d *appsv1.Deployment, set *appsv1.ReplicaSet, size int32)
 		w.wanted[set] = size
 		return true
 	}
-	others := sum(w.sets, present) - present(set)
-	if !w.known && others > 0 {
-		return false
+	others := int32(0)
+	for _, other := range w.sets {
+		if other == set {
+			continue
+		}
+		if !observed(other) {
+			return false
+		}
+		others += present(other)
 	}
 	surge, _ := limits(d)
 	w.wanted[set] = max(replicas(set), min(size, deploymentReplicas(d)+surge-others))
