@@ -179,12 +179,16 @@ func (ca *CA) template(req LeafRequest, serial *big.Int, now time.Time) *x509.Ce
 	if req.Client {
 		usage = append(usage, x509.ExtKeyUsageClientAuth)
 	}
+	keyUsage := x509.KeyUsageDigitalSignature
+	if req.KeyEncipherment {
+		keyUsage |= x509.KeyUsageKeyEncipherment
+	}
 	return &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: req.CommonName, Organization: req.Organizations},
 		DNSNames:     req.DNSNames, IPAddresses: req.IPs,
 		NotBefore: now.Add(-backdate), NotAfter: notAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage, BasicConstraintsValid: true,
+		KeyUsage: keyUsage, ExtKeyUsage: usage, BasicConstraintsValid: true,
 	}
 }
 

@@ -72,6 +72,8 @@ type LeafRequest struct {
 	Life time.Duration
 	// Server and Client say what the certificate may be used for.
 	Server, Client bool
+	// KeyEncipherment allows, besides signing, that keys are sent encrypted to an RSA key.
+	KeyEncipherment bool
 }
 
 // Subject returns the identity of a component on a machine. It holds no

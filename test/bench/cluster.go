@@ -219,15 +219,18 @@ func pss(pid int) (pages, error) {
 }
 
 // apiserver returns the pid of a machine's apiserver.
-func (c *cluster) apiserver(machine string) (int, error) {
+func (c *cluster) apiserver(machine string) (int, error) { return c.program(machine, "apiserver") }
+
+// program returns the pid of a program of a machine.
+func (c *cluster) program(machine, name string) (int, error) {
 	all, err := c.processes()
 	if err != nil {
 		return 0, err
 	}
 	for _, p := range all {
-		if p.machine == machine && p.name == "apiserver" {
+		if p.machine == machine && p.name == name {
 			return p.pid, nil
 		}
 	}
-	return 0, fmt.Errorf("no apiserver runs in %s", machine)
+	return 0, fmt.Errorf("no %s runs in %s", name, machine)
 }

@@ -114,9 +114,28 @@ func measureMemory(ctx context.Context, b *bench) error {
 					full.all/1e6, empty.all/1e6),
 				goal: "≤ 10 KB per pod",
 			})
+			for _, watcher := range []struct{ name, goal string }{{"controller-manager", "≤ 150 MB at 50,000"}, {"scheduler", ""}} {
+				if err := c.weigh(ctx, watcher.name, watcher.goal, items); err != nil {
+					return err
+				}
+			}
 		}
 		return nil
 	})
+}
+
+// weigh adds the memory of a program that watches all pods.
+func (c *cluster) weigh(ctx context.Context, name, goal string, pods int) error {
+	pid, err := c.program("master-1", name)
+	if err != nil {
+		return err
+	}
+	memory, err := settledPSS(ctx, pid)
+	if err != nil {
+		return err
+	}
+	c.table.add(row{what: fmt.Sprintf("%s memory, %d pods", name, pods), figure: fmt.Sprintf("%d MB PSS, %d of it anonymous", memory.all/1e6, memory.anonymous/1e6), goal: goal})
+	return nil
 }
 
 // settledPSS waits until a process gives back no more memory.

@@ -2,7 +2,7 @@
 // the floor measured in the same run. It needs root and the programs in bin/.
 //
 //	make bench                     everything
-//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover spares vip
+//	go run ./bench -only lists     one part: up requests lists memory watch pods idle failover recovery spares vip loops loops-failover
 package main
 
 import (
@@ -37,8 +37,11 @@ var parts = []part{
 	{"pods", measurePods},
 	{"idle", measureIdle},
 	{"failover", measureFailover},
+	{"recovery", measureRecovery},
 	{"spares", measureSpares},
 	{"vip", measureVIP},
+	{"loops", measureLoops},
+	{"loops-failover", measureLoopsFailover},
 }
 
 // bench is what the parts share.
@@ -95,6 +98,7 @@ func run() error {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", p.name)
 		began := time.Now()
 		if err := p.run(ctx, b); err != nil {
+			b.table.print(os.Stdout) // what was measured before is worth as much
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s took %s\n", p.name, time.Since(began).Round(time.Second))

@@ -23,6 +23,8 @@ func TestCluster(tt *testing.T) {
 		{"Kubectl", testKubectl},
 		{"OtherKubectl", testOtherKubectl},
 		{"Pods", testPods},
+		{"RestartInPlace", testRestartInPlace},
+		{"NodeVolumes", testNodeVolumes},
 		{"GRPC", testGRPC},
 		{"LeaderKilled", testLeaderKilled},
 		{"VIP", testVIP},

@@ -268,6 +268,9 @@ func (k *kubelets) look(pod *corev1.Pod) {
 	}
 	posted := pod.DeepCopy()
 	posted.Status.Phase, posted.Status.PodIP, posted.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
+	if posted.Status.StartTime == nil {
+		posted.Status.StartTime = &metav1.Time{Time: time.Now()}
+	}
 	posted.Status.Conditions = slices.DeleteFunc(posted.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
 	posted.Status.Conditions = append(posted.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.Now()})
 	_, err := k.s.api.UpdateStatus(ctx, posted)

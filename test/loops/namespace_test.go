@@ -47,8 +47,8 @@ func testNamespaceDeletion(t *harness.T, s *stack) {
 			}
 		}
 		if obj.Status.Phase != corev1.NamespaceTerminating ||
-			!strings.Contains(said[corev1.NamespaceFinalizersRemaining], "example.com/keep") ||
-			!strings.HasSuffix(said[corev1.NamespaceContentRemaining], ": configmaps (1)") {
+			!strings.Contains(said[corev1.NamespaceFinalizersRemaining], "example.com/keep in 1 resource instances") ||
+			!strings.HasSuffix(said[corev1.NamespaceContentRemaining], ": configmaps. has 1 resource instances") {
 			return fmt.Errorf("phase %s, conditions %v", obj.Status.Phase, said)
 		}
 		return nil

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/client"
@@ -167,7 +168,7 @@ func (s *stack) configure(t *harness.T) {
 		"apiserver": &configv1.APIServerConfiguration{
 			Common:      common("apiserver", "APIServerConfiguration", configv1.PortGRPC),
 			RESTAddress: s.at(configv1.PortREST), PeerAddress: s.at(configv1.PortPeer), AdvertiseAddress: s.address,
-			DataDir: s.path("data"), PKIDir: s.dir, ClusterID: "loops", Peer: s.files("peer", "peer-ca"), Bootstrap: true,
+			DataDir: s.path("data"), PKIDir: s.dir, ManifestsDir: s.path("manifests"), ClusterID: "loops", Peer: s.files("peer", "peer-ca"), Bootstrap: true,
 			Network: network, Etcd: configv1.Etcd{PeerURL: "https://" + s.at(configv1.PortEtcdPeer)},
 		},
 		"scheduler": &configv1.SchedulerConfiguration{
@@ -176,6 +177,7 @@ func (s *stack) configure(t *harness.T) {
 		"controller-manager": &configv1.ControllerManagerConfiguration{
 			Common:    common("controller-manager", "ControllerManagerConfiguration", configv1.PortControllerManager),
 			APIServer: s.at(configv1.PortGRPC), Network: network, ClusterCAFile: s.path("ca.crt"),
+			AutoscalerSyncPeriod: metav1.Duration{Duration: time.Second},
 		},
 		"cloud-controller-manager": &configv1.CloudControllerManagerConfiguration{
 			Common:    common("cloud-controller-manager", "CloudControllerManagerConfiguration", configv1.PortCloudControllerManager),

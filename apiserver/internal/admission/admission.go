@@ -95,12 +95,14 @@ func New(store Store, cfg Config) (*Chain, error) {
 		rules: []rule{
 			{complete: defaultStorageClass},
 			{complete: defaultIngressClass},
+			{complete: protectStorage},
 			{complete: serviceAccount},
 			{complete: priority},
 			{complete: runtimeClass},
 			{complete: limitDefaults, check: limits},
 			{check: singleDefaultPriority},
 			{check: nodeRestriction},
+			{check: certificateSubject},
 			{check: checkPodSecurity},
 		},
 	}, nil

@@ -9,10 +9,9 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-)
 
-// defaultStorageClassAnnotation marks the class of claims that name none; documented with StorageClass.
-const defaultStorageClassAnnotation = "storageclass.kubernetes.io/is-default-class"
+	"kijabi.dev/platform/kube/volume"
+)
 
 // defaultStorageClass gives a claim the default class. A claim that names the empty class
 // wants none.
@@ -21,7 +20,7 @@ func defaultStorageClass(c *Chain, r *Request) error {
 	if !ok || claim.Spec.StorageClassName != nil || claim.Annotations[corev1.BetaStorageClassAnnotation] != "" {
 		return nil
 	}
-	if class, ok := theDefault[*storagev1.StorageClass](c, defaultStorageClassAnnotation); ok {
+	if class, ok := theDefault[*storagev1.StorageClass](c, volume.AnnDefaultClass); ok {
 		claim.Spec.StorageClassName = &class.Name
 	}
 	return nil

@@ -6,15 +6,15 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"kijabi.dev/apiserver/internal/authz"
+	"kijabi.dev/apiserver/internal/addons"
 	"kijabi.dev/apiserver/internal/certificates"
 	"kijabi.dev/apiserver/internal/masters"
 	"kijabi.dev/apiserver/internal/store"
-	"kijabi.dev/platform/kube/object"
+	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/lifecycle"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/platform/rpc"
 )
@@ -24,83 +24,6 @@ func ignoreNotFound(err error) error {
 		return nil
 	}
 	return err
-}
-
-// nodePods tells the authorizer what pods of a node use, from the store's memory.
-type nodePods struct{ store *store.Store }
-
-var _ authz.Pods = nodePods{}
-
-const podsResource = "pods"
-
-func (p nodePods) NodeOf(namespace, name string) string {
-	record, ok := p.store.Get(store.Key{Resource: podsResource, Namespace: namespace, Name: name})
-	if !ok {
-		return ""
-	}
-	return record.Index.Fields.Get("spec.nodeName")
-}
-
-func (p nodePods) UsedOn(node, resource, namespace, name string) bool {
-	kind := object.KindOf[*corev1.Pod]()
-	for _, record := range p.store.Snapshot(podsResource, namespace).Records {
-		if record.Index.Fields.Get("spec.nodeName") != node {
-			continue
-		}
-		obj, err := object.Decode(kind, record.Value)
-		if err != nil {
-			continue // unreadable: it grants nothing
-		}
-		if uses(&obj.(*corev1.Pod).Spec, resource, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// uses says whether a pod names a ConfigMap, Secret or ServiceAccount.
-func uses(spec *corev1.PodSpec, resource, name string) bool {
-	if resource == "serviceaccounts" {
-		return spec.ServiceAccountName == name
-	}
-	secrets := resource == "secrets"
-	if secrets && slices.ContainsFunc(spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool { return r.Name == name }) {
-		return true
-	}
-	for i := range spec.Volumes {
-		v := &spec.Volumes[i]
-		switch {
-		case secrets && v.Secret != nil && v.Secret.SecretName == name,
-			!secrets && v.ConfigMap != nil && v.ConfigMap.Name == name:
-			return true
-		case v.Projected != nil:
-			for _, source := range v.Projected.Sources {
-				if secrets && source.Secret != nil && source.Secret.Name == name || !secrets && source.ConfigMap != nil && source.ConfigMap.Name == name {
-					return true
-				}
-			}
-		}
-	}
-	return slices.ContainsFunc(spec.InitContainers, func(c corev1.Container) bool { return usedInEnv(&c, secrets, name) }) ||
-		slices.ContainsFunc(spec.Containers, func(c corev1.Container) bool { return usedInEnv(&c, secrets, name) })
-}
-
-func usedInEnv(c *corev1.Container, secrets bool, name string) bool {
-	for _, from := range c.EnvFrom {
-		if secrets && from.SecretRef != nil && from.SecretRef.Name == name || !secrets && from.ConfigMapRef != nil && from.ConfigMapRef.Name == name {
-			return true
-		}
-	}
-	for _, env := range c.Env {
-		if env.ValueFrom == nil {
-			continue
-		}
-		if secrets && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == name ||
-			!secrets && env.ValueFrom.ConfigMapKeyRef != nil && env.ValueFrom.ConfigMapKeyRef.Name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // refresh brings the memory of a master that does not lead up to date. A leader's is always.
@@ -168,4 +91,23 @@ func firstEnd(identities ...*pki.Identity) time.Time {
 		}
 	}
 	return first
+}
+
+// keepAddons keeps the objects of manifests applied, if there is a directory for them.
+func keepAddons(cfg *configv1.APIServerConfiguration, group *masters.Masters, of addons.Config) lifecycle.Task {
+	if cfg.ManifestsDir == "" {
+		return func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		}
+	}
+	of.Dir, of.Self = cfg.ManifestsDir, cfg.NodeName
+	of.Masters = func() []string {
+		var names []string
+		for _, member := range group.Members() {
+			names = append(names, member.Name)
+		}
+		return names
+	}
+	return addons.New(of).Run
 }

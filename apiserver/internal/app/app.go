@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/apiserver/internal/addons"
 	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/admission/dynamic"
 	"kijabi.dev/apiserver/internal/authn"
@@ -28,6 +29,7 @@ import (
 	"kijabi.dev/apiserver/internal/rest"
 	"kijabi.dev/apiserver/internal/reviews"
 	"kijabi.dev/apiserver/internal/rpcapi"
+	"kijabi.dev/apiserver/internal/signing"
 	"kijabi.dev/apiserver/internal/storage/sealed"
 	"kijabi.dev/apiserver/internal/store"
 	"kijabi.dev/apiserver/internal/traffic"
@@ -52,7 +54,9 @@ var components = []string{"scheduler", "controller-manager"}
 
 // DefaultConfig returns the configuration before its file is read.
 func DefaultConfig() *configv1.APIServerConfiguration {
-	return &configv1.APIServerConfiguration{Network: configv1.DefaultNetwork(), MaxConnectionsPerUser: connectionsPerUser}
+	return &configv1.APIServerConfiguration{
+		Network: configv1.DefaultNetwork(), MaxConnectionsPerUser: connectionsPerUser, ManifestsDir: "/etc/kijabi/manifests",
+	}
 }
 
 // Run wires the component and blocks until ctx ends or a part fails.
@@ -155,6 +159,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	sealing := sealed.New(measured.Backend(data.Backend()), storageKeys, encryptedResources(cfg))
 	objects, err := store.New(store.Config{
 		Name: cfg.NodeName, Backend: sealing, Indexer: registry.NewIndexer(kinds.Default()), Log: log.Named("store"), Clock: clk,
+		Disturbed: data.disturbed(),
 	})
 	if err != nil {
 		return nil, err
@@ -283,7 +288,7 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 	restDoor, err := rest.New(rest.Config{
 		Registry: engine, Authorizer: authorizer, Tokens: accounts, Nodes: hub, Identity: identity,
 		Address: cfg.RESTAddress, AdvertiseAddress: cfg.RESTAddress, Clock: clk, Log: log.Named("rest"),
-		Traffic: control, Metrics: measured.Handler(),
+		Traffic: control, Metrics: measured.Handler(), Programs: pagesOf(cfg, identity),
 		Checks: []rest.Check{
 			{Name: "store", Check: func() error { return current(objects) }},
 			{Name: "etcd", Check: func() error { return current(objects) }}, // what proves it is etcd
@@ -324,6 +329,11 @@ func build(ctx context.Context, cfg *configv1.APIServerConfiguration, log *zap.L
 				EventTTL: cfg.EventTTL.Duration, Clock: clk, Log: log.Named("bootstrap"),
 			}).Run,
 			registry.NewQuotaStatus(engine, clk, log.Named("quotas")).Run,
+			keepAddons(cfg, group, addons.Config{Store: objects, Registry: engine, Caller: self, Clock: clk, Log: log.Named("addons")}),
+			signing.New(signing.Config{
+				Store: objects, Registry: engine, Caller: self, CA: ca, Authorize: authorizer.Authorize, Services: engine.Services(),
+				Clock: clk, Log: log.Named("signing"),
+			}).Run,
 			func(ctx context.Context) error {
 				return serveWhenLoaded(ctx, objects, usable, door, []lifecycle.Task{openGRPC, openREST}, lifecycle.Notifier{
 					Ready: door.WaitServing, Log: log,

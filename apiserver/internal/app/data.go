@@ -65,6 +65,14 @@ func (d *etcdData) tell(cfg *masters.Config) {
 	}
 }
 
+// disturbed is a store's Config.Disturbed.
+func (d *etcdData) disturbed() func() <-chan struct{} {
+	if d.member == nil {
+		return nil // a separate etcd does not say who leads it
+	}
+	return d.member.LeaderChanged
+}
+
 // identities are what this master proves itself by towards a separate etcd, if there is one.
 func (d *etcdData) identities() []*pki.Identity {
 	if d.identity == nil {

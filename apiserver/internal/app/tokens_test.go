@@ -22,6 +22,12 @@ import (
 // leading returns a registry over a store that leads.
 func leading(t *testing.T) *registry.Engine {
 	t.Helper()
+	_, engine := leadingStore(t)
+	return engine
+}
+
+func leadingStore(t *testing.T) (*store.Store, *registry.Engine) {
+	t.Helper()
 	s, err := store.New(store.Config{Name: "m1", Backend: memory.New(), Indexer: registry.NewIndexer(nil), Log: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +50,7 @@ func leading(t *testing.T) *registry.Engine {
 			t.Fatal("the store does not lead")
 		}
 	}
-	return engine
+	return s, engine
 }
 
 func createNamespace(t *testing.T, engine *registry.Engine) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -163,16 +164,43 @@ func (t *Tokens) Request(_ context.Context, namespace, name string, request *aut
 		Issuer: t.cfg.Issuer, Subject: ServiceAccount(namespace, name), Audience: spec.Audiences, ID: uuid.NewString(),
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(expires),
 	}
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, &said)
-	token.Header["kid"] = t.cfg.Keys.signingID
-	signed, err := token.SignedString(t.cfg.Keys.signing)
+	signed, err := t.sign(&said)
 	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("sign token: %w", err))
+		return err
 	}
 	request.Namespace, request.Name = namespace, name
 	request.CreationTimestamp = metav1.Time{Time: now.Truncate(time.Second)}
 	request.Status = authenticationv1.TokenRequestStatus{Token: signed, ExpirationTimestamp: metav1.Time{Time: expires.Truncate(time.Second)}}
 	return nil
+}
+
+// Permanent issues a token of a service account that never ends, for a secret that is to hold
+// it: it is worth something for as long as that secret holds it and both are there. It
+// returns also the account's uid. The error is *apierrors.StatusError.
+func (t *Tokens) Permanent(namespace, name, secret string, secretUID types.UID) (token string, accountUID types.UID, err error) {
+	account, ok := t.cfg.Objects.Get(accountKey(namespace, name))
+	if !ok {
+		return "", "", apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, name)
+	}
+	now := t.cfg.Clock.Now()
+	token, err = t.sign(&claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: t.cfg.Issuer, Subject: ServiceAccount(namespace, name), Audience: t.cfg.Audiences[:1:1], ID: uuid.NewString(),
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
+		},
+		Kubernetes: bound{Namespace: namespace, ServiceAccount: reference{name, account.Index.UID}, Secret: &reference{secret, secretUID}},
+	})
+	return token, account.Index.UID, err
+}
+
+func (t *Tokens) sign(said *claims) (string, error) {
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, said)
+	token.Header["kid"] = t.cfg.Keys.signingID
+	signed, err := token.SignedString(t.cfg.Keys.signing)
+	if err != nil {
+		return "", apierrors.NewInternalError(fmt.Errorf("sign token: %w", err))
+	}
+	return signed, nil
 }
 
 func validateLife(seconds int64) field.ErrorList {
@@ -252,15 +280,21 @@ func (t *Tokens) Authenticate(ctx context.Context, token string, audiences []str
 		return User{}, nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", said.Audience, audiences)
 	}
 	now := t.cfg.Clock.Now()
-	if now.After(said.ExpiresAt.Add(leeway)) {
+	if said.ExpiresAt != nil && now.After(said.ExpiresAt.Add(leeway)) {
 		return User{}, nil, errors.New("service account token has expired")
 	}
 	if now.Before(said.NotBefore.Add(-leeway)) {
 		return User{}, nil, errors.New("service account token is not valid yet")
 	}
-	err = t.alive(&said.Kubernetes, now)
+	alive := func() error {
+		if err := t.alive(&said.Kubernetes, now); err != nil || said.ExpiresAt != nil {
+			return err
+		}
+		return t.held(&said.Kubernetes, token)
+	}
+	err = alive()
 	if err != nil && t.cfg.Refresh != nil && t.cfg.Refresh(ctx) {
-		err = t.alive(&said.Kubernetes, now)
+		err = alive()
 	}
 	if err != nil {
 		return User{}, nil, err
@@ -287,7 +321,7 @@ func (t *Tokens) check(token string) (*claims, error) {
 	switch k := said.Kubernetes; {
 	case said.Issuer != t.cfg.Issuer:
 		return nil, fmt.Errorf("token is of issuer %q", said.Issuer)
-	case said.ExpiresAt == nil || said.NotBefore == nil:
+	case said.NotBefore == nil || said.ExpiresAt == nil && said.Kubernetes.Secret == nil:
 		return nil, errors.New("token has no term")
 	case k.Namespace == "" || k.ServiceAccount.Name == "" || said.Subject != ServiceAccount(k.Namespace, k.ServiceAccount.Name):
 		return nil, errors.New("token does not name its service account")
@@ -331,6 +365,23 @@ func (t *Tokens) alive(b *bound, now time.Time) error {
 	}
 	if b.Node != nil {
 		return t.present("node", store.Key{Resource: "nodes", Name: b.Node.Name}, b.Node, now)
+	}
+	return nil
+}
+
+// held tells whether the secret that a permanent token is for still holds it: who takes it
+// out of the secret makes it worthless.
+func (t *Tokens) held(b *bound, token string) error {
+	record, ok := t.cfg.Objects.Get(store.Key{Resource: "secrets", Namespace: b.Namespace, Name: b.Secret.Name})
+	if !ok {
+		return fmt.Errorf("service account token has been invalidated: secret %s is gone", b.Secret.Name)
+	}
+	var secret corev1.Secret
+	if err := secret.Unmarshal(record.Value); err != nil {
+		return fmt.Errorf("read secret %s: %w", b.Secret.Name, err)
+	}
+	if subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) != 1 {
+		return fmt.Errorf("service account token has been invalidated: secret %s holds another", b.Secret.Name)
 	}
 	return nil
 }

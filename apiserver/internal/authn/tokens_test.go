@@ -275,6 +275,50 @@ func TestTokenEndsWithWhatItIsBoundTo(t *testing.T) {
 	}
 }
 
+// A token without an end is good while its secret holds it, and its account is there.
+func TestPermanentTokens(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(f *fixture, s *corev1.Secret)
+		want   string // empty if it lives on
+	}{
+		"ten years have passed":    {func(f *fixture, _ *corev1.Secret) { f.clock.SetTime(f.clock.Now().AddDate(10, 0, 0)) }, ""},
+		"secret is gone":           {func(f *fixture, s *corev1.Secret) { f.objects.remove(s) }, "s is gone"},
+		"secret is another":        {func(f *fixture, s *corev1.Secret) { s.UID = "s2"; f.objects.put(s) }, "s is another"},
+		"secret holds it no more":  {func(f *fixture, s *corev1.Secret) { s.Data = nil; f.objects.put(s) }, "s holds another"},
+		"secret holds another one": {func(f *fixture, s *corev1.Secret) { s.Data["token"][0]++; f.objects.put(s) }, "s holds another"},
+		"account is gone":          {func(f *fixture, _ *corev1.Secret) { f.objects.remove(account("")) }, "robot is gone"},
+		"account is another":       {func(f *fixture, _ *corev1.Secret) { f.objects.put(account("u2")) }, "robot is another"},
+	} {
+		f := newFixture(t)
+		token, uid, err := f.Permanent("a", "robot", "s", "s1")
+		if err != nil || uid != "u1" {
+			t.Fatalf("%v, account %s", err, uid)
+		}
+		if _, _, err := f.Authenticate(t.Context(), token, nil); err == nil {
+			t.Errorf("%s: the token is good before its secret holds it", name)
+		}
+		s := secret("s1")
+		s.Data = map[string][]byte{"token": []byte(token)}
+		f.objects.put(s)
+		user, _, err := f.Authenticate(t.Context(), token, nil)
+		if err != nil || user.Name != "system:serviceaccount:a:robot" || user.UID != "u1" {
+			t.Errorf("%s, before: %v, %v", name, user, err)
+		}
+		c.change(f, s)
+		if _, _, err := f.Authenticate(t.Context(), token, nil); c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	f := newFixture(t)
+	if _, _, err := f.Permanent("a", "ghost", "s", "s1"); !apierrors.IsNotFound(err) {
+		t.Errorf("a token of no account: %v", err)
+	}
+	endless := f.sign(f.key, jwt.SigningMethodES256, f.keyID, f.claims(func(c jwt.MapClaims) { delete(c, "exp") }))
+	if _, _, err := f.Authenticate(t.Context(), endless, nil); err == nil {
+		t.Error("a token that has no end and no secret is good")
+	}
+}
+
 // A token may be used on a master that has not heard yet of what it is bound to.
 func TestTokenOfAnotherMaster(t *testing.T) {
 	var f *fixture

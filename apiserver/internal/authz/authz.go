@@ -67,8 +67,12 @@ type Pods interface {
 	// NodeOf returns the node a pod is bound to, empty if none or no such pod.
 	NodeOf(namespace, name string) string
 	// UsedOn says whether a pod bound to the node names the object; resource is
-	// "configmaps", "secrets" or "serviceaccounts".
+	// "configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims", or
+	// "persistentvolumes", which pods name by their claims.
 	UsedOn(node, resource, namespace, name string) bool
+	// KeptOn says whether a PersistentVolume is a directory of the node that its kubelet
+	// made, or does not exist: then the kubelet may remove the directory.
+	KeptOn(node, name string) bool
 }
 
 // Config of an Authorizer.

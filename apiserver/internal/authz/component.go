@@ -14,18 +14,21 @@ import (
 type rule struct{ verbs, resources []string }
 
 // defined stands for the kinds that users have defined, in groups whose names have a dot,
-// without their subresources. No resource is called so.
-const defined = "(defined)"
+// without their subresources; definedScale for their sizes. No resource is called so.
+const (
+	defined      = "(defined)"
+	definedScale = defined + "/scale"
+)
 
 func (r rule) admits(attr *Attributes) bool {
 	resource := attr.Resource.String()
-	switch {
-	case attr.Subresource != "":
-		resource += "/" + attr.Subresource
-	case slices.Contains(r.resources, defined) && strings.Contains(attr.Resource.Group, "."):
+	if strings.Contains(attr.Resource.Group, ".") && (slices.Contains(r.resources, defined) || slices.Contains(r.resources, definedScale)) {
 		if _, builtIn := object.KindForResource(attr.Resource); !builtIn {
 			resource = defined
 		}
+	}
+	if attr.Subresource != "" {
+		resource += "/" + attr.Subresource
 	}
 	return matches(r.verbs, attr.Verb) && matches(r.resources, resource)
 }
@@ -63,18 +66,25 @@ var allowed = map[string][]rule{
 		{append(read, "update", "patch", "delete", "deletecollection"), append(stored(), defined)},
 		{append(read, "create", "update", "patch", "delete", "deletecollection"), []string{
 			"namespaces", "nodes", "pods", "services", "configmaps", "secrets", "serviceaccounts", "events",
-			"deployments.apps", "replicasets.apps", "jobs.batch", "leases.coordination.k8s.io",
-			"endpointslices.discovery.k8s.io", "events.events.k8s.io",
+			"deployments.apps", "replicasets.apps", "controllerrevisions.apps", "jobs.batch", "leases.coordination.k8s.io",
+			"endpointslices.discovery.k8s.io", "endpoints", "events.events.k8s.io",
+			"persistentvolumes", "persistentvolumeclaims", "volumeattachments.storage.k8s.io",
 		}},
 		{[]string{"get", "update", "patch"}, []string{
+			"persistentvolumes/status", "persistentvolumeclaims/status",
 			"namespaces/status", "namespaces/finalize", "nodes/status", "pods/status", "services/status",
 			"customresourcedefinitions.apiextensions.k8s.io/status",
 			"deployments.apps/status", "deployments.apps/scale", "replicasets.apps/status", "replicasets.apps/scale",
+			"statefulsets.apps/status", "daemonsets.apps/status",
+			"replicationcontrollers/status", "replicationcontrollers/scale", "statefulsets.apps/scale", definedScale,
+			"poddisruptionbudgets.policy/status", "horizontalpodautoscalers.autoscaling/status",
 			"jobs.batch/status", "cronjobs.batch/status",
 		}},
 	},
 	"scheduler": {
-		{read, []string{"nodes", "pods", "namespaces", "services", "replicasets.apps"}},
+		{read, []string{"nodes", "pods", "namespaces", "services", "replicasets.apps", "storageclasses.storage.k8s.io"}},
+		// It reserves volumes for claims and says for which node a volume is to be made.
+		{append(read, "update", "patch"), []string{"persistentvolumes", "persistentvolumeclaims"}},
 		{[]string{"create"}, []string{"pods/binding"}},
 		{[]string{"update", "patch"}, []string{"pods/status"}},
 		{[]string{"delete"}, []string{"pods"}},
@@ -106,7 +116,7 @@ func componentRules(role string) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	for _, r := range allowed[role] {
 		for _, resource := range r.resources {
-			if resource == defined {
+			if strings.HasPrefix(resource, defined) {
 				continue // no rule can say it
 			}
 			name, sub, _ := strings.Cut(resource, "/")

@@ -1,6 +1,9 @@
 package authz
 
 import (
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -76,7 +79,26 @@ func Defaults() []object.Object {
 	return append(out, defaultBindings()...)
 }
 
-func defaultRoles() []*rbacv1.ClusterRole {
+func defaultRoles() []*rbacv1.ClusterRole { return append(userRoles(), certificateRoles()...) }
+
+// certificateRoles are for who asks for certificates and who approves them; nobody has them
+// unless an administrator says so.
+func certificateRoles() []*rbacv1.ClusterRole {
+	const prefix, group = "system:certificates.k8s.io:", certificatesv1.GroupName
+	roles := []*rbacv1.ClusterRole{
+		clusterRole(prefix+"certificatesigningrequests:nodeclient", ruleOf([]string{"create"}, []string{group}, []string{"certificatesigningrequests/nodeclient"})),
+		clusterRole(prefix+"certificatesigningrequests:selfnodeclient", ruleOf([]string{"create"}, []string{group}, []string{"certificatesigningrequests/selfnodeclient"})),
+	}
+	for _, signer := range []string{
+		certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName,
+	} {
+		roles = append(roles, clusterRole(prefix+strings.TrimPrefix(signer, "kubernetes.io/")+"-approver",
+			ruleOf([]string{"approve"}, []string{group}, []string{"signers"}, signer)))
+	}
+	return roles
+}
+
+func userRoles() []*rbacv1.ClusterRole {
 	all, core := []string{"*"}, []string{""}
 	change := []string{"create", "delete", "deletecollection", "patch", "update"}
 	create := []string{"create"}
@@ -96,7 +118,7 @@ func defaultRoles() []*rbacv1.ClusterRole {
 			ruleOf(read, core, []string{"pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"}),
 			ruleOf([]string{"impersonate"}, core, []string{"serviceaccounts"}),
 			ruleOf(change, core, []string{"pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"}),
-			ruleOf(create, core, []string{"pods/eviction"}),
+			ruleOf(create, core, []string{"pods/eviction", "pods/restart"}),
 			ruleOf(change, core, []string{
 				"configmaps", "endpoints", "events", "persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale",
 				"secrets", "serviceaccounts", "services", "services/proxy",
@@ -137,7 +159,7 @@ func defaultRoles() []*rbacv1.ClusterRole {
 		clusterRole("system:discovery", pathRule(discovery...)),
 		clusterRole("system:public-info-viewer", pathRule("/healthz", "/livez", "/readyz", "/version", "/version/")),
 		clusterRole("system:monitoring", pathRule(
-			"/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*",
+			"/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/controller-manager", "/metrics/slis", "/readyz", "/readyz/*",
 		)),
 		clusterRole("system:service-account-issuer-discovery", pathRule("/.well-known/openid-configuration", "/openid/v1/jwks", "/openid/v1/jwks/")),
 		// For add-ons that ask who their callers are and what those may do.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,8 +16,9 @@ import (
 
 // Grant decides whether a user may store a role or binding (old is nil for a new one): no
 // one can grant more than they hold themselves, unless they may "escalate" the role or
-// "bind" to it. It answers from memory, so that the single writer may call it. Errors are
-// *apierrors.StatusError.
+// "bind" to it. Of a request for a certificate it decides whether the user may approve it, or
+// sign it, for its signer. It answers from memory, so that the single writer may call it.
+// Errors are *apierrors.StatusError.
 func (a *Authorizer) Grant(user string, groups []string, obj, old object.Object) error {
 	if slices.Contains(groups, GroupAdmins) {
 		return nil
@@ -34,6 +36,50 @@ func (a *Authorizer) Grant(user string, groups []string, obj, old object.Object)
 		return a.grantRole(user, groups, role, roleBindingsResource, role.RoleRef)
 	case *rbacv1.ClusterRoleBinding:
 		return a.grantRole(user, groups, role, clusterRoleBindingsResource, role.RoleRef)
+	case *certificatesv1.CertificateSigningRequest:
+		if was, ok := old.(*certificatesv1.CertificateSigningRequest); ok {
+			return a.grantCertificate(user, groups, role, was)
+		}
+	}
+	return nil
+}
+
+const (
+	requestsResource = "certificatesigningrequests." + certificatesv1.GroupName
+	signersResource  = "signers." + certificatesv1.GroupName
+)
+
+// grantCertificate looks at what a change does to a request: whether it decides about it or
+// answers it, and whether the user may do that for the signer or for all of its domain.
+func (a *Authorizer) grantCertificate(user string, groups []string, request, old *certificatesv1.CertificateSigningRequest) error {
+	may := func(verb string) error {
+		signer := request.Spec.SignerName
+		domain, _, _ := strings.Cut(signer, "/")
+		if a.may(user, groups, verb, signersResource, "", signer) || a.may(user, groups, verb, signersResource, "", domain+"/*") {
+			return nil
+		}
+		return apierrors.NewForbidden(schema.ParseGroupResource(requestsResource), request.Name, fmt.Errorf(
+			"user not permitted to %s requests with signerName %q", verb, signer))
+	}
+	for _, condition := range request.Status.Conditions {
+		if slices.ContainsFunc(old.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool { return c == condition }) {
+			continue
+		}
+		verb := ""
+		switch condition.Type {
+		case certificatesv1.CertificateApproved, certificatesv1.CertificateDenied:
+			verb = "approve"
+		case certificatesv1.CertificateFailed:
+			verb = "sign"
+		default:
+			continue
+		}
+		if err := may(verb); err != nil {
+			return err
+		}
+	}
+	if !slices.Equal(request.Status.Certificate, old.Status.Certificate) {
+		return may("sign")
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (a *Authorizer) node(attr *Attributes) bool {
 			return a.cfg.Pods.NodeOf(attr.Namespace, attr.Name) == self
 		}
 		return false
-	case "configmaps", "secrets":
+	case "configmaps", "secrets", "persistentvolumeclaims":
 		if !reads || attr.Subresource != "" || attr.Namespace == "" {
 			return false
 		}
@@ -38,6 +38,16 @@ func (a *Authorizer) node(attr *Attributes) bool {
 			name = named(attr.FieldSelector)
 		}
 		return name != "" && a.cfg.Pods.UsedOn(self, attr.Resource.Resource, attr.Namespace, name)
+	case "persistentvolumes":
+		switch {
+		case !reads || attr.Subresource != "":
+			return false
+		case attr.Verb == "get":
+			return attr.Name != "" && (a.cfg.Pods.UsedOn(self, attr.Resource.Resource, "", attr.Name) || a.cfg.Pods.KeptOn(self, attr.Name))
+		}
+		// Whoever watches a name hears of what gets it later: only pods' volumes, therefore.
+		name := named(attr.FieldSelector)
+		return name != "" && a.cfg.Pods.UsedOn(self, attr.Resource.Resource, "", name)
 	case "serviceaccounts":
 		// Which pod the token is bound to, the registry looks at.
 		return attr.Verb == "create" && attr.Subresource == "token" &&

@@ -37,6 +37,10 @@ func (s *Service) Renew(ctx context.Context, req *certificatev1pb.RenewRequest) 
 		return nil, refuse("the certificate request is of another key than the certificate; renew with the key the certificate was issued for")
 	}
 	identity := rpc.CallerOf(old)
+	if len(identity.Roles) == 0 {
+		// Such a one was signed for a CertificateSigningRequest, for as long as was approved.
+		return nil, refuse("the certificate of %q belongs to no program of the cluster; ask for another with a CertificateSigningRequest", identity.Name)
+	}
 	if s.cfg.Renewable != nil {
 		if err := s.cfg.Renewable(ctx, identity); err != nil {
 			return nil, err

@@ -127,7 +127,7 @@ func (n *Node) Lead(ctx context.Context) error {
 	return nil
 }
 
-// LeaderChanged is closed at etcd's next leader change.
+// LeaderChanged returns a channel that is closed at etcd's next leader change.
 func (n *Node) LeaderChanged() <-chan struct{} { return n.etcd.Server.LeaderChangedNotify() }
 
 // Hash is the hash of all keys and values up to a revision (0: the present one), equal on all

@@ -26,6 +26,7 @@ import (
 	"kijabi.dev/platform/logging"
 	"kijabi.dev/platform/rpc"
 	"kijabi.dev/platform/tunnel"
+	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
@@ -280,18 +281,34 @@ func (h *Hub) WatchLiveness(_ *nodev1pb.WatchLivenessRequest, stream nodev1pb.No
 	}
 }
 
+// Stats asks a node's kubelet for its figures.
+func (h *Hub) Stats(ctx context.Context, req *nodev1pb.StatsRequest) (*nodev1pb.StatsResponse, error) {
+	if req.GetNode() == "" {
+		return nil, apierrors.NewBadRequest("node is required")
+	}
+	conn, err := h.Node(ctx, req.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	stats, err := kubeletv1pb.NewKubeletServiceClient(conn).Stats(ctx, &kubeletv1pb.StatsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return &nodev1pb.StatsResponse{Stats: stats}, nil
+}
+
 // liveness lists every known node. What happened before this master led does not
 // count: its knowledge began empty. A node that no master hears goes by its Lease.
 func (h *Hub) liveness(now, since time.Time) []*nodev1pb.NodeLiveness {
 	seen := h.cfg.Directory.All()
 	names := h.cfg.Known()
 	slices.Sort(names)
-	h.renewals.keep(names, since)
+	h.renewals.keep(names, now, since)
 	out := make([]*nodev1pb.NodeLiveness, 0, len(names))
 	for _, name := range names {
 		at := since
 		if sighting, ok := seen[name]; !ok {
-			at = h.renewals.heard(name, h.cfg.Lease(name), now, since)
+			at = h.renewals.heard(name, h.cfg.Lease(name), now)
 		} else if sighting.Heard.After(at) {
 			at = sighting.Heard
 		}

@@ -82,6 +82,15 @@ func (r *Relay) Stats(ctx context.Context, req *kubeletv1pb.StatsRequest) (*kube
 	return kubelet.Stats(ctx, req)
 }
 
+// Restart relays an order to restart containers.
+func (r *Relay) Restart(ctx context.Context, req *kubeletv1pb.RestartRequest) (*kubeletv1pb.RestartResponse, error) {
+	kubelet, err := r.kubelet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return kubelet.Restart(ctx, req)
+}
+
 // Page relays a text about a node.
 func (r *Relay) Page(req *kubeletv1pb.PageRequest, out kubeletv1pb.KubeletService_PageServer) error {
 	kubelet, err := r.kubelet(out.Context())

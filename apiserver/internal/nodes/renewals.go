@@ -19,6 +19,8 @@ type renewals struct {
 	mu    sync.Mutex
 	since time.Time // beginning of the term that they belong to
 	seen  map[string]renewal
+	// known says since when nodes count: those that came later in the term, from then on.
+	known map[string]time.Time
 }
 
 type renewal struct {
@@ -27,27 +29,39 @@ type renewal struct {
 }
 
 // keep forgets nodes that are not among the sorted names, and all that an earlier term saw.
-func (r *renewals) keep(names []string, since time.Time) {
+// It notes those that are new.
+func (r *renewals) keep(names []string, now, since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	came := now
 	if !r.since.Equal(since) || r.seen == nil {
-		r.since, r.seen = since, map[string]renewal{}
+		r.since, r.seen, r.known = since, map[string]renewal{}, map[string]time.Time{}
+		came = since
 	}
+	for _, name := range names {
+		if _, ok := r.known[name]; !ok {
+			r.known[name] = came
+		}
+	}
+	maps.DeleteFunc(r.known, func(node string, _ time.Time) bool {
+		_, known := slices.BinarySearch(names, node)
+		return !known
+	})
 	maps.DeleteFunc(r.seen, func(node string, _ renewal) bool {
 		_, known := slices.BinarySearch(names, node)
 		return !known
 	})
 }
 
-// heard returns the time from which a node that no master hears counts as silent: the end
-// of its Lease, or since, if it keeps none. A Lease is believed when it is first seen, for
-// this master cannot know how old it is.
-func (r *renewals) heard(node string, lease *coordinationv1.Lease, now, since time.Time) time.Time {
-	if lease == nil || lease.Spec.RenewTime == nil || lease.Annotations[heardAnnotation] != "" {
-		return since
-	}
+// heard returns the time from which a node that keep knows and no master hears counts as
+// silent: the end of its Lease, or the beginning of the term or of the node, if it keeps none.
+// A Lease is believed when it is first seen, for this master cannot know how old it is.
+func (r *renewals) heard(node string, lease *coordinationv1.Lease, now time.Time) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if lease == nil || lease.Spec.RenewTime == nil || lease.Annotations[heardAnnotation] != "" {
+		return r.known[node]
+	}
 	last, ok := r.seen[node]
 	if !ok || !last.written.Equal(lease.Spec.RenewTime.Time) {
 		duration := defaultLeaseDuration

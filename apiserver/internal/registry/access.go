@@ -6,9 +6,12 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kijabi.dev/apiserver/internal/admission"
 	"kijabi.dev/apiserver/internal/store"
@@ -19,7 +22,8 @@ import (
 // block, since the single writer calls them. Safe for concurrent use.
 type Access interface {
 	// Grant returns nil, or a StatusError if a user may not store a role or binding because it
-	// grants more than the user holds. old is nil for a new one.
+	// grants more than the user holds, nor approve or sign a request for a certificate for its
+	// signer. old is nil for a new one.
 	Grant(user string, groups []string, obj, old object.Object) error
 	// Create returns nil, or a Forbidden StatusError if a user may not create an object. The
 	// doors ask about what a request says; this is asked when an apply turns out to create.
@@ -34,6 +38,9 @@ type Access interface {
 type TokenIssuer interface {
 	// Request completes a request for a token; errors are StatusErrors.
 	Request(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) error
+	// Permanent makes a token for a secret that is to hold it, and returns the account's uid.
+	// It answers from memory.
+	Permanent(namespace, account, secret string, secretUID types.UID) (token string, accountUID types.UID, err error)
 }
 
 const tokenSubresource = "token"
@@ -46,7 +53,7 @@ const clusterRolesResource = "clusterroles." + rbacv1.GroupName
 // guard makes a plan ask, when it is decided, whether the caller may grant what it stores.
 // What was prepared earlier may rest on rights that are gone by then.
 func (e *Engine) guard(caller Caller, kind *Kind, p *plan) {
-	if e.cfg.Access == nil || kind.GVR.Group != rbacv1.GroupName {
+	if e.cfg.Access == nil || kind.GVR.Group != rbacv1.GroupName && kind.GVR.Group != certificatesv1.GroupName {
 		return
 	}
 	p.guard = func(current *store.Record, obj object.Object) error {
@@ -61,10 +68,40 @@ func (e *Engine) guard(caller Caller, kind *Kind, p *plan) {
 	}
 }
 
-// fill completes an aggregated role that is being written.
+// fill completes an aggregated role, or a secret with an account's token, that is being written.
 func (e *Engine) fill(obj object.Object) {
-	if role, ok := obj.(*rbacv1.ClusterRole); ok && e.cfg.Access != nil {
-		e.cfg.Access.Complete(role)
+	switch obj := obj.(type) {
+	case *rbacv1.ClusterRole:
+		if e.cfg.Access != nil {
+			e.cfg.Access.Complete(obj)
+		}
+	case *corev1.Secret:
+		if obj.Type == corev1.SecretTypeServiceAccountToken && e.cfg.Tokens != nil {
+			e.fillToken(obj)
+		}
+	}
+}
+
+// fillToken gives a secret that is for a service account's token one, if it has none and the
+// account is there. A loop of the controller-manager has secrets written again whose account
+// comes later, and removes those whose account is gone.
+func (e *Engine) fillToken(secret *corev1.Secret) {
+	if secret.DeletionTimestamp != nil || len(secret.Data[corev1.ServiceAccountTokenKey]) > 0 {
+		return
+	}
+	account := secret.Annotations[corev1.ServiceAccountNameKey] // without a name there is none
+	token, uid, err := e.cfg.Tokens.Permanent(secret.Namespace, account, secret.Name, secret.UID)
+	if known := secret.Annotations[corev1.ServiceAccountUIDKey]; err != nil || known != "" && known != string(uid) {
+		return // of no account, or of one that is gone
+	}
+	if secret.Data == nil {
+		secret.Data = map[string][]byte{}
+	}
+	secret.Annotations[corev1.ServiceAccountUIDKey] = string(uid)
+	secret.Data[corev1.ServiceAccountTokenKey] = []byte(token)
+	secret.Data[corev1.ServiceAccountNamespaceKey] = []byte(secret.Namespace)
+	if len(e.cfg.RootCA) > 0 {
+		secret.Data[corev1.ServiceAccountRootCAKey] = e.cfg.RootCA
 	}
 }
 

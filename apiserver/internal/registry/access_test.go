@@ -2,12 +2,14 @@ package registry_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +22,7 @@ import (
 	configv1 "kijabi.dev/platform/config/v1"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
+	"kijabi.dev/platform/pki"
 )
 
 // noPods: no node has any.
@@ -27,6 +30,7 @@ type noPods struct{}
 
 func (noPods) NodeOf(string, string) string               { return "" }
 func (noPods) UsedOn(string, string, string, string) bool { return false }
+func (noPods) KeptOn(string, string) bool                 { return false }
 
 // guarded is a registry that leads and asks the policy of its own objects.
 type guarded struct {
@@ -398,5 +402,76 @@ func TestDefaultRoles(t *testing.T) {
 	}
 	if rules := get[*rbacv1.ClusterRole](t, g.master, basic).Rules; len(rules) != 0 {
 		t.Errorf("system:basic-user was to be left alone: %v", rules)
+	}
+}
+
+// Who may write what becomes of a request for a certificate needs the right to do so for its signer.
+func TestSignersAreGuarded(t *testing.T) {
+	g := guardedLeader(t)
+	jane := registry.Caller{User: "jane", Groups: []string{"system:authenticated"}, UserAgent: "test/1"}
+	may := func(name, verb, signer string) {
+		g.put(t, clusterRoleOf(name, rbacv1.PolicyRule{
+			Verbs: []string{verb}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: []string{signer},
+		}), &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+			Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "jane"}},
+		})
+	}
+	may("approver", "approve", "example.com/one")
+	may("domain", "approve", "example.org/*")
+	may("signer", "sign", "example.com/two")
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.NewCSR(key, "somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := pki.NewCA("test", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := ca.SignCSR(csr, pki.LeafRequest{CommonName: "somebody", Client: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	condition := func(kind certificatesv1.RequestConditionType) func(*certificatesv1.CertificateSigningRequest) {
+		return func(r *certificatesv1.CertificateSigningRequest) {
+			r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: kind, Status: "True", Reason: "Test"})
+		}
+	}
+	signed := func(r *certificatesv1.CertificateSigningRequest) { r.Status.Certificate = certificate }
+	for i, c := range []struct {
+		signer, subresource string
+		change              func(*certificatesv1.CertificateSigningRequest)
+		verb                string // that is refused; empty for success
+	}{
+		{"example.com/one", "approval", condition("Approved"), ""},
+		{"example.com/one", "approval", condition("Denied"), ""},
+		{"example.com/one", "status", signed, "sign"},
+		{"example.com/one", "status", condition("Failed"), "sign"},
+		{"example.com/one", "status", condition("Other"), ""},
+		{"example.com/two", "approval", condition("Approved"), "approve"},
+		{"example.com/two", "approval", condition("Denied"), "approve"},
+		{"example.com/two", "status", signed, ""},
+		{"example.com/two", "status", condition("Failed"), ""},
+		{"example.org/any", "approval", condition("Approved"), ""},
+		{"example.net/any", "approval", condition("Approved"), "approve"},
+	} {
+		name := fmt.Sprintf("r%d", i)
+		request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: csr, SignerName: c.signer, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth},
+		}}
+		g.put(t, request)
+		stored := get[*certificatesv1.CertificateSigningRequest](t, g.master, at("certificatesigningrequests", "", name))
+		c.change(stored)
+		_, err := g.Update(t.Context(), jane, at("certificatesigningrequests", "", name, c.subresource), stored, registry.WriteOptions{})
+		switch want := fmt.Sprintf("user not permitted to %s requests with signerName %q", c.verb, c.signer); {
+		case c.verb == "" && err != nil:
+			t.Errorf("%s of %s: %v", c.subresource, c.signer, err)
+		case c.verb != "" && (!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s of %s: %v, want %s", c.subresource, c.signer, err, want)
+		}
 	}
 }

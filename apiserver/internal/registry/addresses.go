@@ -55,6 +55,9 @@ func newAddresses(network configv1.Network) (*addresses, error) {
 	return a, nil
 }
 
+// Services are the addresses that services have.
+func (e *Engine) Services() netip.Prefix { return e.addresses.prefix }
+
 // kubernetesAddress is the address of the service that leads to the masters.
 func (a *addresses) kubernetesAddress() netip.Addr { return a.prefix.Addr().Next() }
 

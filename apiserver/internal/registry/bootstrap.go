@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -58,6 +59,8 @@ type Bootstrap struct {
 	cfg BootstrapConfig
 	// renewed is true once the defaults were brought up to date in this term.
 	renewed bool
+	// classed is true once it is known that the cluster has been given its storage class.
+	classed bool
 	seen    map[store.Key]sighting
 }
 
@@ -96,7 +99,7 @@ func (b *Bootstrap) Run(ctx context.Context) error {
 			}
 		} else if leading {
 			clear(b.seen)
-			b.renewed = false
+			b.renewed, b.classed = false, false
 		}
 		leading = term.Leading
 		select {
@@ -128,6 +131,9 @@ func (b *Bootstrap) ensure(ctx context.Context) error {
 	if err := b.access(ctx); err != nil {
 		return err
 	}
+	if err := b.storageClass(ctx); err != nil {
+		return err
+	}
 	doors := b.cfg.Endpoints()
 	port := int32(configv1.PortREST)
 	if len(doors) > 0 {
@@ -144,7 +150,12 @@ func (b *Bootstrap) ensure(ctx context.Context) error {
 	if len(doors) == 0 {
 		return nil // nobody knows a live master, not even this one: keep what is there
 	}
-	return b.endpoints(ctx, doors, port)
+	doors = slices.Clone(doors)
+	slices.SortFunc(doors, func(x, y netip.AddrPort) int { return strings.Compare(x.String(), y.String()) })
+	if err := b.endpoints(ctx, doors, port); err != nil {
+		return err
+	}
+	return b.oldEndpoints(ctx, doors, port)
 }
 
 // criticalClasses are the priority classes of what a cluster or a node cannot do without;
@@ -259,8 +270,6 @@ func (b *Bootstrap) dns() *corev1.Service {
 
 // endpoints writes the slice of the kubernetes service when the live masters have changed.
 func (b *Bootstrap) endpoints(ctx context.Context, doors []netip.AddrPort, port int32) error {
-	doors = slices.Clone(doors)
-	slices.SortFunc(doors, func(x, y netip.AddrPort) int { return strings.Compare(x.String(), y.String()) })
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
@@ -286,6 +295,34 @@ func (b *Bootstrap) endpoints(ctx context.Context, doors []netip.AddrPort, port 
 		return nil
 	}
 	_, err := b.cfg.Engine.Update(ctx, clusterCaller(), ref, slice, WriteOptions{})
+	return err
+}
+
+// oldEndpoints shows the live masters as Endpoints of the kubernetes service, too, for
+// programs that know no slices. Their label keeps it from being mirrored into slices.
+func (b *Bootstrap) oldEndpoints(ctx context.Context, doors []netip.AddrPort, port int32) error {
+	want := &corev1.Endpoints{ //nolint:staticcheck // clients still have it
+		ObjectMeta: metav1.ObjectMeta{
+			Name: kubernetesService, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"},
+		},
+		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // clients still have it
+			Ports: []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}}, //nolint:staticcheck // clients still have it
+		}},
+	}
+	for _, door := range doors {
+		want.Subsets[0].Addresses = append(want.Subsets[0].Addresses, corev1.EndpointAddress{IP: door.Addr().Unmap().String()}) //nolint:staticcheck // clients still have it
+	}
+	ref := Ref{Resource: corev1.SchemeGroupVersion.WithResource("endpoints"), Namespace: want.Namespace, Name: want.Name}
+	record, ok := b.cfg.Engine.store.Get(store.Key{Resource: ref.Resource.Resource, Namespace: ref.Namespace, Name: ref.Name})
+	if !ok {
+		_, err := b.cfg.Engine.Create(ctx, clusterCaller(), ref, want, WriteOptions{})
+		return err
+	}
+	var have corev1.Endpoints //nolint:staticcheck // clients still have it
+	if err := have.Unmarshal(record.Value); err == nil && apiequality.Semantic.DeepEqual(have.Subsets, want.Subsets) && have.Labels[discoveryv1.LabelSkipMirror] == "true" {
+		return nil
+	}
+	_, err := b.cfg.Engine.Update(ctx, clusterCaller(), ref, want, WriteOptions{})
 	return err
 }
 

@@ -180,6 +180,18 @@ func TestBootstrap(t *testing.T) {
 		clk.Step(time.Second)
 		return len(get[*discoveryv1.EndpointSlice](t, m, at("endpointslices", "default", "kubernetes")).Endpoints) == 1
 	})
+	eventually(t, "Endpoints for who knows no slices", func() bool {
+		record, err := m.Get(t.Context(), at("endpoints", "default", "kubernetes"))
+		if err != nil {
+			return false
+		}
+		var old corev1.Endpoints //nolint:staticcheck // clients still have it
+		if err := old.Unmarshal(record.Value); err != nil {
+			t.Fatal(err)
+		}
+		return len(old.Subsets) == 1 && len(old.Subsets[0].Addresses) == 1 && old.Subsets[0].Addresses[0].IP == "192.0.2.2" &&
+			old.Subsets[0].Ports[0].Port == 6443 && old.Labels[discoveryv1.LabelSkipMirror] == "true"
+	})
 	e := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e", Namespace: "default"}, InvolvedObject: corev1.ObjectReference{Namespace: "default", Name: "x"}}
 	must[*corev1.Event](t)(m.Create(t.Context(), admin, at("events", "default", ""), e, none))
 	eventually(t, "the event is swept", func() bool {

@@ -129,8 +129,8 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, caller regist
 	switch {
 	case path == "":
 		s.serveRoot(w, r)
-	case path == metricsPath:
-		s.serveMetrics(w, r)
+	case path == metricsPath || strings.HasPrefix(path, metricsPath+"/"):
+		s.serveMetrics(w, r, path)
 	case path == profilePath || strings.HasPrefix(path, profilePath+"/"):
 		s.serveProfile(w, r, path)
 	case path == wellKnownPath, path == jwksPath:

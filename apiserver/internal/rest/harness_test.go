@@ -57,6 +57,7 @@ type noPods struct{}
 
 func (noPods) NodeOf(string, string) string               { return "" }
 func (noPods) UsedOn(string, string, string, string) bool { return false }
+func (noPods) KeptOn(string, string) bool                 { return false }
 
 type fakeNodes struct {
 	conns map[string]grpc.ClientConnInterface

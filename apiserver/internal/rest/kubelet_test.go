@@ -18,8 +18,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"kijabi.dev/platform/rpc"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 )
 
@@ -34,6 +36,7 @@ type fakeKubelet struct {
 	forwards int
 	starts   []*kubeletv1pb.PortForwardStart
 	pages    []*kubeletv1pb.PageRequest
+	restarts []*kubeletv1pb.RestartRequest
 }
 
 // node adds a node with a fake kubelet and a pod on it.
@@ -237,4 +240,21 @@ func (k *fakeKubelet) Page(r *kubeletv1pb.PageRequest, out kubeletv1pb.KubeletSe
 		return err
 	}
 	return out.Send(&kubeletv1pb.PageResponse{Data: []byte(r.GetPage().String())})
+}
+
+// Restart notes what it was asked, and refuses container "once".
+func (k *fakeKubelet) Restart(_ context.Context, r *kubeletv1pb.RestartRequest) (*kubeletv1pb.RestartResponse, error) {
+	k.note(func() { k.restarts = append(k.restarts, r) })
+	names := r.GetContainers()
+	if len(names) == 0 {
+		names = []string{"c"}
+	}
+	answer := &kubeletv1pb.RestartResponse{}
+	for _, name := range names {
+		if name == "once" {
+			return nil, rpc.ToStatus(apierrors.NewBadRequest("container once of pod p has restartPolicy Never: it would not be started again"))
+		}
+		answer.Containers = append(answer.Containers, &kubeletv1pb.RestartedContainer{Name: name, ContainerId: "containerd://" + name})
+	}
+	return answer, nil
 }

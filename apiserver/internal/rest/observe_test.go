@@ -2,7 +2,9 @@ package rest
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -127,6 +129,45 @@ func TestRequestsAreCounted(t *testing.T) {
 		t.Errorf("jane reads metrics: %d", a.code)
 	}
 	a.contains(t, `User \"jane\" cannot get path \"/metrics\"`)
+}
+
+func TestMetricsOfOtherPrograms(t *testing.T) {
+	answers := true
+	h := newHarness(t, func(s *Server) {
+		s.cfg.Programs = map[string]Page{"controller-manager": func(context.Context) (string, []byte, error) {
+			if !answers {
+				return "", nil, errors.New("connection refused")
+			}
+			return "text/plain; version=0.0.4", []byte("workqueue_depth 7\n"), nil
+		}}
+	})
+	const path = "/metrics/controller-manager"
+	a := h.call("GET", path, "")
+	if a.code != http.StatusOK || string(a.body) != "workqueue_depth 7\n" || a.header.Get("Content-Type") != "text/plain; version=0.0.4" {
+		t.Errorf("%d %q %s", a.code, a.header.Get("Content-Type"), a.body)
+	}
+	if a := h.call("GET", path, "", "Impersonate-User: watcher", "Impersonate-Group: system:monitoring"); a.code != http.StatusOK {
+		t.Errorf("who monitors: %d %s", a.code, a.body)
+	}
+	for _, refused := range []struct {
+		answer answer
+		want   int
+	}{
+		{h.call("GET", path, "", "Impersonate-User: jane"), http.StatusForbidden},
+		{h.callAs(h.nobody, "GET", path, ""), http.StatusUnauthorized},
+		{h.call("POST", path, ""), http.StatusMethodNotAllowed},
+		{h.call("GET", "/metrics/else", ""), http.StatusNotFound},
+	} {
+		if refused.answer.code != refused.want {
+			t.Errorf("%d %s, want %d", refused.answer.code, refused.answer.body, refused.want)
+		}
+	}
+	answers = false
+	a = h.call("GET", path, "")
+	if a.code != http.StatusServiceUnavailable {
+		t.Errorf("a program that is away: %d", a.code)
+	}
+	a.contains(t, "the controller-manager of this master does not tell its metrics: connection refused")
 }
 
 // A master that ends says so to whoever balances load, while it still answers.

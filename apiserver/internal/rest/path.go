@@ -101,11 +101,19 @@ func (s *Server) methods(r *http.Request, gv schema.GroupVersion, segments []str
 	return allowed
 }
 
+// restartName is the subresource of pods that restarts containers.
+const restartName = "restart"
+
+// opens tells of a stream that goes both ways.
+func (t target) opens() bool {
+	return t.sub != nil && t.sub.Stream && t.sub.Name != "log" && t.sub.Name != restartName
+}
+
 func (t target) allows() bool {
 	switch {
 	case t.sub == nil:
 		return t.kind.HasVerb(t.verb)
-	case t.sub.Stream && t.sub.Name != "log":
+	case t.opens():
 		return true // both GET and POST open the stream
 	default:
 		return slices.Contains(t.sub.Verbs, t.verb)
@@ -124,7 +132,7 @@ func verbOf(r *http.Request, t target) string {
 	if t.sub != nil && t.sub.Stream && t.sub.Name == "proxy" {
 		return proxyVerb(r)
 	}
-	if t.sub != nil && t.sub.Stream && t.sub.Name != "log" {
+	if t.opens() {
 		// A stream that runs or carries anything needs the right to create, whichever
 		// method the transport wants: a WebSocket begins with GET.
 		if r.Method == http.MethodGet || r.Method == http.MethodPost {

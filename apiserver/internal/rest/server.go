@@ -120,6 +120,8 @@ type Config struct {
 	Traffic *traffic.Control
 	// Metrics answers /metrics; nil for none.
 	Metrics http.Handler
+	// Programs are those of this machine whose metrics /metrics/NAME shows. Optional.
+	Programs map[string]Page
 	// Clock; real when nil.
 	Clock clock.PassiveClock
 	// Log. Required.

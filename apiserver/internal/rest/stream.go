@@ -31,7 +31,7 @@ func servesSubresource(k *kinds.Kind, name string) bool {
 	if !k.Subresources[i].Stream {
 		return true
 	}
-	return name == "proxy" || k.GVK.Kind == "Pod" && slices.Contains([]string{"log", "exec", "attach", "portforward"}, name)
+	return name == "proxy" || k.GVK.Kind == "Pod" && slices.Contains([]string{"log", "exec", "attach", "portforward", restartName}, name)
 }
 
 // serveStream relays a request to a node, most to a pod on it, for as long as its caller still may.
@@ -62,6 +62,8 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller regi
 		err = s.serveAttach(w, r, caller, t)
 	case "proxy":
 		err = s.serveProxy(w, r, caller, t)
+	case restartName:
+		err = s.serveRestart(w, r, caller, t)
 	default:
 		err = s.servePortForward(w, r, caller, t)
 	}
@@ -71,7 +73,7 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, caller regi
 }
 
 // connection is what a stream asks for, as webhooks and policies see it; nil for logs, which
-// are only read.
+// are only read, and for restarts, for which Kubernetes has no kind of options.
 func connection(r *http.Request, t target) runtime.Object {
 	query := r.URL.Query()
 	is := func(name string) bool { return isTrue(query.Get(name)) }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/anypb"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -145,7 +146,10 @@ func unpack(packed *anypb.Any) (object.Object, error) {
 
 // Get returns one object.
 func (s *ObjectService) Get(ctx context.Context, req *objectv1pb.GetRequest) (*objectv1pb.GetResponse, error) {
-	ref, err := objectRef(req.GetReference(), "")
+	if sub := req.GetSubresource(); sub != "" && sub != "scale" {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("subresource %.64q cannot be read, only \"scale\" can", sub))
+	}
+	ref, err := objectRef(req.GetReference(), req.GetSubresource())
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +160,9 @@ func (s *ObjectService) Get(ctx context.Context, req *objectv1pb.GetRequest) (*o
 	record, err := s.registry.Get(r.ctx, r.ref)
 	if err != nil {
 		return nil, err
+	}
+	if r.ref.Subresource == "scale" {
+		return &objectv1pb.GetResponse{Object: object.PackBytes(object.KindOf[*autoscalingv1.Scale](), record.Value)}, nil
 	}
 	return &objectv1pb.GetResponse{Object: pack(r.kind, record)}, nil
 }

@@ -46,6 +46,7 @@ type noPods struct{}
 
 func (noPods) NodeOf(string, string) string               { return "" }
 func (noPods) UsedOn(string, string, string, string) bool { return false }
+func (noPods) KeptOn(string, string) bool                 { return false }
 
 // door is the gRPC door over a real store and registry that lead.
 type door struct {
@@ -488,6 +489,71 @@ func TestControllerWritesWhatItDeclared(t *testing.T) {
 	eventually(t, "a refusal", func() bool { return c.failed.Load() != nil })
 	if got := c.failed.Load(); got != "create of Secret is outside the controller's declared outputs" {
 		t.Errorf("refusal %q", got)
+	}
+}
+
+// replacer writes back, in different ways, what its cache holds of an object.
+type replacer struct {
+	maps    *informer.Informer[*corev1.ConfigMap]
+	refused chan error
+}
+
+func (*replacer) Name() string { return "replacer" }
+
+func (r *replacer) Inputs() []controller.Input { return []controller.Input{controller.Self(r.maps)} }
+
+func (*replacer) Outputs() []controller.Output {
+	return []controller.Output{controller.Fields[*corev1.ConfigMap]("all")}
+}
+
+func (r *replacer) Reconcile(ctx context.Context, key object.Key, w client.Writer, _ *zap.Logger) (time.Duration, error) {
+	have, err := r.maps.Get(key)
+	if err != nil || have.Labels["patched"] != "" {
+		return 0, nil //nolint:nilerr // it is gone
+	}
+	_, err = w.Update(ctx, have)
+	r.refused <- err
+	_, err = w.Transact(ctx, []client.Op{client.UpdateOp(have, "")}, true)
+	r.refused <- err
+	_, err = w.Patch(ctx, have, types.MergePatchType, []byte(`{"metadata":{"labels":{"patched":"yes"}}}`), "")
+	r.refused <- err
+	return 0, nil
+}
+
+// What a cache holds in part is not written back whole: that would lose the rest.
+func TestWhatIsKeptInPartIsPatched(t *testing.T) {
+	api := client.New(open(t).dial(t, "admin"))
+	set := informer.NewSet(api, zap.NewNop())
+	keep := func(m *corev1.ConfigMap) func() *corev1.ConfigMap {
+		m.Data = nil
+		return func() *corev1.ConfigMap { return m }
+	}
+	c := &replacer{maps: informer.Of[*corev1.ConfigMap](set, informer.Keep(keep)), refused: make(chan error, 3)}
+	loops, err := controller.NewRuntime(controller.RuntimeConfig{Client: api, Clock: clock.RealClock{}, Log: zap.NewNop(), Controllers: []controller.Controller{c}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := api.Create(t.Context(), configMap("first", "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, set.Run, func(ctx context.Context) error {
+		if err := set.WaitSynced(ctx); err != nil {
+			return nil //nolint:nilerr // the test ended first
+		}
+		return loops.Run(ctx)
+	})
+	for _, way := range []string{"update", "transaction"} {
+		if err := <-c.refused; err == nil || !strings.Contains(err.Error(), "in part") {
+			t.Errorf("%s: %v", way, err)
+		}
+	}
+	if err := <-c.refused; err != nil {
+		t.Errorf("patch: %v", err)
+	}
+	have, err := client.Get[*corev1.ConfigMap](t.Context(), api, object.KeyOf(stored))
+	if err != nil || len(have.Data) == 0 || have.Labels["patched"] != "yes" {
+		t.Errorf("stored is %+v: %v", have, err)
 	}
 }
 

@@ -137,7 +137,7 @@ func (s *Store) commit(b *batch) error {
 	now := s.cfg.Clock.Now()
 	s.batchNumber++
 	ops := append(b.ops, Op{Key: manifestKey, Value: s.manifest(b, now).encode()})
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.CommitTimeout)
+	ctx, cancel := s.underWay()
 	revision, err := s.cfg.Backend.Commit(ctx, fenceKey, int64(s.epoch), ops)
 	cancel()
 	if err != nil {
@@ -157,10 +157,39 @@ func (s *Store) commit(b *batch) error {
 	return nil
 }
 
+// afterDisturbance is how long an answer is awaited that a change of the backend's leader may have
+// lost. One that was not lost comes with the new leader's first commits; waiting longer only keeps
+// everybody from writing, since the manifest tells in the end what became of a batch.
+const afterDisturbance = 200 * time.Millisecond
+
+// underWay bounds a transaction.
+func (s *Store) underWay() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.CommitTimeout)
+	if s.cfg.Disturbed == nil {
+		return ctx, cancel
+	}
+	disturbed := s.cfg.Disturbed()
+	go func() {
+		select {
+		case <-disturbed:
+		case <-ctx.Done():
+			return
+		}
+		timer := time.NewTimer(afterDisturbance)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // answerUnchanged answers groups that change nothing. What they are told came from
 // memory, so first it must be proven that no other master has written meanwhile.
 func (s *Store) answerUnchanged(b *batch) error {
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.CommitTimeout)
+	ctx, cancel := s.underWay()
 	defer cancel()
 	pair, _, err := s.read(ctx, fenceKey)
 	if err != nil {

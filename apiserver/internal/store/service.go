@@ -54,6 +54,9 @@ type Config struct {
 	// CommitTimeout is how long a transaction may take before its outcome counts as
 	// unknown; 0 means 2 s.
 	CommitTimeout time.Duration
+	// Disturbed returns a channel that is closed when the backend's quorum changes its leader: what
+	// was proposed before may then be lost without an answer ever coming. Nil if nobody can tell.
+	Disturbed func() <-chan struct{}
 }
 
 // Store is the memory of all objects and, while this master leads, their writer.

@@ -214,6 +214,52 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
+// lossy loses the answer of a commit, which has not happened, while armed.
+type lossy struct {
+	store.Backend
+
+	armed atomic.Bool
+	lost  chan struct{}
+}
+
+func (l *lossy) Commit(ctx context.Context, guardKey string, guard int64, ops []store.Op) (int64, error) {
+	if !l.armed.CompareAndSwap(true, false) {
+		return l.Backend.Commit(ctx, guardKey, guard, ops)
+	}
+	close(l.lost)
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// A batch that was lost in a change of etcd's leader keeps nobody waiting for its whole timeout.
+func TestChangeOfTheBackendsLeaderLosesABatch(t *testing.T) {
+	b := &lossy{Backend: memory.New(), lost: make(chan struct{})}
+	changed := make(chan struct{})
+	a := run(t, "a", b, func(c *store.Config) {
+		c.CommitTimeout, c.Disturbed = time.Hour, func() <-chan struct{} { return changed }
+	})
+	resign := a.lead()
+	b.armed.Store(true)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := a.Commit(t.Context(), store.Group{Writes: []store.Write{set(pod("x"), "v=1")}})
+		ended <- err
+	}()
+	<-b.lost
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended before the change: %v", err)
+	case <-time.After(300 * time.Millisecond): // nothing says that nothing will happen
+	}
+	close(changed)
+	if err := <-ended; !errors.Is(err, store.ErrUnknownOutcome) {
+		t.Errorf("got %v, want ErrUnknownOutcome", err)
+	}
+	if err := resign(); !errors.Is(err, store.ErrUnknownOutcome) {
+		t.Errorf("the term ended with %v", err)
+	}
+}
+
 func TestFullDatabaseRefusesWithoutEndingTheTerm(t *testing.T) {
 	b := memory.New()
 	var full atomic.Bool

@@ -91,7 +91,7 @@ shows how a cluster is doing, and is its kubectl.`,
 	grouped("member", newMaster(), newNode(), newReset(), newRecover())
 	grouped("member", newPreflight(), newSupportBundle(), newBundle())
 	root.AddCommand(newContainerSetup())
-	grouped("operate", newDeploy(), newStatus(), newLeader(), newSnapshot(), newToken(), newKubectl(), newCredential())
+	grouped("operate", newDeploy(), newStatus(), newControllers(), newLeader(), newSnapshot(), newToken(), newRestart(), newKubectl(), newCredential())
 	return root
 }
 

@@ -245,6 +245,7 @@ func collect(ctx context.Context, found *access.Access) (*Status, error) {
 	status.addNodes(ctx, found, best, id)
 	status.addComponents(ctx, id)
 	if best != nil {
+		status.Warnings = append(status.Warnings, pausedLoops(ctx, found, best.status)...)
 		learn(found, best.status, status.Nodes)
 	}
 	return status, nil

@@ -58,7 +58,11 @@ func Reset(ctx context.Context, o ResetOptions) error {
 		errs = append(errs, o.Services.Stop(ctx, name))
 	}
 	o.Progress.Say("programs stopped")
-	errs = append(errs, killContainers(ctx, o.Layout), unmountBelow(o.Layout))
+	errs = append(errs, killContainers(ctx, o.Layout))
+	if err := unmountBelow(o.Layout); err != nil {
+		// What is mounted in pods' directories may be data that shall stay.
+		return joinLine(append(errs, err))
+	}
 	errs = append(errs, o.Services.Remove(ctx, names), removeLinks(), removeDNSAddress(o.Layout), removeLeftovers(o.Layout), removeFiles(o.Layout))
 	if err := joinLine(errs); err != nil {
 		return err
@@ -142,19 +146,17 @@ func childrenOf(pid int) []int {
 	return children
 }
 
-// unmountBelow unmounts what containers and volumes have mounted, innermost first.
+// unmountBelow unmounts what containers and pods have mounted, innermost first, and fails if
+// any of it stays. A disk that somebody mounted for persistent volumes stays.
 func unmountBelow(layout Layout) error {
-	content, err := os.ReadFile("/proc/self/mountinfo")
+	points, err := mountsBelow(layout)
 	if err != nil {
 		return err
 	}
-	var points []string
-	for line := range strings.Lines(string(content)) {
-		fields := strings.Fields(line)
-		for _, dir := range []string{layout.StateDir, layout.containerdDir(), layout.RunDir, "/run/netns/cni-", "/var/run/netns/cni-"} {
-			if strings.HasPrefix(fields[4], strings.TrimSuffix(dir, "/")+"/") || strings.HasSuffix(dir, "-") && strings.HasPrefix(fields[4], dir) {
-				points = append(points, fields[4])
-			}
+	for _, point := range points {
+		// Unmounting something on a mount that others share would take it from them, too.
+		if err := unix.Mount("", point, "", unix.MS_PRIVATE, ""); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("part with mount %s: %w", point, err)
 		}
 	}
 	var errs []error
@@ -166,7 +168,38 @@ func unmountBelow(layout Layout) error {
 			_ = os.Remove(point)
 		}
 	}
-	return joinLine(errs)
+	left, err := mountsBelow(layout)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("still mounted: %s", strings.Join(left, " "))
+	}
+	return joinLine(append(errs, err))
+}
+
+// mountsBelow lists what unmountBelow is for, outermost first.
+func mountsBelow(layout Layout) ([]string, error) {
+	content, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	// The kernel knows mounts by the paths that links lead to.
+	resolved := func(dir string) string {
+		if path, err := filepath.EvalSymlinks(dir); err == nil {
+			return path
+		}
+		return strings.TrimSuffix(dir, "/")
+	}
+	volumes := resolved(filepath.Join(layout.StateDir, "volumes"))
+	dirs := []string{resolved(layout.StateDir), resolved(layout.containerdDir()), resolved(layout.RunDir)}
+	var points []string
+	for line := range strings.Lines(string(content)) {
+		point := strings.Fields(line)[4]
+		below := slices.ContainsFunc(dirs, func(dir string) bool { return strings.HasPrefix(point, dir+"/") })
+		network := strings.HasPrefix(point, "/run/netns/cni-") || strings.HasPrefix(point, "/var/run/netns/cni-")
+		if (below || network) && point != volumes && !strings.HasPrefix(point, volumes+"/") {
+			points = append(points, point)
+		}
+	}
+	return points, nil
 }
 
 // removeLinks removes our network interfaces, with them the routes that lead there, and

@@ -5,9 +5,9 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kijabi.dev/controller-manager/internal/ownership"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
 )
@@ -29,21 +29,21 @@ func RemoveFinalizer(pod *corev1.Pod, finalizer string, unchanged bool) Write {
 // WritesWithFinalizer are what make a claim true for an owner whose pods have a finalizer:
 // those that are adopted get it, those that are released lose it.
 func (c Claim) WritesWithFinalizer(owner object.Object, finalizer string) ([]Write, error) {
-	kind, err := object.KindOfObject(owner)
-	if err != nil {
-		return nil, err
-	}
 	writes := make([]Write, 0, len(c.Adopt)+len(c.Release))
 	for _, pod := range c.Adopt {
 		finalizers := slices.Clone(pod.Finalizers)
 		if !slices.Contains(finalizers, finalizer) {
 			finalizers = append(finalizers, finalizer)
 		}
-		writes = append(writes, Write{op: ownerPatch(pod, metav1.NewControllerRef(owner, kind.GVK), finalizers)})
+		op, err := ownership.AdoptWith(owner, pod, finalizers)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, Write{op: op})
 	}
 	for _, pod := range c.Release {
 		finalizers := slices.DeleteFunc(slices.Clone(pod.Finalizers), func(f string) bool { return f == finalizer })
-		writes = append(writes, Write{op: ownerPatch(pod, nil, finalizers)})
+		writes = append(writes, Write{op: ownership.ReleaseWith(pod, finalizers)})
 	}
 	return writes, nil
 }

@@ -3,15 +3,13 @@ package podset
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 
+	"kijabi.dev/controller-manager/internal/ownership"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
 )
@@ -35,7 +33,7 @@ type Writes struct {
 	refused map[types.UID]bool
 }
 
-// Write is an operation on a pod. Make it with Create, Delete, Adopt or Release.
+// Write is an operation on a pod. Make it with Create, Delete, Patch, Adopt or Release.
 type Write struct {
 	op   client.Op
 	size int
@@ -62,17 +60,26 @@ func Delete(pod *corev1.Pod) Write {
 	}
 }
 
+// Patch changes a pod that exists.
+func Patch(pod *corev1.Pod, patchType types.PatchType, patch []byte) Write {
+	return Write{op: client.PatchOp(pod, patchType, patch, "")}
+}
+
+// Telling is the write with other events to tell of its end: a reason and a message if it
+// succeeds, and a reason and what stands before the error if it fails.
+func (w Write) Telling(goodReason, good, badReason, bad string) Write {
+	w.good, w.bad = told{goodReason, good}, told{badReason, bad}
+	return w
+}
+
 // Adopt makes the owner the controller of a pod, if nobody changed that meanwhile.
 func Adopt(owner object.Object, pod *corev1.Pod) (Write, error) {
-	kind, err := object.KindOfObject(owner)
-	if err != nil {
-		return Write{}, err
-	}
-	return Write{op: ownerPatch(pod, metav1.NewControllerRef(owner, kind.GVK), pod.Finalizers)}, nil
+	op, err := ownership.Adopt(owner, pod)
+	return Write{op: op}, err
 }
 
 // Release takes the controller from a pod, if nobody changed it meanwhile.
-func Release(pod *corev1.Pod) Write { return Write{op: ownerPatch(pod, nil, pod.Finalizers)} }
+func Release(pod *corev1.Pod) Write { return Write{op: ownership.Release(pod)} }
 
 // Writes are what make a claim true.
 func (c Claim) Writes(owner object.Object) ([]Write, error) {
@@ -88,29 +95,6 @@ func (c Claim) Writes(owner object.Object) ([]Write, error) {
 		writes = append(writes, Release(pod))
 	}
 	return writes, nil
-}
-
-// ownerPatch sets or removes the controlling owner of a pod and sets its finalizers, if it is
-// still the same pod.
-func ownerPatch(pod *corev1.Pod, owner *metav1.OwnerReference, finalizers []string) client.Op {
-	owners := []metav1.OwnerReference{}
-	for _, ref := range pod.OwnerReferences {
-		if !ptr.Deref(ref.Controller, false) {
-			owners = append(owners, ref)
-		}
-	}
-	if owner != nil {
-		owners = append(owners, *owner)
-	}
-	metadata := map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "ownerReferences": owners}
-	if !slices.Equal(finalizers, pod.Finalizers) {
-		metadata["finalizers"] = finalizers
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": metadata})
-	if err != nil {
-		panic(err) // owner references always encode
-	}
-	return client.PatchOp(pod, types.MergePatchType, patch, "")
 }
 
 // Do performs writes for an owner, as many at once as the bounds allow, and returns the
@@ -193,4 +177,17 @@ func (w *Writes) setRefused(owner types.UID, refused bool) {
 	default:
 		w.refused[owner] = true
 	}
+}
+
+// ConditionOp sets a condition of a pod, if it is still the same pod at the version seen. Caches
+// hold pods in part, so that their status cannot be replaced.
+func ConditionOp(pod *corev1.Pod, condition corev1.PodCondition) client.Op {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion},
+		"status":   map[string]any{"conditions": []corev1.PodCondition{condition}},
+	})
+	if err != nil {
+		panic(err) // conditions always encode
+	}
+	return client.PatchOp(pod, types.StrategicMergePatchType, patch, "status")
 }

@@ -2,13 +2,18 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kijabi.dev/kubelet/internal/podworker"
+	"kijabi.dev/kubelet/internal/volumes"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 )
 
 // podAPI writes pods for their workers.
@@ -38,4 +43,43 @@ func (a *podAPI) ConfirmDeleted(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	return err
+}
+
+// volumeMasters answers about volumes from whichever master answers.
+type volumeMasters struct {
+	client  *client.Client
+	masters mastersv1pb.MastersServiceClient
+}
+
+var _ volumes.Masters = (*volumeMasters)(nil)
+
+// mastersTimeout bounds one question.
+const mastersTimeout = 10 * time.Second
+
+// Origin implements volumes.Masters.
+func (m *volumeMasters) Origin(ctx context.Context) (volumes.Origin, error) {
+	ctx, cancel := context.WithTimeout(ctx, mastersTimeout)
+	defer cancel()
+	status, err := m.masters.Status(ctx, &mastersv1pb.StatusRequest{})
+	if err != nil {
+		return volumes.Origin{}, fmt.Errorf("status of the masters: %w", err)
+	}
+	if status.GetClusterId() == "" {
+		return volumes.Origin{}, errors.New("status of the masters names no cluster")
+	}
+	return volumes.Origin{Cluster: status.GetClusterId(), Generation: status.GetGeneration()}, nil
+}
+
+// Exists implements volumes.Masters.
+func (m *volumeMasters) Exists(ctx context.Context, name string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, mastersTimeout)
+	defer cancel()
+	_, err := client.Get[*corev1.PersistentVolume](ctx, m.client, object.Key{Name: name})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read PersistentVolume %s: %w", name, err)
+	}
+	return true, nil
 }

@@ -40,6 +40,7 @@ import (
 	"kijabi.dev/platform/rpc"
 	certificatev1pb "kijabi.dev/proto/gen/kijabi/certificate/v1"
 	kubeletv1pb "kijabi.dev/proto/gen/kijabi/kubelet/v1"
+	mastersv1pb "kijabi.dev/proto/gen/kijabi/masters/v1"
 	nodev1pb "kijabi.dev/proto/gen/kijabi/node/v1"
 )
 
@@ -81,7 +82,7 @@ func Run(ctx context.Context, cfg *configv1.KubeletConfiguration, log *zap.Logge
 	defer func() { _ = containers.Close() }()
 
 	api := client.New(conn)
-	k, err := build(cfg, api, containers, log)
+	k, err := build(cfg, api, mastersv1pb.NewMastersServiceClient(conn), containers, log)
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ type kubelet struct {
 	log      *zap.Logger
 }
 
-func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers runtime.Runtime, log *zap.Logger) (*kubelet, error) {
+func build(cfg *configv1.KubeletConfiguration, api *client.Client, masters mastersv1pb.MastersServiceClient, containers runtime.Runtime, log *zap.Logger) (*kubelet, error) {
 	clk, hostIPs := clock.RealClock{}, []string{cfg.NodeIP}
 	facts, err := node.ReadFacts(cfg.DataDir)
 	if err != nil {
@@ -170,6 +171,11 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 	k.tokens = tokens.New(tokens.Config{Request: api.Token, Changed: refresh, Clock: clk})
 	k.volumes = volumes.New(volumes.Config{
 		PodDirectory: k.shared.PodDirectory, ConfigMap: k.store.ConfigMap, Secret: k.store.Secret, Token: k.tokens.Token,
+		Claim: k.store.Claim, Volume: k.store.Volume, Masters: &volumeMasters{client: api, masters: masters},
+		NodeName: cfg.NodeName, NodeLabels: func() map[string]string { return k.reporter.Labels() },
+		// Beside the kubelet's own files, which a reset of the machine removes.
+		Root: filepath.Join(filepath.Dir(cfg.DataDir), "volumes"), RecordsFile: filepath.Join(cfg.DataDir, "volumes.json"),
+		Clock: clk, Log: log,
 		IsNotFound: k.store.Sources(&corev1.Pod{}).IsNotFound,
 		Fields:     func(pod *corev1.Pod) env.Sources { return k.store.Sources(pod) },
 	})
@@ -193,7 +199,7 @@ func build(cfg *configv1.KubeletConfiguration, api *client.Client, containers ru
 	k.rotator = &logs.Rotator{Runtime: containers, Clock: clk, Log: log}
 	k.images = &images.Collector{Runtime: containers, Clock: clk, Log: log}
 	k.service = server.New(server.Config{
-		Runtime: containers, Pod: k.manager.Pod, Pods: k.manager.Pods, NodeUse: node.Use, NodeName: cfg.NodeName, NodeIP: cfg.NodeIP,
+		Runtime: containers, Pod: k.manager.Pod, Pods: k.manager.Pods, Restart: k.manager.Restart, NodeUse: node.Use, NodeName: cfg.NodeName, NodeIP: cfg.NodeIP,
 		BootTime: node.BootTime(), Configuration: cfg, Log: log,
 	})
 	k.pods.OnChange(func(before, after *corev1.Pod) {
@@ -224,7 +230,7 @@ func (k *kubelet) event(pod *corev1.Pod, container, severity, reason, message st
 }
 
 func (k *kubelet) run(ctx context.Context) error {
-	return lifecycle.RunAll(ctx, k.caches.Run, k.store.Run, k.tokens.Run, k.manager.Run, k.prober.Run, k.recorder.Run,
+	return lifecycle.RunAll(ctx, k.caches.Run, k.store.Run, k.tokens.Run, k.volumes.Run, k.manager.Run, k.prober.Run, k.recorder.Run,
 		k.reporter.Run, k.rotator.Run, k.images.Run, k.confirm)
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -50,6 +51,8 @@ type Config struct {
 
 // Reporter keeps the Node object.
 type Reporter struct {
+	labels atomic.Pointer[map[string]string] // as the Node last had them
+
 	cfg    Config
 	ready  bool
 	posted time.Time
@@ -150,6 +153,7 @@ func (r *Reporter) write(ctx context.Context, status corev1.NodeStatus) error {
 		}
 		node = updated.(*corev1.Node)
 	}
+	r.labels.Store(&node.Labels)
 	wasReady := isReady(&node.Status) && !registered
 	if !r.met {
 		r.met = true
@@ -185,6 +189,17 @@ func (r *Reporter) register(status corev1.NodeStatus) *corev1.Node {
 		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: taint.Key, Value: taint.Value, Effect: corev1.TaintEffect(taint.Effect)})
 	}
 	return node
+}
+
+// Labels returns those of the Node as it was last read, before that those that the kubelet
+// answers for. They are shared.
+func (r *Reporter) Labels() map[string]string {
+	if known := r.labels.Load(); known != nil {
+		return *known
+	}
+	node := &corev1.Node{}
+	r.label(node)
+	return node.Labels
 }
 
 // label sets the labels that the kubelet answers for; others are left alone.

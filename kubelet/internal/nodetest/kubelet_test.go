@@ -41,7 +41,11 @@ type cluster struct {
 	pods       map[string]*corev1.Pod
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
+	claims     map[string]*corev1.PersistentVolumeClaim
+	volumes    map[string]*corev1.PersistentVolume
+	events     []string
 	watcher    func(before, after *corev1.Pod) // of the running kubelet
+	refresh    func()                          // of it: what pods refer to changed
 	changed    chan struct{}
 	writes     int
 }
@@ -49,6 +53,7 @@ type cluster struct {
 func newCluster() *cluster {
 	return &cluster{
 		pods: map[string]*corev1.Pod{}, configMaps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{},
+		claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{}, refresh: func() {},
 		changed: make(chan struct{}),
 	}
 }
@@ -229,6 +234,7 @@ type kubelet struct {
 	runtime *cri.Client
 	service *server.Service
 	node    podspec.Node
+	root    string // of persistent volumes
 	stop    func()
 }
 
@@ -248,24 +254,32 @@ func start(t *testing.T, c *cluster, dataDir string) *kubelet {
 		Name: "nodetest", LogRoot: filepath.Join(dataDir, "logs"), DataDir: dataDir, DNSAddress: "10.96.0.10", ClusterDomain: "cluster.local",
 		MemoryBytes: 1 << 33,
 	}
-	k := &kubelet{runtime: client, node: node}
+	k := &kubelet{runtime: client, node: node, root: filepath.Join(dataDir, "root")}
 	objects := &objects{c}
 	network := probes.NewNetwork(client.ExecSync)
 	prober := probes.New(probes.Config{Executor: network, Clock: clock.RealClock{}, Changed: func(uid types.UID, _ string, _ probes.Result) { k.manager.Trigger(uid) }})
+	mounted := volumes.New(volumes.Config{
+		PodDirectory: node.PodDirectory, ConfigMap: objects.configMap, Secret: objects.secret,
+		Claim: objects.claim, Volume: objects.volume, Masters: c, NodeName: node.Name, NodeLabels: func() map[string]string {
+			return map[string]string{corev1.LabelHostname: node.Name}
+		},
+		Root: k.root, RecordsFile: filepath.Join(dataDir, "volumes.json"),
+		IsNotFound: apierrors.IsNotFound, Fields: objects.Sources, Clock: clock.RealClock{}, Log: log,
+	})
 	k.manager = podworker.New(podworker.Config{
-		Runtime: client, API: c, Objects: objects, Cgroups: cgroups, Prober: prober,
-		Volumes: volumes.New(volumes.Config{
-			PodDirectory: node.PodDirectory, ConfigMap: objects.configMap, Secret: objects.secret,
-			IsNotFound: apierrors.IsNotFound, Fields: objects.Sources,
-		}),
+		Runtime: client, API: c, Objects: objects, Cgroups: cgroups, Prober: prober, Volumes: mounted,
 		HTTPGet:    func(context.Context, *corev1.HTTPGetAction, probes.Target) error { return nil },
 		LogTail:    func(path string) string { return logs.End(path, 80, 2048) },
 		RemoveLogs: func(pod runtime.PodRef) { _ = os.RemoveAll(node.LogDirectory(pod)) },
-		Event:      func(*corev1.Pod, string, string, string, string) {},
-		Node:       node, HostIPs: []string{"10.199.0.1"}, Clock: clock.RealClock{}, Log: log,
+		Event: func(pod *corev1.Pod, _, _, reason, message string) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.events = append(c.events, pod.Name+" "+reason+": "+message)
+		},
+		Node: node, HostIPs: []string{"10.199.0.1"}, Clock: clock.RealClock{}, Log: log,
 	})
 	k.service = server.New(server.Config{
-		Runtime: client, Pod: k.manager.Pod, Pods: k.manager.Pods, NodeUse: machine.Use, NodeName: "node", NodeIP: "127.0.0.1",
+		Runtime: client, Pod: k.manager.Pod, Pods: k.manager.Pods, Restart: k.manager.Restart, NodeUse: machine.Use, NodeName: "node", NodeIP: "127.0.0.1",
 		BootTime: time.Unix(1, 0), Configuration: map[string]string{"kind": "Test"}, Log: log,
 	})
 	c.mu.Lock()
@@ -280,15 +294,21 @@ func start(t *testing.T, c *cluster, dataDir string) *kubelet {
 			k.manager.Set(after)
 		}
 	}
+	c.refresh = func() {
+		for _, pod := range c.pods {
+			k.manager.Refresh(pod.UID)
+		}
+	}
 	c.mu.Unlock()
 	group := lifecycle.NewGroup(testContext())
 	group.Go(k.manager.Run)
+	group.Go(mounted.Run)
 	group.Go(prober.Run)
 	var once sync.Once
 	k.stop = func() {
 		once.Do(func() {
 			c.mu.Lock()
-			c.watcher = nil
+			c.watcher, c.refresh = nil, func() {}
 			c.mu.Unlock()
 			group.Cancel()
 			if err := group.Wait(); err != nil {

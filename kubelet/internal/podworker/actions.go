@@ -34,6 +34,9 @@ const (
 	warning = corev1.EventTypeWarning
 )
 
+// mountFailed begins what is said about volumes that cannot be made.
+const mountFailed = "MountVolume.SetUp failed for "
+
 // createError carries the reason that a container could not be created.
 type createError struct {
 	reason string
@@ -60,7 +63,7 @@ func (w *worker) operation(a action) (run func(context.Context) error, apply fun
 		return func(ctx context.Context) error { return w.setupVolumes(ctx, pod) }, func(err error) {
 			if err != nil {
 				w.memory.volumes.fail(err, now(), volumesRetry, volumesRetryMax)
-				w.event(pod, "", err, "FailedMount", "MountVolume.SetUp failed for ")
+				w.event(pod, "", err, "FailedMount", mountFailed)
 				return
 			}
 			w.memory.volumes.succeed()

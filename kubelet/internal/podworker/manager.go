@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	goruntime "runtime"
 	"slices"
 	"sync"
@@ -175,6 +176,23 @@ func (m *Manager) Refresh(uid types.UID) {
 	if w != nil {
 		w.refresh()
 	}
+}
+
+// Restart ends instances of a pod's containers, by name of the container, as if they had
+// crashed but without their wait: an instance that has ended already is replaced at once. A
+// restart of the kubelet forgets what was not begun. False if the pod has no worker.
+func (m *Manager) Restart(pod *corev1.Pod, instances map[string]string, user string) bool {
+	m.mu.Lock()
+	w := m.workers[pod.UID]
+	m.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	for name := range instances {
+		m.cfg.Event(pod, name, normal, "Restarting", fmt.Sprintf("Container %s is restarted in place, as %s asked", name, user))
+	}
+	w.restart(instances)
+	return true
 }
 
 // TriggerAll makes every worker look again, at once: the network became ready, say.

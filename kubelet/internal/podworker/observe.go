@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -88,6 +89,7 @@ func (w *worker) observe(ctx context.Context) error {
 			w.m.cfg.Prober.Stop(id)
 		}
 	}
+	maps.DeleteFunc(w.memory.asked, func(id string, _ bool) bool { _, here := details[id]; return !here })
 	w.seen.sandboxes, w.seen.containers, w.seen.details, w.seen.addresses = sandboxes, byName, details, addresses
 	return nil
 }
@@ -127,6 +129,7 @@ type memory struct {
 	creates   map[string]*attempt // creating the next instance
 	crashes   map[string]crash
 	hooked    map[string]error // by container id: the postStart hook failed
+	asked     map[string]bool  // containers by id that somebody asked to be restarted
 	stopped   map[string]bool  // sandboxes that were stopped
 	messages  map[string]string
 	ending    time.Time // when termination began
@@ -151,7 +154,7 @@ type crash struct {
 func newMemory() memory {
 	return memory{
 		images: map[string]*imageAttempt{}, creates: map[string]*attempt{}, crashes: map[string]crash{},
-		hooked: map[string]error{}, stopped: map[string]bool{}, messages: map[string]string{},
+		hooked: map[string]error{}, asked: map[string]bool{}, stopped: map[string]bool{}, messages: map[string]string{},
 		tries: map[string]*attempt{},
 	}
 }

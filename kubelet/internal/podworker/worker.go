@@ -33,6 +33,7 @@ type worker struct {
 	pod       *corev1.Pod // newest; nil while only the runtime knows the pod
 	gone      bool        // a master said that the API object does not exist
 	stale     bool        // volumes' contents are to be written again
+	restarts  []string    // ids of containers that somebody asked to be restarted
 	retryNow  bool        // forget back-offs of operations that wait for the outside
 	running   map[string]*operation
 	completed []completion
@@ -125,6 +126,15 @@ func (w *worker) abandonIfUnknown() {
 func (w *worker) refresh() {
 	w.mu.Lock()
 	w.stale, w.retryNow = true, true
+	w.mu.Unlock()
+	w.wake()
+}
+
+func (w *worker) restart(instances map[string]string) {
+	w.mu.Lock()
+	for _, id := range instances {
+		w.restarts = append(w.restarts, id)
+	}
 	w.mu.Unlock()
 	w.wake()
 }
@@ -243,6 +253,10 @@ func (w *worker) collect() map[string]bool {
 		w.retryNow = false
 		w.memory.forgetFailures()
 	}
+	for _, id := range w.restarts {
+		w.memory.asked[id] = true
+	}
+	w.restarts = nil
 	if w.stale {
 		w.stale = false
 		w.memory.volumes.ready = w.memory.volumes.ready && w.pod == nil

@@ -1,6 +1,7 @@
 package podworker_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -281,6 +282,87 @@ func TestEphemeralContainersRunOnce(t *testing.T) {
 		w.after(time.Millisecond)
 		if !w.gone() {
 			t.Fatal("still here")
+		}
+	})
+}
+
+func TestRestartInPlace(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		pod := w.set(func(*corev1.Pod) {})
+		w.after(time.Second)
+		first := w.newest("main")
+		restart := func(name, id string) {
+			t.Helper()
+			if !w.manager.Restart(pod, map[string]string{name: id}, "alice") {
+				t.Fatal("the pod is not known")
+			}
+			w.after(time.Millisecond)
+		}
+		// Any number of times, and never a wait: nothing crashed.
+		for attempt := uint32(1); attempt < 5; attempt++ {
+			restart("main", w.newest("main").ID)
+			if now := w.newest("main"); now.State != runtime.Running || now.Attempt != attempt || now.SandboxID != first.SandboxID {
+				t.Fatalf("container %+v", now)
+			}
+		}
+		w.after(time.Second)
+		if s := w.status().ContainerStatuses[0]; s.RestartCount != 4 || s.LastTerminationState.Terminated == nil || !s.Ready {
+			t.Fatalf("status %+v", s)
+		}
+		restart("main", first.ID) // it ended long ago
+		if now := w.newest("main"); now.Attempt != 4 {
+			t.Fatalf("one that was replaced before was restarted again: %+v", now)
+		}
+		w.mu.Lock()
+		events := strings.Join(w.events, "\n")
+		w.mu.Unlock()
+		for _, want := range []string{
+			"main Restarting: Container main is restarted in place, as alice asked", "main Killing: Container main will be restarted in place, as was asked",
+		} {
+			if !strings.Contains(events, want) {
+				t.Errorf("events lack %q: %s", want, events)
+			}
+		}
+
+		// One that waits after crashes is started at once.
+		w.runtime.Behave(func(runtime.ContainerSpec) (int32, bool) { return 1, true })
+		w.runtime.Exit(w.newest("main").ID, 1)
+		w.after(time.Minute)
+		waits := w.newest("main")
+		if s := w.status().ContainerStatuses[0]; s.State.Waiting == nil || s.State.Waiting.Reason != "CrashLoopBackOff" {
+			t.Fatalf("status %+v", s)
+		}
+		w.runtime.Behave(func(runtime.ContainerSpec) (int32, bool) { return 0, false })
+		restart("main", waits.ID)
+		if now := w.newest("main"); now.State != runtime.Running || now.Attempt != waits.Attempt+1 {
+			t.Fatalf("container %+v", now)
+		}
+	})
+}
+
+func TestVolumesThatCannotBeMade(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Confirm()
+		w.mu.Lock()
+		w.broken = errors.New(`volume "v" : PVC is not bound`)
+		w.mu.Unlock()
+		w.set(func(*corev1.Pod) {})
+		w.after(time.Minute)
+		const want = `MountVolume.SetUp failed for volume "v" : PVC is not bound`
+		if s := w.status().ContainerStatuses[0]; s.State.Waiting == nil || s.State.Waiting.Reason != "ContainerCreating" || s.State.Waiting.Message != want {
+			t.Fatalf("status %+v", s)
+		}
+		w.mu.Lock()
+		if !slices.Contains(w.events, " FailedMount: "+want) {
+			t.Errorf("events %q", w.events)
+		}
+		w.broken = nil
+		w.mu.Unlock()
+		w.manager.Refresh("uid") // the claim was bound
+		w.after(time.Millisecond)
+		if s := w.status(); s.Phase != corev1.PodRunning {
+			t.Fatalf("phase %s", s.Phase)
 		}
 	})
 }

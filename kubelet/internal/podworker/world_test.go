@@ -40,6 +40,8 @@ type world struct {
 	// confirmed is how often the end of a pod was confirmed.
 	confirmed int
 	probing   func(container string) probes.Result
+	events    []string
+	broken    error // why volumes cannot be made
 }
 
 // inWorld runs a test beside a manager.
@@ -57,10 +59,14 @@ func inWorld(t *testing.T, test func(w *world)) {
 // restart runs a kubelet's life.
 func (w *world) restart(directory string, test func(w *world)) {
 	w.manager = podworker.New(podworker.Config{
-		Runtime: w.runtime, API: w, Objects: w, Volumes: noVolumes{}, Cgroups: noCgroups{}, Prober: w,
+		Runtime: w.runtime, API: w, Objects: w, Volumes: noVolumes{w}, Cgroups: noCgroups{}, Prober: w,
 		HTTPGet: func(context.Context, *corev1.HTTPGetAction, probes.Target) error { return nil },
 		LogTail: func(string) string { return "" }, RemoveLogs: func(runtime.PodRef) {},
-		Event: func(*corev1.Pod, string, string, string, string) {},
+		Event: func(_ *corev1.Pod, container, _, reason, message string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.events = append(w.events, container+" "+reason+": "+message)
+		},
 		Node:  podspec.Node{Name: "n", LogRoot: filepath.Join(directory, "logs"), DataDir: directory, ClusterDomain: "cluster.local"},
 		Clock: clock.RealClock{}, Log: zap.NewNop(),
 	})
@@ -222,9 +228,14 @@ func (w *world) Result(id string) (probes.Result, bool) {
 	return w.probing(c.Name), true
 }
 
-type noVolumes struct{}
+type noVolumes struct{ world *world }
 
-func (noVolumes) Setup(context.Context, *corev1.Pod) error { return nil }
+func (v noVolumes) Setup(context.Context, *corev1.Pod) error {
+	v.world.mu.Lock()
+	defer v.world.mu.Unlock()
+	return v.world.broken
+}
+
 func (noVolumes) Mounts(*corev1.Pod, *corev1.Container, func(string) string) ([]runtime.Mount, error) {
 	return nil, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"kijabi.dev/kubelet/internal/runtime"
 	"kijabi.dev/kubelet/internal/status"
+	"kijabi.dev/kubelet/internal/volumes"
 	"kijabi.dev/platform/kube/object"
 )
 
@@ -24,10 +25,10 @@ func references(pod *corev1.Pod) map[id]bool {
 		for i := range list {
 			for _, from := range list[i].EnvFrom {
 				if from.ConfigMapRef != nil {
-					add("ConfigMap", from.ConfigMapRef.Name)
+					add(kindConfigMap, from.ConfigMapRef.Name)
 				}
 				if from.SecretRef != nil {
-					add("Secret", from.SecretRef.Name)
+					add(kindSecret, from.SecretRef.Name)
 				}
 			}
 			for _, variable := range list[i].Env {
@@ -35,10 +36,10 @@ func references(pod *corev1.Pod) map[id]bool {
 					continue
 				}
 				if ref := variable.ValueFrom.ConfigMapKeyRef; ref != nil {
-					add("ConfigMap", ref.Name)
+					add(kindConfigMap, ref.Name)
 				}
 				if ref := variable.ValueFrom.SecretKeyRef; ref != nil {
-					add("Secret", ref.Name)
+					add(kindSecret, ref.Name)
 				}
 			}
 		}
@@ -46,25 +47,26 @@ func references(pod *corev1.Pod) map[id]bool {
 	for i := range pod.Spec.Volumes {
 		volume := &pod.Spec.Volumes[i]
 		if volume.ConfigMap != nil {
-			add("ConfigMap", volume.ConfigMap.Name)
+			add(kindConfigMap, volume.ConfigMap.Name)
 		}
 		if volume.Secret != nil {
-			add("Secret", volume.Secret.SecretName)
+			add(kindSecret, volume.Secret.SecretName)
 		}
+		add(kindClaim, volumes.ClaimName(pod, volume))
 		if volume.Projected == nil {
 			continue
 		}
 		for _, source := range volume.Projected.Sources {
 			if source.ConfigMap != nil {
-				add("ConfigMap", source.ConfigMap.Name)
+				add(kindConfigMap, source.ConfigMap.Name)
 			}
 			if source.Secret != nil {
-				add("Secret", source.Secret.Name)
+				add(kindSecret, source.Secret.Name)
 			}
 		}
 	}
 	for _, secret := range pod.Spec.ImagePullSecrets {
-		add("Secret", secret.Name)
+		add(kindSecret, secret.Name)
 	}
 	return result
 }

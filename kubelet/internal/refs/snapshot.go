@@ -74,6 +74,7 @@ func (s *Store) keepSnapshot(ctx context.Context) error {
 func (s *Store) writeSnapshot() error {
 	s.mu.Lock()
 	records := make([]record, 0, len(s.entries))
+	claims := true // all of them are known, and with them which volumes are in use
 	for ref, e := range s.entries {
 		r := record{Kind: ref.kind, Namespace: ref.key.Namespace, Name: ref.key.Name}
 		select {
@@ -88,6 +89,7 @@ func (s *Store) writeSnapshot() error {
 			}
 			r.Value = value
 		default: // not heard of since the start: keep what was known
+			claims = claims && ref.kind != kindClaim
 			value, known := s.snapshot[ref]
 			if !known {
 				continue
@@ -95,6 +97,11 @@ func (s *Store) writeSnapshot() error {
 			r.Value = value
 		}
 		records = append(records, r)
+	}
+	for ref, value := range s.snapshot {
+		if s.entries[ref] == nil && ref.kind == kindVolume && !claims {
+			records = append(records, record{Kind: ref.kind, Name: ref.key.Name, Value: value})
+		}
 	}
 	s.mu.Unlock()
 	data, err := json.Marshal(records)

@@ -1,5 +1,5 @@
-// Package refs keeps the ConfigMaps and Secrets that the machine's pods refer to,
-// and only those. Each is watched by name; the last known ones lie in a file, so
+// Package refs keeps the ConfigMaps, Secrets and claims that the machine's pods refer to, and
+// the volumes of those claims, and only those. Each is watched by name; the last known ones lie in a file, so
 // that a kubelet that starts without any master can still start containers.
 package refs
 
@@ -7,31 +7,19 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/kubelet/internal/env"
+	"kijabi.dev/kubelet/internal/volumes"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
-	"kijabi.dev/platform/logging"
-)
-
-const (
-	// patience is how long a first answer is awaited before the snapshot stands in.
-	patience = 2 * time.Second
-	// maxWatches leaves streams of the connection to everything else; what is beyond is polled.
-	maxWatches = 120
-	pollEvery  = 30 * time.Second
-	retryFirst = 200 * time.Millisecond
-	retryLast  = 10 * time.Second
 )
 
 // Config of a Store; every field is required.
@@ -57,14 +45,23 @@ type Store struct {
 
 	mu       sync.Mutex
 	entries  map[id]*entry
-	uses     map[types.UID]map[id]bool
+	named    map[types.UID]map[id]bool // what each pod names itself
+	uses     map[types.UID]map[id]bool // that, and what its claims are bound to
 	snapshot map[id][]byte
 	group    *lifecycle.Group
 	pending  []*entry // made before Run
 }
 
+// Kinds of objects, as the snapshot has them.
+const (
+	kindConfigMap = "ConfigMap"
+	kindSecret    = "Secret"
+	kindClaim     = "PersistentVolumeClaim"
+	kindVolume    = "PersistentVolume"
+)
+
 type id struct {
-	kind string // ConfigMap or Secret
+	kind string
 	key  object.Key
 }
 
@@ -84,7 +81,7 @@ type entry struct {
 func New(cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, slots: make(chan struct{}, maxWatches), changed: make(chan struct{}, 1),
-		entries: map[id]*entry{}, uses: map[types.UID]map[id]bool{},
+		entries: map[id]*entry{}, named: map[types.UID]map[id]bool{}, uses: map[types.UID]map[id]bool{},
 	}
 	var err error
 	if s.snapshot, err = readSnapshot(cfg.SnapshotFile); err != nil {
@@ -110,11 +107,27 @@ func (s *Store) Run(ctx context.Context) error {
 
 // Use declares what a pod refers to; a later call replaces an earlier one.
 func (s *Store) Use(pod *corev1.Pod) {
-	wanted := references(pod)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.uses[pod.UID]
-	s.uses[pod.UID] = wanted
+	s.named[pod.UID] = references(pod)
+	s.relate(pod.UID)
+}
+
+// relate follows what a pod names and, as far as that is known, what its claims are bound
+// to. Called with mu held.
+func (s *Store) relate(uid types.UID) {
+	wanted := map[id]bool{}
+	for ref := range s.named[uid] {
+		wanted[ref] = true
+		if e := s.entries[ref]; e != nil && e.obj != nil && ref.kind == kindClaim {
+			if name := volumes.BoundTo(e.obj.(*corev1.PersistentVolumeClaim)); name != "" {
+				wanted[id{kindVolume, object.Key{Name: name}}] = true
+			}
+		}
+	}
+	before := s.uses[uid]
+	s.uses[uid] = wanted
+	more := false
 	for ref := range wanted {
 		e := s.entries[ref]
 		if e == nil {
@@ -126,23 +139,33 @@ func (s *Store) Use(pod *corev1.Pod) {
 				s.begin(e)
 			}
 		}
-		e.users[pod.UID] = true
+		// A claim that another pod uses, too, may be known already.
+		more = more || !e.users[uid] && e.obj != nil && ref.kind == kindClaim
+		e.users[uid] = true
 	}
 	for ref := range before {
 		if !wanted[ref] {
-			s.drop(ref, pod.UID)
+			s.drop(ref, uid)
 		}
+	}
+	if more {
+		s.relate(uid)
 	}
 }
 
-// Release ends a pod's use.
+// Release ends a pod's use. Pods that wait for one of its claims may have it now.
 func (s *Store) Release(uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ref := range s.uses[uid] {
+		e := s.entries[ref]
 		s.drop(ref, uid)
+		if e != nil && ref.kind == kindClaim {
+			s.notify(e)
+		}
 	}
 	delete(s.uses, uid)
+	delete(s.named, uid)
 }
 
 // drop is called with mu held.
@@ -163,181 +186,33 @@ func (s *Store) drop(ref id, uid types.UID) {
 	s.touch()
 }
 
-// begin is called with mu held and group set.
-func (s *Store) begin(e *entry) {
-	if e.gone {
-		return
-	}
-	ctx, cancel := context.WithCancel(s.group.Context())
-	e.cancel = cancel
-	s.group.Go(func(context.Context) error {
-		defer cancel()
-		switch e.id.kind {
-		case "Secret":
-			follow[*corev1.Secret](ctx, s, e)
-		default:
-			follow[*corev1.ConfigMap](ctx, s, e)
-		}
-		return nil
-	})
-	s.group.Go(func(context.Context) error {
-		select {
-		case <-e.ready:
-		case <-ctx.Done():
-		case <-s.cfg.Clock.After(patience):
-			s.restore(e)
-		}
-		return nil
-	})
-}
-
-// restore takes the object from the snapshot while no master answers.
-func (s *Store) restore(e *entry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-e.ready:
-		return
-	default:
-	}
-	value, ok := s.snapshot[e.id]
-	if !ok {
-		return
-	}
-	kind := object.KindOf[*corev1.ConfigMap]()
-	if e.id.kind == "Secret" {
-		kind = object.KindOf[*corev1.Secret]()
-	}
-	obj, err := object.Decode(kind, value)
-	if err != nil {
-		s.cfg.Log.Error("snapshot of referenced object unusable", logging.Key(e.id.key), zap.Error(err))
-		return
-	}
-	e.obj, e.err = obj, nil
-	e.once.Do(func() { close(e.ready) })
-	s.notify(e)
-}
-
-// follow watches one object, or polls it when there are too many.
-func follow[T object.Object](ctx context.Context, s *Store, e *entry) {
-	retry := retryFirst
-	for ctx.Err() == nil {
-		var err error
-		select {
-		case s.slots <- struct{}{}:
-			err = watchOne[T](ctx, s, e)
-			<-s.slots
-		default:
-			err = pollOne[T](ctx, s, e)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			retry = retryFirst
-		} else {
-			s.fail(e, err)
-		}
-		select {
-		case <-s.cfg.Clock.After(retry):
-		case <-ctx.Done():
-		}
-		if err != nil {
-			retry = min(2*retry, retryLast)
-		}
-	}
-}
-
-func watchOne[T object.Object](ctx context.Context, s *Store, e *entry) error {
-	var latest object.Object
-	complete := false
-	options := client.WatchOptions{
-		Namespace: e.id.key.Namespace, FieldSelector: "metadata.name=" + e.id.key.Name, SendInitialEvents: true,
-	}
-	for message, err := range client.Watch[T](ctx, s.cfg.Client, options) {
-		if err != nil {
-			return err
-		}
-		for _, event := range message.Events {
-			latest = event.Object
-			if event.Type == watch.Deleted {
-				latest = nil
-			}
-		}
-		complete = complete || message.InitialEnd
-		if complete && (message.InitialEnd || len(message.Events) > 0) {
-			s.set(e, latest)
-		}
-	}
-	return nil
-}
-
-func pollOne[T object.Object](ctx context.Context, s *Store, e *entry) error {
-	for {
-		obj, err := client.Get[T](ctx, s.cfg.Client, e.id.key)
-		switch {
-		case err == nil:
-			s.set(e, obj)
-		case apierrors.IsNotFound(err):
-			s.set(e, nil)
-		default:
-			return err
-		}
-		select {
-		case <-s.cfg.Clock.After(pollEvery):
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-func (s *Store) set(e *entry, obj object.Object) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	same := e.err == nil && (e.obj == nil) == (obj == nil) &&
-		(obj == nil || e.obj.GetResourceVersion() == obj.GetResourceVersion())
-	e.obj, e.err = obj, nil
-	e.once.Do(func() { close(e.ready) })
-	if !same {
-		s.notify(e)
-		s.touch()
-	}
-}
-
-// fail records why an object cannot be read. What is known already stays known.
-func (s *Store) fail(e *entry, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e.obj == nil {
-		e.err = err
-	}
-	if apierrors.IsForbidden(err) {
-		e.once.Do(func() { close(e.ready) }) // waiting would not help
-	}
-}
-
-func (s *Store) notify(e *entry) {
-	for uid := range e.users {
-		s.cfg.Changed(uid)
-	}
-}
-
 // Await implements podworker.Objects.
 func (s *Store) Await(ctx context.Context, pod *corev1.Pod) error {
-	s.mu.Lock()
-	var waiting []*entry
-	for ref := range s.uses[pod.UID] {
-		waiting = append(waiting, s.entries[ref])
-	}
-	s.mu.Unlock()
-	limit := s.cfg.Clock.After(2 * patience)
-	for _, e := range waiting {
+	limit := s.cfg.Clock.After(3 * patience) // a volume is looked for once its claim was found
+	for {
+		e := s.unknown(pod.UID)
+		if e == nil {
+			return nil
+		}
 		select {
-		case <-e.ready:
+		case <-e.ready: // a claim may bring its volume
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-limit:
 			return fmt.Errorf("%s %s: no master answers and there is no copy of it here", e.id.kind, e.id.key)
+		}
+	}
+}
+
+// unknown returns something that a pod uses and that was not looked up yet, nil if there is nothing.
+func (s *Store) unknown(uid types.UID) *entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref := range s.uses[uid] {
+		select {
+		case <-s.entries[ref].ready:
+		default:
+			return s.entries[ref]
 		}
 	}
 	return nil
@@ -351,18 +226,14 @@ func (s *Store) get(kind, namespace, name string) (object.Object, error) {
 		return e.obj, nil
 	}
 	if e != nil && e.err != nil {
-		return nil, fmt.Errorf("read %s %s/%s: %w", kind, namespace, name, e.err)
+		return nil, fmt.Errorf("read %s %s: %w", kind, e.id.key, e.err)
 	}
-	resource := "configmaps"
-	if kind == "Secret" {
-		resource = "secrets"
-	}
-	return nil, apierrors.NewNotFound(corev1.Resource(resource), name)
+	return nil, apierrors.NewNotFound(kindOf(kind).GroupResource(), name)
 }
 
 // ConfigMap returns one that some pod refers to, or NotFound.
 func (s *Store) ConfigMap(namespace, name string) (*corev1.ConfigMap, error) {
-	obj, err := s.get("ConfigMap", namespace, name)
+	obj, err := s.get(kindConfigMap, namespace, name)
 	if err != nil {
 		return nil, err
 	}
@@ -371,11 +242,29 @@ func (s *Store) ConfigMap(namespace, name string) (*corev1.ConfigMap, error) {
 
 // Secret returns one that some pod refers to, or NotFound.
 func (s *Store) Secret(namespace, name string) (*corev1.Secret, error) {
-	obj, err := s.get("Secret", namespace, name)
+	obj, err := s.get(kindSecret, namespace, name)
 	if err != nil {
 		return nil, err
 	}
 	return obj.(*corev1.Secret), nil
+}
+
+// Claim returns one that some pod refers to, or NotFound.
+func (s *Store) Claim(namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	obj, err := s.get(kindClaim, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*corev1.PersistentVolumeClaim), nil
+}
+
+// Volume returns one that a claim of some pod is bound to, or NotFound.
+func (s *Store) Volume(name string) (*corev1.PersistentVolume, error) {
+	obj, err := s.get(kindVolume, "", name)
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*corev1.PersistentVolume), nil
 }
 
 // Sources implements podworker.Objects.

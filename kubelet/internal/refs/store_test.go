@@ -223,3 +223,69 @@ func TestRegistryMatching(t *testing.T) {
 		}
 	}
 }
+
+// TestClaimsAndTheirVolumes: the volume of a claim is followed as soon as the claim has one.
+func TestClaimsAndTheirVolumes(t *testing.T) {
+	m := &master{objects: map[string]object.Object{}, changed: make(chan struct{})}
+	file := filepath.Join(t.TempDir(), "snapshot")
+	s, changed, stop := run(t, m, file)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "uid"}, Spec: corev1.PodSpec{Volumes: []corev1.Volume{
+		{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
+		{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
+	}}}
+	s.Use(pod)
+	if err := s.Await(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Claim("ns", "data"); !apierrors.IsNotFound(err) {
+		t.Fatalf("absent claim: %v", err)
+	}
+	claim := func(name string, phase corev1.PersistentVolumeClaimPhase) {
+		m.set(&corev1.PersistentVolumeClaim{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "of-" + name},
+			Status: corev1.PersistentVolumeClaimStatus{Phase: phase},
+		}, "persistentvolumeclaims")
+	}
+	claim("p-scratch", corev1.ClaimBound)
+	claim("data", corev1.ClaimPending)
+	await(t, changed, func() bool { _, err := s.Claim("ns", "data"); return err == nil })
+	for _, name := range []string{"of-data", "of-p-scratch"} {
+		m.set(&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, "persistentvolumes")
+	}
+	await(t, changed, func() bool { _, err := s.Volume("of-p-scratch"); return err == nil })
+	if _, err := s.Volume("of-data"); !apierrors.IsNotFound(err) {
+		t.Fatalf("a volume that the claim is not bound to yet: %v", err)
+	}
+	claim("data", corev1.ClaimBound)
+	await(t, changed, func() bool { _, err := s.Volume("of-data"); return err == nil })
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if written, err := readSnapshot(file); err == nil && len(written) == 4 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no snapshot")
+		}
+	}
+	m.leave(true)
+	stop()
+
+	s, _, _ = run(t, m, file)
+	s.Use(pod)
+	other := pod.DeepCopy()
+	other.UID = "other"
+	s.Use(other)
+	if err := s.Await(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Volume("of-data"); err != nil {
+		t.Fatalf("from the snapshot: %v", err)
+	}
+	s.Release(pod.UID)
+	if _, err := s.Volume("of-data"); err != nil {
+		t.Fatalf("another pod uses it still: %v", err)
+	}
+	s.Release(other.UID)
+	if _, err := s.Volume("of-data"); !apierrors.IsNotFound(err) {
+		t.Fatalf("released: %v", err)
+	}
+}

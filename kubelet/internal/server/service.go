@@ -34,6 +34,9 @@ type Config struct {
 	Pod func(namespace, name string) *corev1.Pod
 	// Pods lists the pods of this machine. They are shared and not changed.
 	Pods func() []*corev1.Pod
+	// Restart ends the given instances, by name of their container, and has them replaced;
+	// user asked for it. False if the pod is not of this machine any more.
+	Restart func(pod *corev1.Pod, instances map[string]string, user string) bool
 	// NodeUse returns the machine's own figures.
 	NodeUse func() (*kubeletv1pb.ResourceUse, error)
 	// NodeName and NodeIP are the machine's; at NodeIP listen pods that share its network.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ func mountMemory(directory, options string) error {
 	return nil
 }
 
-// isMountPoint asks the kernel about the path itself, without following a link.
+// isMountPoint asks the kernel about the path itself, without following a link at its end.
 func isMountPoint(path string) (bool, error) {
 	var status unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &status)
@@ -35,11 +36,23 @@ func isMountPoint(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
+	if status.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 { // Linux before 5.8
+		mounts, err := mountsBelow(path)
+		return slices.Contains(mounts, path), err
+	}
 	return status.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// mountsBelow lists mount points at or below directory, deepest first.
+// mountsBelow lists mount points at or below directory, deepest first. A link on the way to
+// directory does not hide them; the kernel knows them by where it leads.
 func mountsBelow(directory string) ([]string, error) {
+	place, err := filepath.EvalSymlinks(directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mounts: %w", err)
+	}
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("mounts: %w", err)
@@ -53,8 +66,8 @@ func mountsBelow(directory string) ([]string, error) {
 			continue
 		}
 		path := unescape(fields[4])
-		if path == directory || strings.HasPrefix(path, directory+"/") {
-			result = append(result, path)
+		if path == place || strings.HasPrefix(path, place+"/") {
+			result = append(result, directory+strings.TrimPrefix(path, place))
 		}
 	}
 	if err := scanner.Err(); err != nil {
@@ -62,6 +75,27 @@ func mountsBelow(directory string) ([]string, error) {
 	}
 	slices.Reverse(result) // later mounts lie on earlier ones
 	return result, nil
+}
+
+// detach unmounts a path and what is mounted below it, at once for new users; those who have
+// files open keep them. Other places that show the same files keep what is mounted there.
+func detach(path string) error {
+	if err := part(path, unix.MS_REC); err != nil {
+		return err
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
+}
+
+// part ends the sharing of mounts with other places that show the same files: without it,
+// unmounting something below path would unmount it there, too.
+func part(path string, flags uintptr) error {
+	if err := unix.Mount("", path, "", unix.MS_PRIVATE|flags, ""); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("part with %s: %w", path, err)
+	}
+	return nil
 }
 
 // unescape undoes the kernel's octal escapes of blanks and backslashes.

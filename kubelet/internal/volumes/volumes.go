@@ -12,9 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
 
 	"kijabi.dev/kubelet/internal/env"
 	"kijabi.dev/kubelet/internal/runtime"
@@ -35,21 +38,47 @@ type Config struct {
 	Secret    func(namespace, name string) (*corev1.Secret, error)
 	// Token returns a service account token as a volume of the pod asks for it.
 	Token func(ctx context.Context, pod *corev1.Pod, want *corev1.ServiceAccountTokenProjection) (string, error)
+	// Claim and Volume return what persistent volumes are made of.
+	Claim  func(namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	Volume func(name string) (*corev1.PersistentVolume, error)
+	// Masters is asked before the directory of a volume is removed.
+	Masters Masters
+	// NodeName and NodeLabels decide which volumes can be reached from this machine.
+	NodeName   string
+	NodeLabels func() map[string]string
+	// Root is the directory of the volumes that this kubelet makes, and RecordsFile the list
+	// of them, which lies elsewhere.
+	Root, RecordsFile string
 	// IsNotFound classifies the errors of ConfigMap and Secret.
 	IsNotFound func(error) bool
 	// Fields answers downward references of a pod.
 	Fields func(pod *corev1.Pod) env.Sources
+	Clock  clock.WithTicker
+	Log    *zap.Logger
 }
 
 // Volumes of the machine's pods. Methods for different pods may run at once; those
 // for one pod must not.
-type Volumes struct{ cfg Config }
+type Volumes struct {
+	cfg     Config
+	records records
+	made    chan struct{} // a volume has a directory now
+	changed chan struct{} // a volume may have fallen out of use
 
-// New returns the volumes below the configured directory.
-func New(cfg Config) *Volumes { return &Volumes{cfg: cfg} }
+	mu   sync.Mutex     // whatever mounts or removes a persistent volume
+	held map[string]int // by name of the volume: pods that are about to mount it
+}
+
+// New returns the volumes below the configured directories.
+func New(cfg Config) *Volumes {
+	return &Volumes{cfg: cfg, records: records{path: cfg.RecordsFile}, made: make(chan struct{}, 1), changed: make(chan struct{}, 1), held: map[string]int{}}
+}
+
+// volumesName is where a pod's volumes are within its directory.
+const volumesName = "volumes"
 
 func (v *Volumes) directory(uid, volume string) string {
-	return filepath.Join(v.cfg.PodDirectory(uid), "volumes", volume)
+	return filepath.Join(v.cfg.PodDirectory(uid), volumesName, volume)
 }
 
 // Setup makes all volumes of a pod, or brings the contents of existing ones up to
@@ -59,7 +88,7 @@ func (v *Volumes) Setup(ctx context.Context, pod *corev1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		volume := &pod.Spec.Volumes[i]
 		if err := v.setup(ctx, pod, volume); err != nil {
-			return fmt.Errorf("volume %s: %w", volume.Name, err)
+			return fmt.Errorf("volume %q : %w", volume.Name, err)
 		}
 	}
 	return nil
@@ -72,6 +101,8 @@ func (v *Volumes) setup(ctx context.Context, pod *corev1.Pod, volume *corev1.Vol
 		return setupEmptyDir(pod, volume.EmptyDir, directory)
 	case volume.HostPath != nil:
 		return checkHostPath(volume.HostPath)
+	case volume.PersistentVolumeClaim != nil, volume.Ephemeral != nil:
+		return v.setupPersistent(ctx, pod, volume, directory)
 	case volume.ConfigMap != nil, volume.Secret != nil, volume.DownwardAPI != nil, volume.Projected != nil:
 		contents, secret, err := v.contents(ctx, pod, volume, directory)
 		if err != nil {
@@ -191,8 +222,16 @@ func (v *Volumes) Mounts(pod *corev1.Pod, c *corev1.Container, expand func(strin
 			return nil, fmt.Errorf("container %s mounts volume %s, which the pod does not have", c.Name, mount.Name)
 		}
 		source := v.directory(string(pod.UID), volume.Name)
-		if volume.HostPath != nil {
+		closed := mount.ReadOnly || volume.ConfigMap != nil || volume.Secret != nil || volume.DownwardAPI != nil || volume.Projected != nil
+		switch {
+		case volume.HostPath != nil:
 			source = volume.HostPath.Path
+		case ClaimName(pod, volume) != "":
+			only, err := readOnly(source)
+			if err != nil {
+				return nil, err
+			}
+			closed = closed || only
 		}
 		sub := mount.SubPath
 		if mount.SubPathExpr != "" {
@@ -211,7 +250,7 @@ func (v *Volumes) Mounts(pod *corev1.Pod, c *corev1.Container, expand func(strin
 		}
 		result = append(result, runtime.Mount{
 			ContainerPath: containerPath(mount.MountPath), HostPath: source, Propagation: propagation,
-			ReadOnly: mount.ReadOnly || volume.ConfigMap != nil || volume.Secret != nil || volume.DownwardAPI != nil || volume.Projected != nil,
+			ReadOnly: closed,
 		})
 	}
 	return result, nil
@@ -236,7 +275,7 @@ func bindBeneath(source, sub, target string) error {
 	}
 	defer func() { _ = root.Close() }()
 	if _, err := root.Stat(sub); errors.Is(err, fs.ErrNotExist) {
-		if err := root.MkdirAll(sub, directoryMode); err != nil {
+		if err := makeBeneath(root, sub); err != nil {
 			return err
 		}
 	}
@@ -252,31 +291,41 @@ func bindBeneath(source, sub, target string) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	var status unix.Stat_t
-	if err := unix.Fstat(fd, &status); err != nil {
-		return err
-	}
 	if mounted, err := isMountPoint(target); err != nil {
 		return err
 	} else if mounted { // of an earlier instance of the container
-		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+		if err := detach(target); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(target); err != nil {
 			return err
 		}
 	}
-	if status.Mode&unix.S_IFMT == unix.S_IFDIR {
-		err = os.MkdirAll(target, directoryMode)
-	} else {
-		if err = os.MkdirAll(filepath.Dir(target), directoryMode); err == nil {
-			err = os.WriteFile(target, nil, 0o600)
-		}
-	}
+	return attach(fd, target)
+}
+
+// makeBeneath makes the directories of a path in a volume as open as the volume is: who may
+// write to it may write to them.
+func makeBeneath(root *os.Root, path string) error {
+	top, err := root.Stat(".")
 	if err != nil {
 		return err
 	}
-	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", fd), target, "", unix.MS_BIND|unix.MS_REC, "")
+	made := ""
+	for part := range strings.SplitSeq(filepath.Clean(path), "/") {
+		made = filepath.Join(made, part)
+		err := root.Mkdir(made, directoryMode)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := root.Chmod(made, top.Mode()&(fs.ModePerm|fs.ModeSetgid|fs.ModeSticky)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Teardown unmounts and removes everything of a pod. Idempotent. It must only be
@@ -290,20 +339,39 @@ func (v *Volumes) Teardown(uid string) error {
 	if err != nil {
 		return err
 	}
-	for _, mount := range mounts {
-		if err := unix.Unmount(mount, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmount %s: %w", mount, err)
+	persistent := false
+	for _, mount := range mounts { // all of them before the first goes
+		persistent = persistent || strings.HasPrefix(mount, filepath.Join(directory, volumesName)+"/")
+		if err := part(mount, 0); err != nil {
+			return err
 		}
 	}
+	for _, mount := range mounts {
+		if err := detach(mount); err != nil {
+			return err
+		}
+	}
+	// From here on files are removed, and those of a volume must not be among them.
 	left, err := mountsBelow(directory)
 	if err != nil {
 		return err
+	}
+	for _, pattern := range []string{volumesName + "/*", stagingName + "/*", "subpaths/*/*"} {
+		places, _ := filepath.Glob(filepath.Join(directory, pattern)) // the pattern is well-formed
+		for _, place := range places {
+			if mounted, err := isMountPoint(place); err != nil || mounted {
+				left = append(left, place)
+			}
+		}
 	}
 	if len(left) > 0 {
 		return fmt.Errorf("pod directory %s still has mounts: %s", directory, strings.Join(left, " "))
 	}
 	if err := os.RemoveAll(directory); err != nil {
 		return fmt.Errorf("remove volumes: %w", err)
+	}
+	if persistent {
+		signal(v.changed)
 	}
 	return nil
 }

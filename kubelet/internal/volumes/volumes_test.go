@@ -6,10 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	testingclock "k8s.io/utils/clock/testing"
 
 	"kijabi.dev/kubelet/internal/env"
 )
@@ -22,13 +26,41 @@ type world struct {
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
 	token      string // empty: no master answers
+	claims     map[string]*corev1.PersistentVolumeClaim
+	volumes    map[string]*corev1.PersistentVolume
+	masters    *masters
+	clock      *testingclock.FakeClock
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{directory: t.TempDir(), configMaps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{}}
+	w := &world{
+		directory: t.TempDir(), configMaps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{},
+		claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{},
+		clock: testingclock.NewFakeClock(time.Unix(1_000_000, 0)),
+	}
+	w.masters = &masters{world: w, origin: Origin{Cluster: "c", Generation: 1}}
+	w.restart()
+	t.Cleanup(func() {
+		for _, uid := range []string{"u", "other"} {
+			if err := w.Teardown(uid); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return w
+}
+
+// restart begins another life of the kubelet.
+func (w *world) restart() {
 	w.Volumes = New(Config{
-		PodDirectory: func(uid string) string { return filepath.Join(w.directory, uid) },
+		PodDirectory: func(uid string) string { return filepath.Join(w.directory, "pods", uid) },
+		Claim:        lookUp(w.claims, "persistentvolumeclaims"),
+		Volume: func(name string) (*corev1.PersistentVolume, error) {
+			return lookUp(w.volumes, "persistentvolumes")("", name)
+		},
+		Masters: w.masters, NodeName: "node-1", NodeLabels: func() map[string]string { return map[string]string{corev1.LabelHostname: "node-1"} },
+		Root: filepath.Join(w.directory, "root"), RecordsFile: filepath.Join(w.directory, "volumes.json"), Clock: w.clock, Log: zap.NewNop(),
 		ConfigMap: func(_, name string) (*corev1.ConfigMap, error) {
 			if object, ok := w.configMaps[name]; ok {
 				return object, nil
@@ -50,12 +82,16 @@ func newWorld(t *testing.T) *world {
 		IsNotFound: func(err error) bool { return errors.Is(err, errMissing) },
 		Fields:     func(*corev1.Pod) env.Sources { return env.Sources{} },
 	})
-	t.Cleanup(func() {
-		if err := w.Teardown("u"); err != nil {
-			t.Error(err)
+}
+
+// lookUp finds objects by name.
+func lookUp[T any](objects map[string]*T, resource string) func(namespace, name string) (*T, error) {
+	return func(_, name string) (*T, error) {
+		if object, ok := objects[name]; ok {
+			return object, nil
 		}
-	})
-	return w
+		return nil, apierrors.NewNotFound(corev1.Resource(resource), name)
+	}
 }
 
 func podWith(volumes ...corev1.Volume) *corev1.Pod {

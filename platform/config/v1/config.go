@@ -154,6 +154,9 @@ type APIServerConfiguration struct {
 	StorageKeyLost bool `json:"storageKeyLost,omitempty"`
 	// Audit configures the audit log of the doors.
 	Audit Audit `json:"audit,omitzero"`
+	// ManifestsDir holds YAML files whose objects are kept applied, default
+	// /etc/kijabi/manifests; empty: none are. A directory that is not there changes nothing.
+	ManifestsDir string `json:"manifestsDir,omitempty"`
 	// Snapshots configures the copies that are made of the cluster's objects; the same on all masters.
 	Snapshots Snapshots `json:"snapshots,omitzero"`
 	// MaxRequestsInFlight bounds the requests that are served at once, divided among priority
@@ -355,6 +358,8 @@ type ControllerManagerConfiguration struct {
 	NodeMaskSize int `json:"nodeMaskSize,omitempty"`
 	// NodeUnreachableAfter is the silence after which a node leaves traffic, default 4s.
 	NodeUnreachableAfter metav1.Duration `json:"nodeUnreachableAfter,omitzero"`
+	// AutoscalerSyncPeriod is how often autoscalers measure and decide, default 15s.
+	AutoscalerSyncPeriod metav1.Duration `json:"autoscalerSyncPeriod,omitzero"`
 	// FinishedPodsKept is how many finished pods are kept, default 12500; the oldest go first.
 	// Less than 0 keeps all.
 	FinishedPodsKept int `json:"finishedPodsKept,omitempty"`
@@ -390,7 +395,8 @@ type KubeletConfiguration struct {
 	APIServers []string `json:"apiServers"`
 	// NodeIP is the machine's address. Required.
 	NodeIP string `json:"nodeIP"`
-	// DataDir holds pod volumes and the snapshot, default /var/lib/kijabi/kubelet.
+	// DataDir holds pods' files and the snapshots, default /var/lib/kijabi/kubelet. Directories
+	// of persistent volumes are beside it, in "volumes", so that they outlive it.
 	DataDir string `json:"dataDir"`
 	// ContainerRuntimeEndpoint is the CRI socket, unix:///run/kijabi/containerd/containerd.sock. Required.
 	ContainerRuntimeEndpoint string `json:"containerRuntimeEndpoint"`

@@ -139,6 +139,15 @@ func (c *Client) GetKind(ctx context.Context, kind object.Kind, key object.Key) 
 	return obj, nil
 }
 
+// GetSubresource returns a subresource of one object; there is "scale".
+func (c *Client) GetSubresource(ctx context.Context, kind object.Kind, key object.Key, subresource string) (object.Object, error) {
+	res, err := c.objects.Get(ctx, &objectv1pb.GetRequest{Reference: reference(kind, key), Subresource: subresource})
+	if err != nil {
+		return nil, err
+	}
+	return object.Unpack(res.GetObject())
+}
+
 // Get returns one object.
 func Get[T object.Object](ctx context.Context, c *Client, key object.Key) (T, error) {
 	var zero T
@@ -196,6 +205,19 @@ func (c *Client) ListKind(ctx context.Context, kind object.Kind, opts ListOption
 		return nil
 	})
 	return items, err
+}
+
+// Version is one that everything acknowledged before the call is part of. kind is any that the
+// caller may list.
+func (c *Client) Version(ctx context.Context, kind object.Kind) (string, error) {
+	var version string
+	err := c.list(ctx, kind, ListOptions{Limit: 1}, func(res *objectv1pb.ListResponse) error {
+		if v := res.GetResourceVersion(); v != "" {
+			version = v
+		}
+		return nil
+	})
+	return version, err
 }
 
 func (c *Client) list(ctx context.Context, kind object.Kind, opts ListOptions, chunk func(*objectv1pb.ListResponse) error) error {

@@ -27,14 +27,18 @@ type Controller interface {
 	Outputs() []Output
 	// Reconcile reads the world, not an event, so it may run any number of times.
 	// It never runs twice at once for one key, and not before the inputs have seen
-	// the controller's own last write for that key. A positive duration
-	// makes the key due again then; an error makes it due again after a growing pause.
+	// the controller's own last write for that key, one whose outcome it was not told included. A positive duration
+	// makes the key due again then, unless it became due before; an error, as which a
+	// panic counts, makes it due again after a growing pause.
 	Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (requeueAfter time.Duration, err error)
 }
 
 // source is what an input needs of an informer.
 type source interface {
+	// WaitVersion returns once Version is at least that.
 	WaitVersion(ctx context.Context, resourceVersion string) error
+	// Version is that up to which every change is in the collection.
+	Version() uint64
 	Kind() object.Kind
 }
 
@@ -95,6 +99,29 @@ func Mapped[T object.Object](inf *informer.Informer[T], keysOf func(T) []object.
 	}
 }
 
+// Changed makes the keys due that the function yields for a change. before is the zero value
+// (nil) for a new object, as every existing one is at the start; after for one that is gone.
+func Changed[T object.Object](inf *informer.Informer[T], keysOf func(before, after T) []object.Key) Input {
+	return Input{
+		source: inf,
+		subscribe: func(enqueue func(object.Key)) {
+			inf.OnChange(func(before, after T) {
+				for _, key := range keysOf(before, after) {
+					enqueue(key)
+				}
+			})
+		},
+		keys: func() []object.Key {
+			var zero T
+			var keys []object.Key
+			for _, obj := range inf.List() {
+				keys = append(keys, keysOf(zero, obj)...)
+			}
+			return keys
+		},
+	}
+}
+
 // Reads declares an input that makes nothing due but must be current before Reconcile runs.
 func Reads[T object.Object](inf *informer.Informer[T]) Input {
 	return Input{source: inf, subscribe: func(func(object.Key)) {}}
@@ -116,7 +143,7 @@ type Output struct {
 	kind object.Kind
 	part string
 	// verbs allowed by it
-	write, status, remove bool
+	write, status, remove, scale bool
 }
 
 // String names the output, such as "Pod owned by ReplicaSet".
@@ -147,6 +174,12 @@ func Fields[T object.Object](fields string) Output {
 // Deletes declares that the controller deletes objects of T, for a reason.
 func Deletes[T object.Object](reason string) Output {
 	return Output{kind: object.KindOf[T](), part: "deleted because " + reason, remove: true}
+}
+
+// ScalesAny declares that the controller sets the size of objects of any kind that has one,
+// for a reason.
+func ScalesAny(reason string) Output {
+	return Output{part: "any, scaled because " + reason, scale: true}
 }
 
 // DeletesAny declares that the controller deletes objects of any kind and edits

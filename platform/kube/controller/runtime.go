@@ -4,55 +4,54 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
 	"kijabi.dev/platform/lifecycle"
-	"kijabi.dev/platform/logging"
 )
+
+// Client performs the writes of controllers, as *client.Client does.
+type Client interface {
+	client.Writer
+	// Version is one that everything written before the call is part of. kind is one that the controller reads.
+	Version(ctx context.Context, kind object.Kind) (string, error)
+	// DeleteObject is Delete, and returns the object's last or terminating state.
+	DeleteObject(ctx context.Context, obj object.Object, opts client.DeleteOptions) (object.Object, error)
+}
 
 // RuntimeConfig describes a Runtime. All fields are required but Workers.
 type RuntimeConfig struct {
-	Client      *client.Client
+	Client      Client
 	Clock       clock.WithTicker
 	Log         *zap.Logger
 	Controllers []Controller
-	// Workers per controller, default 4.
+	// Workers per controller, default 16.
 	Workers int
 }
 
 // Runtime runs controllers. Run may be called again after it returned, as when
-// leadership comes back.
+// leadership comes back. All other methods may be called at any time from anywhere.
 type Runtime struct {
-	cfg   RuntimeConfig
 	loops []*loop
 }
-
-// Back-off of a failing key.
-const (
-	retryFirst = 10 * time.Millisecond
-	retryMost  = 30 * time.Second
-)
-
-// ownWriteWait bounds the wait for the cache to reflect a controller's own write;
-// after it the key goes back to the queue.
-const ownWriteWait = 5 * time.Second
 
 // NewRuntime checks the declarations and subscribes to the inputs.
 func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 	if cfg.Workers == 0 {
-		cfg.Workers = 4
+		cfg.Workers = 16
 	}
 	names, writers := map[string]bool{}, map[string]string{}
-	r := &Runtime{cfg: cfg}
+	r := &Runtime{}
 	for _, c := range cfg.Controllers {
 		name := c.Name()
 		if names[name] {
@@ -67,11 +66,21 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 		}
 		r.loops = append(r.loops, newLoop(c, cfg))
 	}
+	partial := map[schema.GroupVersionKind]bool{}
+	for _, l := range r.loops {
+		l.partial = partial
+		for _, in := range l.inputs {
+			if p, ok := in.source.(interface{ Partial() bool }); ok && p.Partial() {
+				partial[in.source.Kind().GVK] = true
+			}
+		}
+	}
+	slices.SortFunc(r.loops, func(a, b *loop) int { return strings.Compare(a.name, b.name) })
 	return r, nil
 }
 
 // Run works on every controller's queue until ctx ends. It starts with every
-// existing key due, since nobody may have worked on it before.
+// existing key due, since nobody may have worked on it before, and with no loop paused.
 func (r *Runtime) Run(ctx context.Context) error {
 	tasks := make([]lifecycle.Task, 0, len(r.loops))
 	for _, l := range r.loops {
@@ -80,214 +89,83 @@ func (r *Runtime) Run(ctx context.Context) error {
 	return lifecycle.RunAll(ctx, tasks...)
 }
 
-// LoopStatus describes one controller and its queue.
-type LoopStatus struct {
-	Name       string
-	Depth      int
-	Active     int
-	Reconciles int64
-	Failures   int64
-	LastError  string
-	// Oldest is the age of the item in the queue that has waited longest.
-	Oldest time.Duration
-}
-
-// Loops describes every controller.
+// Loops describes every controller, by name.
 func (r *Runtime) Loops() []LoopStatus {
 	out := make([]LoopStatus, 0, len(r.loops))
 	for _, l := range r.loops {
-		out = append(out, l.status())
+		out = append(out, l.queue.status(l.name))
 	}
 	return out
 }
 
-type queue = workqueue.TypedRateLimitingInterface[object.Key]
+// Why a queue cannot be paused or resumed.
+var (
+	errNotRunning = errors.New("the loop does not run")
+	errResumed    = errors.New("the loop was resumed meanwhile")
+)
 
-// loop is one controller with its queue.
-type loop struct {
-	controller Controller
-	cfg        RuntimeConfig
-	inputs     []Input
-	outputs    outputs
-	log        *zap.Logger
-
-	mu         sync.Mutex
-	queue      queue                                             // nil while not running
-	written    map[object.Key]map[schema.GroupVersionKind]uint64 // own writes not yet known to be in the caches
-	queued     map[object.Key]time.Time
-	active     int
-	reconciles int64
-	failures   int64
-	lastError  string
-}
-
-func newLoop(c Controller, cfg RuntimeConfig) *loop {
-	l := &loop{
-		controller: c,
-		cfg:        cfg,
-		inputs:     c.Inputs(),
-		outputs:    c.Outputs(),
-		log:        cfg.Log.Named(c.Name()),
-		written:    map[object.Key]map[schema.GroupVersionKind]uint64{},
-		queued:     map[object.Key]time.Time{},
+// Pause makes a loop work on nothing until Resume; its queue goes on gathering what is due. It
+// returns when nothing is in work any more. A pause ends with Run. A loop that is paused stays so.
+//
+// It fails with a NotFound StatusError that names the loops there are, with ServiceUnavailable
+// while the loops do not run, with Conflict when somebody resumes the loop meanwhile, and with
+// Timeout when ctx ends before the work in progress does: the loop is paused then all the same.
+func (r *Runtime) Pause(ctx context.Context, name string) (LoopStatus, error) {
+	l, err := r.find(name)
+	if err != nil {
+		return LoopStatus{}, err
 	}
-	for _, in := range l.inputs {
-		in.subscribe(l.enqueue)
-	}
-	return l
-}
-
-func (l *loop) enqueue(key object.Key) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.queue == nil {
-		return // not leading: everything is due at start anyway
-	}
-	l.note(key)
-	l.queue.Add(key)
-}
-
-// note remembers since when a key waits. The caller holds mu.
-func (l *loop) note(key object.Key) {
-	if _, waiting := l.queued[key]; !waiting {
-		l.queued[key] = l.cfg.Clock.Now()
-	}
-}
-
-func (l *loop) run(ctx context.Context) error {
-	q := workqueue.NewTypedRateLimitingQueue(
-		workqueue.NewTypedItemExponentialFailureRateLimiter[object.Key](retryFirst, retryMost))
-	l.mu.Lock()
-	l.queue = q
-	clear(l.queued)
-	clear(l.written)
-	l.mu.Unlock()
-	for _, in := range l.inputs {
-		if in.keys == nil {
-			continue
-		}
-		for _, key := range in.keys() {
-			l.enqueue(key)
-		}
-	}
-
-	tasks := []lifecycle.Task{func(ctx context.Context) error {
-		<-ctx.Done()
-		l.mu.Lock()
-		l.queue = nil
-		l.mu.Unlock()
-		q.ShutDown()
-		return nil
-	}}
-	for range l.cfg.Workers {
-		tasks = append(tasks, func(ctx context.Context) error {
-			for {
-				key, stop := q.Get()
-				if stop {
-					return nil
-				}
-				l.work(ctx, q, key)
-				q.Done(key)
-			}
-		})
-	}
-	return lifecycle.RunAll(ctx, tasks...)
-}
-
-func (l *loop) work(ctx context.Context, q queue, key object.Key) {
-	if ctx.Err() != nil {
-		return
-	}
-	l.mu.Lock()
-	delete(l.queued, key)
-	l.active++
-	l.mu.Unlock()
-
-	again, err := l.reconcile(ctx, key)
-
-	l.mu.Lock()
-	l.active--
-	l.reconciles++
-	if err != nil && ctx.Err() == nil {
-		l.failures++
-		l.lastError = fmt.Sprintf("%s: %v", key, err)
-	}
-	l.mu.Unlock()
+	err = l.queue.pause(ctx)
+	status := l.queue.status(l.name)
 	switch {
-	case ctx.Err() != nil:
-	case apierrors.IsConflict(err):
-		// Somebody else wrote first; the cache will show it in a moment.
-		l.log.Debug("conflict, trying again", logging.Key(key), zap.Error(err))
-		q.AddRateLimited(key)
-	case err != nil:
-		l.log.Warn("reconcile failed", logging.Key(key), zap.Error(err))
-		q.AddRateLimited(key)
-	case again > 0:
-		q.Forget(key)
-		q.AddAfter(key, again)
+	case err == nil:
+		return status, nil
+	case errors.Is(err, errNotRunning):
+		return LoopStatus{}, notRunning(name, "pause")
+	case errors.Is(err, errResumed):
+		return LoopStatus{}, apierrors.NewConflict(loopResource(), name, errResumed)
 	default:
-		q.Forget(key)
+		return LoopStatus{}, apierrors.NewTimeoutError(fmt.Sprintf(
+			"loop %s is paused, but %d keys are in work still, %s for %s: ask again to wait for them, or see what the log says of them",
+			name, status.Active, status.LongestKey, status.Longest.Round(time.Millisecond)), 0)
 	}
 }
 
-// reconcile runs the controller once its inputs have seen its own last write for the key.
-func (l *loop) reconcile(ctx context.Context, key object.Key) (time.Duration, error) {
-	l.mu.Lock()
-	wrote := l.written[key]
-	l.mu.Unlock()
-	if len(wrote) > 0 {
-		if err := l.waitVersion(ctx, wrote); err != nil {
-			return 0, err
-		}
-		l.mu.Lock()
-		delete(l.written, key)
-		l.mu.Unlock()
+// Resume ends a loop's pause. A loop that is not paused stays so. It fails as Pause does, but for
+// Conflict and Timeout.
+func (r *Runtime) Resume(name string) (LoopStatus, error) {
+	l, err := r.find(name)
+	if err != nil {
+		return LoopStatus{}, err
 	}
-	w := &fencedWriter{client: l.cfg.Client, outputs: l.outputs, newest: map[schema.GroupVersionKind]uint64{}}
-	again, err := l.controller.Reconcile(ctx, key, w, l.log.With(logging.Key(key)))
-	if len(w.newest) > 0 {
-		l.mu.Lock()
-		l.written[key] = w.newest
-		l.mu.Unlock()
+	if l.queue.resume() != nil {
+		return LoopStatus{}, notRunning(name, "resume")
 	}
-	return again, err
+	return l.queue.status(l.name), nil
 }
 
-func (l *loop) waitVersion(ctx context.Context, wrote map[schema.GroupVersionKind]uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, ownWriteWait)
-	defer cancel()
-	var errs []error
-	for _, in := range l.inputs {
-		if in.source == nil {
-			continue
-		}
-		version, ok := wrote[in.source.Kind().GVK]
-		if !ok {
-			continue
-		}
-		if err := in.source.WaitVersion(ctx, object.FormatVersion(version)); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+// loopResource is what errors call a loop.
+func loopResource() schema.GroupResource {
+	return schema.GroupResource{Group: "kijabi.dev", Resource: "loops"}
 }
 
-func (l *loop) status() LoopStatus {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := LoopStatus{
-		Name:       l.controller.Name(),
-		Active:     l.active,
-		Reconciles: l.reconciles,
-		Failures:   l.failures,
-		LastError:  l.lastError,
+func (r *Runtime) find(name string) (*loop, error) {
+	var names []string
+	for _, l := range r.loops {
+		if l.name == name {
+			return l, nil
+		}
+		names = append(names, l.name)
 	}
-	if l.queue != nil {
-		out.Depth = l.queue.Len()
-	}
-	now := l.cfg.Clock.Now()
-	for _, since := range l.queued {
-		out.Oldest = max(out.Oldest, now.Sub(since))
-	}
-	return out
+	err := apierrors.NewNotFound(loopResource(), name)
+	err.ErrStatus.Message = fmt.Sprintf("there is no loop %q: the loops are %s", name, strings.Join(names, ", "))
+	return nil, err
+}
+
+func notRunning(name, verb string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusServiceUnavailable, Reason: metav1.StatusReasonServiceUnavailable,
+		Message: fmt.Sprintf("cannot %s loop %s: the loops do not run here, since this master does not lead", verb, name),
+		Details: &metav1.StatusDetails{Group: loopResource().Group, Kind: loopResource().Resource, Name: name},
+	}}
 }

@@ -43,6 +43,7 @@ type options struct {
 	snapshot      string
 	snapshotGrace time.Duration
 	trim          func(object.Object) // makes an object smaller before it is kept
+	keep          any                 // func(T) func() T, see Keep
 }
 
 // Option qualifies an informer.
@@ -60,6 +61,13 @@ func Index[T object.Object](name string, values func(T) []string) Option {
 	}
 }
 
+// Keep lets f make every object smaller, in place, before handlers see it, and say how to make
+// it again: the collection holds what f returned, and what Get and the others return is made of it.
+// f must be safe for concurrent use, and so must what it returns.
+func Keep[T object.Object](f func(T) func() T) Option {
+	return func(o *options) { o.keep = f }
+}
+
 // SnapshotFile keeps the last known state in a file, mode 0600. When no master
 // answers within a second of the start, the informer serves from it.
 func SnapshotFile(path string) Option {
@@ -69,6 +77,19 @@ func SnapshotFile(path string) Option {
 // SnapshotGrace changes how long a start waits for a master before it uses the snapshot.
 func SnapshotGrace(d time.Duration) Option {
 	return func(o *options) { o.snapshotGrace = d }
+}
+
+// item is a kept object, or what makes it.
+type item[T object.Object] struct {
+	obj  T
+	load func() T // nil if obj is kept itself
+}
+
+func (i item[T]) get() T {
+	if i.load != nil {
+		return i.load()
+	}
+	return i.obj
 }
 
 // Informer keeps one collection. It is safe for concurrent use.
@@ -82,7 +103,7 @@ type Informer[T object.Object] struct {
 	syncedOnce sync.Once
 
 	mu       sync.RWMutex
-	items    map[object.Key]T
+	items    map[object.Key]item[T]
 	indexes  map[string]map[string]map[object.Key]struct{} // name, value, keys
 	owned    map[types.UID]map[object.Key]struct{}
 	version  uint64        // everything up to here has been applied
@@ -105,7 +126,7 @@ func newInformerOf[T object.Object](kind object.Kind, c *client.Client, log *zap
 		c:        c,
 		log:      log.With(logging.Kind(kind.GVK.Kind)),
 		synced:   make(chan struct{}),
-		items:    map[object.Key]T{},
+		items:    map[object.Key]item[T]{},
 		indexes:  map[string]map[string]map[object.Key]struct{}{},
 		owned:    map[types.UID]map[object.Key]struct{}{},
 		advanced: make(chan struct{}),
@@ -119,15 +140,18 @@ func newInformerOf[T object.Object](kind object.Kind, c *client.Client, log *zap
 // Kind is the kind of the collection's objects.
 func (inf *Informer[T]) Kind() object.Kind { return inf.kind }
 
+// Partial says whether what the collection hands out is only a part of each object, see Keep.
+func (inf *Informer[T]) Partial() bool { return inf.opts.keep != nil }
+
 // Get returns one object.
 func (inf *Informer[T]) Get(key object.Key) (T, error) {
 	inf.mu.RLock()
 	defer inf.mu.RUnlock()
-	obj, ok := inf.items[key]
+	kept, ok := inf.items[key]
 	if !ok {
-		return obj, apierrors.NewNotFound(inf.kind.GroupResource(), key.Name)
+		return kept.obj, apierrors.NewNotFound(inf.kind.GroupResource(), key.Name)
 	}
-	return obj, nil
+	return kept.get(), nil
 }
 
 // List returns all objects.
@@ -135,8 +159,8 @@ func (inf *Informer[T]) List() []T {
 	inf.mu.RLock()
 	defer inf.mu.RUnlock()
 	out := make([]T, 0, len(inf.items))
-	for _, obj := range inf.items {
-		out = append(out, obj)
+	for _, kept := range inf.items {
+		out = append(out, kept.get())
 	}
 	return out
 }
@@ -163,7 +187,7 @@ func (inf *Informer[T]) OwnedBy(uid types.UID) []T {
 func (inf *Informer[T]) collect(keys map[object.Key]struct{}) []T {
 	out := make([]T, 0, len(keys))
 	for key := range keys {
-		out = append(out, inf.items[key])
+		out = append(out, inf.items[key].get())
 	}
 	return out
 }
@@ -199,6 +223,13 @@ func (inf *Informer[T]) Stale() bool {
 	return inf.stale
 }
 
+// Version is that up to which every change is in the collection; 0 before the first.
+func (inf *Informer[T]) Version() uint64 {
+	inf.mu.RLock()
+	defer inf.mu.RUnlock()
+	return inf.version
+}
+
 // WaitVersion returns once the collection reflects a resource version, that of the
 // caller's own write, say.
 func (inf *Informer[T]) WaitVersion(ctx context.Context, resourceVersion string) error {
@@ -227,11 +258,16 @@ type change[T object.Object] struct{ before, after T }
 // put stores obj and returns what changed. The caller holds mu.
 func (inf *Informer[T]) put(obj T) change[T] {
 	key := object.KeyOf(obj)
-	before, existed := inf.items[key]
-	if existed {
+	var before T
+	if kept, existed := inf.items[key]; existed {
+		before = kept.get()
 		inf.unindex(key, before)
 	}
-	inf.items[key] = obj
+	if keep, ok := inf.opts.keep.(func(T) func() T); ok {
+		inf.items[key] = item[T]{load: keep(obj)}
+	} else {
+		inf.items[key] = item[T]{obj: obj}
+	}
 	if owner := metav1.GetControllerOfNoCopy(obj); owner != nil {
 		add(inf.owned, owner.UID, key)
 	}
@@ -245,10 +281,11 @@ func (inf *Informer[T]) put(obj T) change[T] {
 
 // remove drops key and returns what changed. The caller holds mu.
 func (inf *Informer[T]) remove(key object.Key) (change[T], bool) {
-	before, existed := inf.items[key]
+	kept, existed := inf.items[key]
 	if !existed {
 		return change[T]{}, false
 	}
+	before := kept.get()
 	inf.unindex(key, before)
 	delete(inf.items, key)
 	return change[T]{before: before}, true
@@ -301,7 +338,7 @@ func (inf *Informer[T]) apply(message client.WatchMessage[T], seen map[object.Ke
 		if seen != nil {
 			seen[key] = struct{}{}
 		}
-		if old, ok := inf.items[key]; ok && old.GetResourceVersion() == event.Object.GetResourceVersion() && old.GetUID() == event.Object.GetUID() {
+		if kept, ok := inf.items[key]; ok && sameVersion(kept.get(), event.Object) {
 			continue // an initial object that was known already
 		}
 		changes = append(changes, inf.put(event.Object))
@@ -341,6 +378,10 @@ func (inf *Informer[T]) apply(message client.WatchMessage[T], seen map[object.Ke
 		inf.syncedOnce.Do(func() { close(inf.synced) })
 	}
 	return err
+}
+
+func sameVersion(a, b object.Object) bool {
+	return a.GetResourceVersion() == b.GetResourceVersion() && a.GetUID() == b.GetUID()
 }
 
 // Times of reconnecting: a broken watch is resumed at once, then ever more slowly.

@@ -121,8 +121,8 @@ func (inf *Informer[T]) writeSnapshot(written *uint64) error {
 	}
 	version := inf.version
 	objects := make([]object.Object, 0, len(inf.items))
-	for _, obj := range inf.items {
-		objects = append(objects, obj)
+	for _, kept := range inf.items {
+		objects = append(objects, kept.get())
 	}
 	inf.mu.RUnlock()
 	if err := saveSnapshot(inf.kind, inf.opts.snapshot, objects); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/utils/clock"
 
 	configv1 "kijabi.dev/platform/config/v1"
@@ -32,6 +33,9 @@ func Run(ctx context.Context, cfg *configv1.SchedulerConfiguration, log *zap.Log
 	s := newScheduler(program.API, recorder, clock.RealClock{}, log)
 	informer.Of[*corev1.Node](program.Caches).OnChange(s.nodeChanged)
 	informer.Of[*corev1.Pod](program.Caches).OnChange(s.podChanged)
+	informer.Of[*corev1.PersistentVolumeClaim](program.Caches).OnChange(s.claimChanged)
+	informer.Of[*corev1.PersistentVolume](program.Caches).OnChange(s.volumeChanged)
+	informer.Of[*storagev1.StorageClass](program.Caches).OnChange(s.classChanged)
 	schedulerv1pb.RegisterSchedulerServiceServer(program.Server, &service{scheduler: s})
 	return program.Run(ctx, func(ctx context.Context) error {
 		return lifecycle.RunAll(ctx, s.run, recorder.Run)

@@ -28,8 +28,12 @@ const schedulerName = corev1.DefaultSchedulerName
 // batch bounds the pods bound by one transaction.
 const batch = 256
 
-// decisionsKept bounds the remembered decisions; the oldest go first.
-const decisionsKept = 10000
+// decisionsKept bounds the remembered decisions, and verdictsKept the verdicts in them, of one
+// node each; the oldest go first.
+const (
+	decisionsKept = 10_000
+	verdictsKept  = 200_000
+)
 
 // scheduler places pods. Its knowledge follows the caches all the time, on every
 // master, so that taking over needs no list; run acts on it.
@@ -43,9 +47,14 @@ type scheduler struct {
 	cluster   *placement.Cluster
 	queue     *queue.Queue
 	decisions map[types.UID]decision
-	recent    []types.UID // keys of decisions, oldest first
+	recent    []types.UID // keys of decisions, oldest first; some may be gone
+	verdicts  int         // in all decisions
 	names     map[object.Key]types.UID
 	wake      chan struct{} // has a token when there is something to do
+
+	waiting map[types.UID]*waiting // pods whose claims are being bound
+	recheck bool                   // something changed that those may have waited for
+	checkAt time.Time              // when they are looked at though nothing changed
 }
 
 // decision is the last word on a pod.
@@ -60,7 +69,7 @@ func newScheduler(api *client.Client, recorder *events.Recorder, clk clock.Passi
 		api: api, events: recorder, clock: clk, log: log,
 		cluster: placement.NewCluster(), queue: queue.New(),
 		decisions: map[types.UID]decision{}, names: map[object.Key]types.UID{},
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), waiting: map[types.UID]*waiting{},
 	}
 }
 
@@ -77,6 +86,7 @@ func (s *scheduler) nodeChanged(before, after *corev1.Node) {
 	defer s.mu.Unlock()
 	if after == nil {
 		s.cluster.RemoveNode(before.Name)
+		s.storageChanged(func(*corev1.Pod) bool { return false })
 		return
 	}
 	s.cluster.SetNode(after)
@@ -106,6 +116,7 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 	switch {
 	case after.Spec.NodeName != "":
 		s.queue.Remove(after.UID)
+		delete(s.waiting, after.UID)
 		if finished(after) {
 			s.release(after.UID)
 			return
@@ -117,9 +128,11 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 		}
 	case after.DeletionTimestamp != nil || finished(after) || after.Spec.SchedulerName != schedulerName || len(after.Spec.SchedulingGates) > 0:
 		s.queue.Remove(after.UID)
-	case before != nil && before.UID == after.UID && s.queue.Has(after.UID) && equality.Semantic.DeepEqual(before.Spec, after.Spec) && equality.Semantic.DeepEqual(before.Labels, after.Labels):
+		s.dropWaiting(after.UID)
+	case before != nil && before.UID == after.UID && s.queue.Has(after.UID) && sameForPlacement(before, after):
 		s.queue.Update(after)
 	default:
+		s.dropWaiting(after.UID)
 		s.queue.Add(after, s.clock.Now())
 		s.signal()
 	}
@@ -128,6 +141,8 @@ func (s *scheduler) podChanged(before, after *corev1.Pod) {
 // forget drops what is known of a pod that is gone. The caller holds mu.
 func (s *scheduler) forget(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	s.verdicts -= len(s.decisions[pod.UID].Verdicts)
+	delete(s.waiting, pod.UID)
 	delete(s.decisions, pod.UID)
 	if s.names[object.KeyOf(pod)] == pod.UID {
 		delete(s.names, object.KeyOf(pod))
@@ -151,13 +166,15 @@ func (s *scheduler) release(uid types.UID) {
 func (s *scheduler) run(ctx context.Context) error {
 	s.mu.Lock()
 	s.cluster.ForgetAssumed()
+	clear(s.waiting)
 	s.queue.Restart()
 	s.mu.Unlock()
 	for ctx.Err() == nil {
-		chosen, parked, next := s.decide()
+		chosen, unbound, parked, next := s.decide()
 		s.bind(ctx, chosen)
+		s.bindVolumes(ctx, unbound)
 		s.report(ctx, parked)
-		if len(chosen)+len(parked) > 0 {
+		if len(chosen)+len(unbound)+len(parked) > 0 {
 			continue
 		}
 		var timer <-chan time.Time
@@ -179,17 +196,30 @@ type placed struct {
 	pod  *corev1.Pod
 	node string
 	why  string
+	// volumes is what comes before the binding, or nil.
+	volumes *placement.VolumePlan
 }
 
-// decide takes due pods and decides on each, assuming those that fit. It returns
-// also how long to wait when nothing was due; 0 means until woken.
-func (s *scheduler) decide() (chosen, parked []placed, next time.Duration) {
+// decide takes due pods and decides on each, assuming those that fit: chosen ones can be
+// bound, unbound ones once their claims are. It returns also how long to wait when nothing was
+// due; 0 means until woken.
+func (s *scheduler) decide() (chosen, unbound, parked []placed, next time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
-	due, waiting := s.queue.Flush(now)
+	due, later := s.queue.Flush(now)
+	if len(s.waiting) > 0 {
+		if s.recheck || !now.Before(s.checkAt) {
+			s.checkAt = now.Add(lookAgain)
+			chosen = s.checkWaiting(now)
+		}
+		if !later || s.checkAt.Before(due) {
+			due, later = s.checkAt, true
+		}
+	}
 	for _, item := range s.queue.Pop(batch, now) {
-		d := s.cluster.Decide(item.Pod)
+		s.dropWaiting(item.Pod.UID)
+		d := s.cluster.Choose(item.Pod)
 		s.remember(item, d, now)
 		if d.Node == "" {
 			s.queue.Park(item, now)
@@ -197,24 +227,32 @@ func (s *scheduler) decide() (chosen, parked []placed, next time.Duration) {
 			continue
 		}
 		s.cluster.Assume(item.Pod, d.Node)
-		chosen = append(chosen, placed{item: item, pod: item.Pod, node: d.Node})
+		if p := (placed{item: item, pod: item.Pod, node: d.Node, volumes: d.Volumes}); d.Volumes == nil {
+			chosen = append(chosen, p)
+		} else {
+			s.cluster.AssumeVolumes(item.Pod.UID, d.Node, d.Volumes)
+			unbound = append(unbound, p)
+		}
 	}
-	if waiting {
+	if later {
 		next = max(time.Millisecond, due.Sub(now))
 	}
-	return chosen, parked, next
+	return chosen, unbound, parked, next
 }
 
 func (s *scheduler) remember(item *queue.Item, d placement.Decision, now time.Time) {
 	uid := item.Pod.UID
-	if _, known := s.decisions[uid]; !known {
+	last, known := s.decisions[uid]
+	if !known {
 		s.recent = append(s.recent, uid)
-		for len(s.recent) > decisionsKept {
-			delete(s.decisions, s.recent[0])
-			s.recent = s.recent[1:]
-		}
 	}
 	s.decisions[uid] = decision{Decision: d, at: now, attempts: item.Attempts}
+	s.verdicts += len(d.Verdicts) - len(last.Verdicts)
+	for len(s.recent) > 1 && (len(s.recent) > decisionsKept || s.verdicts > verdictsKept) {
+		s.verdicts -= len(s.decisions[s.recent[0]].Verdicts)
+		delete(s.decisions, s.recent[0])
+		s.recent = s.recent[1:]
+	}
 }
 
 // bind writes bindings in one transaction. Each stands or falls by itself; one

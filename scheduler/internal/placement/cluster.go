@@ -3,6 +3,7 @@
 package placement
 
 import (
+	"container/list"
 	"maps"
 	"slices"
 	"strings"
@@ -48,6 +49,9 @@ type node struct {
 	requested   Resources
 	pods        map[types.UID]*placed
 	ports       map[hostPort]int
+
+	changed uint64        // see following
+	element *list.Element // in following.recent
 }
 
 // placed is a pod on a node.
@@ -93,11 +97,16 @@ type Cluster struct {
 	order []*node // nodes with an object, by name
 	// exclusive are the pods with required anti-affinity, which may refuse others.
 	exclusive map[types.UID]*placed
+	storage   *storage
+
+	following
 }
 
 // NewCluster returns an empty cluster.
 func NewCluster() *Cluster {
-	return &Cluster{nodes: map[string]*node{}, pods: map[types.UID]*placed{}, exclusive: map[types.UID]*placed{}}
+	return &Cluster{
+		nodes: map[string]*node{}, pods: map[types.UID]*placed{}, exclusive: map[types.UID]*placed{}, storage: newStorage(), following: newFollowing(),
+	}
 }
 
 func (c *Cluster) node(name string) *node {
@@ -114,7 +123,9 @@ func (c *Cluster) SetNode(object *corev1.Node) {
 	n := c.node(object.Name)
 	isNew := n.object == nil
 	n.object, n.allocatable = object, resourcesOf(object.Status.Allocatable)
+	c.touch(n)
 	if isNew {
+		c.orders++
 		c.order = append(c.order, n)
 		slices.SortFunc(c.order, func(a, b *node) int { return strings.Compare(a.name, b.name) })
 	}
@@ -127,8 +138,10 @@ func (c *Cluster) RemoveNode(name string) {
 		return
 	}
 	n.object = nil
+	c.orders++
 	c.order = slices.DeleteFunc(c.order, func(o *node) bool { return o == n })
 	if len(n.pods) == 0 {
+		c.leave(n)
 		delete(c.nodes, name)
 	}
 }
@@ -165,6 +178,9 @@ func (c *Cluster) put(pod *corev1.Pod, nodeName string, assumed bool) {
 		n.ports[port]++
 	}
 	c.pods[pod.UID] = p
+	c.count(ownerOf(pod), n, 1)
+	c.touch(n)
+	c.storage.use(pod, true)
 	if len(requiredAntiAffinity(pod)) > 0 {
 		c.exclusive[pod.UID] = p
 	}
@@ -178,6 +194,8 @@ func (c *Cluster) RemovePod(uid types.UID) {
 	}
 	delete(c.pods, uid)
 	delete(c.exclusive, uid)
+	c.storage.breakPromise(uid)
+	c.storage.use(p.pod, false)
 	n := c.nodes[p.node]
 	delete(n.pods, uid)
 	n.requested.add(p.requests, -1)
@@ -187,7 +205,10 @@ func (c *Cluster) RemovePod(uid types.UID) {
 			delete(n.ports, port)
 		}
 	}
+	c.count(ownerOf(p.pod), n, -1)
+	c.touch(n)
 	if n.object == nil && len(n.pods) == 0 {
+		c.leave(n)
 		delete(c.nodes, n.name)
 	}
 }

@@ -29,25 +29,33 @@ type Decision struct {
 	Node string
 	// Verdicts of all nodes, by name.
 	Verdicts []Verdict
+	// Volumes has to be carried out before the pod is bound; nil if there is nothing to do.
+	Volumes *VolumePlan
+	// Refused is why no node at all can take the pod, whatever the nodes say.
+	Refused string
 }
 
 // Decide chooses a node for a pod. Of equally good nodes the one with the fewest
 // pods wins, then the first by name, so that a decision can be repeated.
 func (c *Cluster) Decide(pod *corev1.Pod) Decision {
-	p := c.prepare(pod)
-	owner := ownerOf(pod)
 	decision := Decision{Verdicts: make([]Verdict, 0, len(c.order))}
+	demands, refused := c.storage.needs(pod)
+	if refused != "" {
+		decision.Refused = refused
+		for _, n := range c.order {
+			decision.Verdicts = append(decision.Verdicts, Verdict{Node: n.name, Reasons: []string{refused}})
+		}
+		return decision
+	}
+	p := c.prepare(pod)
+	p.claims = demands
+	siblings := c.siblingsOf(ownerOf(pod))
 	var best *node
 	var bestScore float64
 	for _, n := range c.order {
-		verdict := Verdict{Node: n.name}
-		for _, refuses := range filters {
-			if verdict.Reasons = refuses(p, n); len(verdict.Reasons) > 0 {
-				break
-			}
-		}
+		verdict := Verdict{Node: n.name, Reasons: refusals(p, n)}
 		if len(verdict.Reasons) == 0 {
-			verdict.Score = score(p, n, owner)
+			verdict.Score = score(p, n, siblings[n])
 			if best == nil || verdict.Score > bestScore || verdict.Score == bestScore && len(n.pods) < len(best.pods) {
 				best, bestScore = n, verdict.Score
 			}
@@ -56,8 +64,19 @@ func (c *Cluster) Decide(pod *corev1.Pod) Decision {
 	}
 	if best != nil {
 		decision.Node = best.name
+		decision.Volumes, _ = demands.plan(best)
 	}
 	return decision
+}
+
+// refusals asks a node's filters.
+func refusals(p *prepared, n *node) []string {
+	for _, refuses := range filters {
+		if reasons := refuses(p, n); len(reasons) > 0 {
+			return reasons
+		}
+	}
+	return nil
 }
 
 func (c *Cluster) prepare(pod *corev1.Pod) *prepared {
@@ -84,7 +103,7 @@ const (
 // score rates a fitting node from 0 to 100: free resources after the pod is there
 // (least allocated), even use of CPU and memory, few pods of the same owner, preferred affinity
 // and no PreferNoSchedule taints.
-func score(p *prepared, n *node, owner string) float64 {
+func score(p *prepared, n *node, siblings int) float64 {
 	var shares []float64
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		if total := n.allocatable[name]; total > 0 {
@@ -105,14 +124,6 @@ func score(p *prepared, n *node, owner string) float64 {
 	}
 	if len(shares) == 2 {
 		balance = 1 - abs(shares[0]-shares[1])
-	}
-	siblings := 0
-	if owner != "" {
-		for _, other := range n.pods {
-			if ownerOf(other.pod) == owner {
-				siblings++
-			}
-		}
 	}
 	preferred := 0.0
 	if p.preferred != nil {
@@ -142,11 +153,21 @@ func ownerOf(pod *corev1.Pod) string {
 
 // Summary says in one line why a pod fits nowhere, as kube-scheduler words it.
 func (d Decision) Summary() string {
+	if d.Node != "" && d.Volumes != nil {
+		names := make([]string, 0, len(d.Volumes.Claims))
+		for _, claim := range d.Volumes.Claims {
+			names = append(names, claim.Name)
+		}
+		return fmt.Sprintf("assigned to %s as soon as its claims are bound: %s", d.Node, strings.Join(names, ", "))
+	}
 	if d.Node != "" {
 		return fmt.Sprintf("assigned to %s", d.Node)
 	}
 	if len(d.Verdicts) == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if d.Refused != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", len(d.Verdicts), d.Refused)
 	}
 	counts := map[string]int{}
 	for _, verdict := range d.Verdicts {

@@ -15,7 +15,7 @@ import (
 type filter func(p *prepared, n *node) []string
 
 // filters in the order in which they are asked; the first that refuses is told.
-var filters = []filter{nodeName, schedulable, taints, affinity, ports, fit, podAffinity, spread}
+var filters = []filter{nodeName, schedulable, taints, affinity, ports, fit, claims, podAffinity, spread}
 
 // prepared is a pod with what filters need computed once.
 type prepared struct {
@@ -26,6 +26,7 @@ type prepared struct {
 	preferred *nodeaffinity.PreferredSchedulingTerms
 	terms     *podTerms
 	spread    []spreadRule
+	claims    *needs // nil if the pod has no claims
 }
 
 func nodeName(p *prepared, n *node) []string {

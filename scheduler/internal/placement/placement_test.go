@@ -111,6 +111,17 @@ func prefers(key, value string) podChange {
 	}
 }
 
+// asksFor is how a DaemonSet's pod asks for its node.
+func asksFor(nodeName string) podChange {
+	return func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
+				{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{nodeName}},
+			}}},
+		}}}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	tests := map[string]struct {
 		nodes []*corev1.Node
@@ -121,6 +132,14 @@ func TestDecide(t *testing.T) {
 		"the emptier node": {
 			nodes: []*corev1.Node{node("n1"), node("n2")}, pods: []*corev1.Pod{pod("x", on("n1"), cpu("1"))},
 			pod: pod("p", cpu("100m")), want: "n2",
+		},
+		"the node that is asked for by name": {
+			nodes: []*corev1.Node{node("n1"), node("n2"), node("n3")}, pods: []*corev1.Pod{pod("x", on("n2"), cpu("1"))},
+			pod: pod("p", cpu("100m"), asksFor("n2")), want: "n2",
+		},
+		"and no other": {
+			nodes: []*corev1.Node{node("n1"), node("n2")}, pod: pod("p", asksFor("n3")),
+			want: "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
 		},
 		"insufficient cpu everywhere": {
 			nodes: []*corev1.Node{node("n1"), node("n2")}, pod: pod("p", cpu("3")),

@@ -143,6 +143,18 @@ func (q *Queue) Wake() {
 	}
 }
 
+// WakeIf is Wake for the pods that a change may help. It says whether there are any.
+func (q *Queue) WakeIf(helps func(*corev1.Pod) bool) bool {
+	woken := false
+	for _, item := range q.parked {
+		if helps(item.Pod) {
+			q.activate(item)
+			woken = true
+		}
+	}
+	return woken
+}
+
 // Restart makes every known pod due, also those taken out by Pop whose outcome
 // nobody came back with.
 func (q *Queue) Restart() {

@@ -150,7 +150,7 @@ type Subresource struct {
 	// Verbs, sorted.
 	Verbs []string
 	// Stream is true for what the doors relay to a node (log, exec, attach, portforward,
-	// proxy); the registry does not serve those.
+	// proxy, restart); the registry does not serve those.
 	Stream bool
 }
 

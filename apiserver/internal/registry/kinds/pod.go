@@ -36,6 +36,7 @@ func pod(options Options) *Kind {
 			stream("log", "get"),
 			stream("portforward", "create", "get"),
 			stream("proxy", "create", "delete", "get", "patch", "update"),
+			stream("restart", "create"), // ours; Kubernetes has none
 			statusSubresource(kind),
 		},
 		Columns: []metav1.TableColumnDefinition{

@@ -19,6 +19,8 @@ func service(target intstr.IntOrString) *corev1.Service {
 	}
 }
 
+func nowhere(string) string { return "" }
+
 func pod(name, ip string, isReady bool, ports ...corev1.ContainerPort) *corev1.Pod {
 	status := corev1.ConditionFalse
 	if isReady {
@@ -41,7 +43,7 @@ func TestEndpointsSayWhatPodsAre(t *testing.T) {
 	finished.Status.Phase = corev1.PodSucceeded
 	p := decide(service(intstr.FromInt32(8080)), []*corev1.Pod{
 		pod("ready", "10.0.0.1", true), pod("unready", "10.0.0.2", false), leaving, finished, pod("addressless", "", true),
-	}, nil)
+	}, nowhere, nil)
 	if len(p.create) != 1 || len(p.create[0].Endpoints) != 3 || *p.create[0].Ports[0].Port != 8080 {
 		t.Fatalf("created %+v", p.create)
 	}
@@ -59,7 +61,7 @@ func TestNamedPortsSplitSlices(t *testing.T) {
 		pod("p1", "10.0.0.1", true, corev1.ContainerPort{Name: "web", ContainerPort: 1000}),
 		pod("p2", "10.0.0.2", true, corev1.ContainerPort{Name: "web", ContainerPort: 2000}),
 		pod("p3", "10.0.0.3", true, corev1.ContainerPort{Name: "web", ContainerPort: 1000}),
-	}, nil)
+	}, nowhere, nil)
 	sizes := map[int32]int{}
 	for _, slice := range p.create {
 		sizes[*slice.Ports[0].Port] = len(slice.Endpoints)
@@ -81,11 +83,11 @@ func TestSlicesFillAndStay(t *testing.T) {
 	if len(slices) != 3 {
 		t.Fatalf("%d slices", len(slices))
 	}
-	if p := decide(svc, pods, slices); len(p.create)+len(p.update)+len(p.remove) > 0 {
+	if p := decide(svc, pods, nowhere, slices); len(p.create)+len(p.update)+len(p.remove) > 0 {
 		t.Errorf("a second decision wants %d creates, %d updates, %d deletes", len(p.create), len(p.update), len(p.remove))
 	}
 	pods[17] = pod("p017", "10.0.0.18", false)
-	if p := decide(svc, pods, slices); len(p.update) != 1 || len(p.create)+len(p.remove) > 0 {
+	if p := decide(svc, pods, nowhere, slices); len(p.update) != 1 || len(p.create)+len(p.remove) > 0 {
 		t.Errorf("one pod's change wants %d creates, %d updates, %d deletes", len(p.create), len(p.update), len(p.remove))
 	}
 	slices = settle(t, svc, nil, slices)
@@ -96,7 +98,7 @@ func TestSlicesFillAndStay(t *testing.T) {
 
 func settle(t *testing.T, svc *corev1.Service, pods []*corev1.Pod, have []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 	t.Helper()
-	p := decide(svc, pods, have)
+	p := decide(svc, pods, nowhere, have)
 	byName := map[string]*discoveryv1.EndpointSlice{}
 	for _, list := range [][]*discoveryv1.EndpointSlice{have, p.create, p.update} {
 		for _, slice := range list {
@@ -124,4 +126,115 @@ func settle(t *testing.T, svc *corev1.Service, pods []*corev1.Pod, have []*disco
 		t.Errorf("%d of %d pods are in slices", len(seen), len(pods))
 	}
 	return out
+}
+
+func TestEndpointsSayWhereTheyAre(t *testing.T) {
+	zone := func(node string) string { return map[string]string{"node": "z1"}[node] }
+	lost := pod("lost", "10.0.0.2", true)
+	lost.Spec.NodeName = "other"
+	for distribution, want := range map[string]struct{ zones, nodes int }{
+		"": {}, "PreferClose": {1, 0}, "PreferSameZone": {1, 0}, "PreferSameNode": {1, 2},
+	} {
+		svc := service(intstr.FromInt32(80))
+		if distribution != "" {
+			svc.Spec.TrafficDistribution = &distribution
+		}
+		p := decide(svc, []*corev1.Pod{pod("p", "10.0.0.1", true), lost, pod("unready", "10.0.0.3", false)}, zone, nil)
+		zones, nodes := 0, 0
+		for _, e := range p.create[0].Endpoints {
+			if wantZone := zone(*e.NodeName); ptr.Deref(e.Zone, "") != wantZone {
+				t.Errorf("%s is in zone %v, want %s", e.TargetRef.Name, e.Zone, wantZone)
+			}
+			if e.Hints == nil {
+				continue
+			}
+			if !*e.Conditions.Ready {
+				t.Errorf("%s: hints %v though it is not ready", e.TargetRef.Name, e.Hints)
+			}
+			zones, nodes = zones+len(e.Hints.ForZones), nodes+len(e.Hints.ForNodes)
+		}
+		if zones != want.zones || nodes != want.nodes {
+			t.Errorf("%q: %d zones and %d nodes, want %v", distribution, zones, nodes, want)
+		}
+	}
+}
+
+func TestUnreadyOnesArePublishedWhereTheyMustBe(t *testing.T) {
+	svc := service(intstr.FromInt32(80))
+	svc.Spec.PublishNotReadyAddresses = true
+	leaving := pod("leaving", "10.0.0.3", true)
+	leaving.DeletionTimestamp = ptr.To(metav1.Now())
+	p := decide(svc, []*corev1.Pod{pod("unready", "10.0.0.2", false), leaving}, nowhere, nil)
+	for _, e := range p.create[0].Endpoints {
+		if !*e.Conditions.Ready || *e.Conditions.Terminating != (e.TargetRef.Name == "leaving") || *e.Conditions.Serving != (e.TargetRef.Name == "leaving") {
+			t.Errorf("%s: %+v", e.TargetRef.Name, e.Conditions)
+		}
+	}
+}
+
+func TestLabelsOfSlices(t *testing.T) {
+	svc := service(intstr.FromInt32(80))
+	svc.Labels = map[string]string{"app": "web", corev1.IsHeadlessService: "forged", discoveryv1.LabelManagedBy: "forged"}
+	have := decide(svc, nil, nowhere, nil).create[0]
+	if _, headless := have.Labels[corev1.IsHeadlessService]; headless || have.Labels["app"] != "web" || have.Labels[discoveryv1.LabelManagedBy] != managedBy {
+		t.Errorf("labels %v", have.Labels)
+	}
+	svc.Spec.ClusterIP = corev1.ClusterIPNone
+	p := decide(svc, nil, nowhere, []*discoveryv1.EndpointSlice{have})
+	if len(p.update) != 1 {
+		t.Fatalf("a service that has become headless: %+v", p)
+	}
+	if value, headless := p.update[0].Labels[corev1.IsHeadlessService]; !headless || value != "" {
+		t.Errorf("labels %v", p.update[0].Labels)
+	}
+}
+
+// A slice tells when the first of what it newly publishes happened, and nothing when it does not know.
+func TestTriggerTime(t *testing.T) {
+	svc := service(intstr.FromInt32(80))
+	at := func(seconds int64) metav1.Time { return metav1.Unix(seconds, 0) }
+	svc.CreationTimestamp = at(100)
+	since := func(name, ip string, ready bool, seconds int64) *corev1.Pod {
+		p := pod(name, ip, ready)
+		p.Status.Conditions[0].LastTransitionTime = at(seconds)
+		return p
+	}
+	told := func(slice *discoveryv1.EndpointSlice) string {
+		return slice.Annotations[corev1.EndpointsLastChangeTriggerTime]
+	}
+	text := func(seconds int64) string { return at(seconds).UTC().Format("2006-01-02T15:04:05.999999999Z07:00") }
+	old, young := since("old", "10.0.0.1", true, 50), since("young", "10.0.0.2", true, 120)
+	first := decide(svc, []*corev1.Pod{old}, nowhere, nil).create[0]
+	if told(first) != text(100) {
+		t.Errorf("a new service: %q", told(first))
+	}
+	second := decide(svc, []*corev1.Pod{old, young}, nowhere, []*discoveryv1.EndpointSlice{first}).update[0]
+	if told(second) != text(120) {
+		t.Errorf("a pod that has come: %q", told(second))
+	}
+	third := decide(svc, []*corev1.Pod{old, since("young", "10.0.0.2", false, 130)}, nowhere, []*discoveryv1.EndpointSlice{second}).update[0]
+	if told(third) != text(130) {
+		t.Errorf("a pod that is unready: %q", told(third))
+	}
+	if fourth := decide(svc, []*corev1.Pod{old}, nowhere, []*discoveryv1.EndpointSlice{third}).update[0]; told(fourth) != "" {
+		t.Errorf("a pod that is gone: %q", told(fourth))
+	}
+}
+
+func TestBothFamilies(t *testing.T) {
+	svc := service(intstr.FromInt32(80))
+	svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	both := pod("both", "10.0.0.1", true)
+	both.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}}
+	p := decide(svc, []*corev1.Pod{both, pod("one", "10.0.0.2", true)}, nowhere, nil)
+	have := map[discoveryv1.AddressType]int{}
+	for _, slice := range p.create {
+		have[slice.AddressType] += len(slice.Endpoints)
+	}
+	if len(p.create) != 2 || have[discoveryv1.AddressTypeIPv4] != 2 || have[discoveryv1.AddressTypeIPv6] != 1 {
+		t.Errorf("endpoints by family %v in %d slices", have, len(p.create))
+	}
+	if again := decide(svc, []*corev1.Pod{both, pod("one", "10.0.0.2", true)}, nowhere, p.create); len(again.create)+len(again.update)+len(again.remove) > 0 {
+		t.Errorf("decided again: %+v", again)
+	}
 }

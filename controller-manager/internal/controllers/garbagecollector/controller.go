@@ -43,7 +43,8 @@ type Collection struct {
 	dependents func(owner types.UID) []object.Object
 	// waitVersion waits until the cache has seen everything up to a version.
 	waitVersion func(ctx context.Context, resourceVersion string) error
-	input       func(keysOf func(object.Object) []object.Key) controller.Input
+	// input yields what is due for a change; before is nil for a new object, after for one that is gone.
+	input func(keysOf func(before, after object.Object) []object.Key) controller.Input
 }
 
 // Of wraps an informer, which must have IndexOwner. api reads past its cache.
@@ -72,10 +73,19 @@ func Of[T object.Object](inf *informer.Informer[T], api *client.Client) Collecti
 			return out
 		},
 		waitVersion: inf.WaitVersion,
-		input: func(keysOf func(object.Object) []object.Key) controller.Input {
-			return controller.Mapped(inf, func(obj T) []object.Key { return keysOf(obj) })
+		input: func(keysOf func(before, after object.Object) []object.Key) controller.Input {
+			return controller.Changed(inf, func(before, after T) []object.Key { return keysOf(present(before), present(after)) })
 		},
 	}
+}
+
+// present is an object as an interface that is nil if there is none.
+func present[T object.Object](obj T) object.Object {
+	var none T
+	if any(obj) == any(none) {
+		return nil
+	}
+	return obj
 }
 
 // Customs are the objects of kinds that users define; *informer.Customs implements it.
@@ -140,53 +150,72 @@ func itemKey(kind object.Kind, key object.Key) object.Key {
 	return object.Key{Namespace: key.Namespace, Name: kind.GroupResource().String() + "|" + key.Name}
 }
 
-// Inputs are all collections: an object makes itself due, and its dependents, whose
-// owner may just have gone, and its owners, who may wait for it to go.
+// Inputs are all collections: an object makes itself due, its dependents when it goes or is about
+// to, and the owners that may wait for it when it has gone.
 func (c *Controller) Inputs() []controller.Input {
 	inputs := make([]controller.Input, 0, len(c.collections)+1)
 	for i := range c.collections {
 		collection := &c.collections[i]
-		inputs = append(inputs, collection.input(func(obj object.Object) []object.Key { return c.due(collection.kind, obj) }))
+		inputs = append(inputs, collection.input(func(before, after object.Object) []object.Key { return c.due(collection.kind, before, after) }))
 	}
 	return append(inputs, controller.TriggeredBy(func(enqueue func(object.Key)) {
 		c.customs.OnChange(func(kind object.Kind, before, after *object.Custom) {
-			for _, obj := range []*object.Custom{before, after} {
-				if obj == nil {
-					continue
-				}
-				for _, key := range c.due(kind, obj) {
-					enqueue(key)
-				}
+			for _, key := range c.due(kind, present(before), present(after)) {
+				enqueue(key)
 			}
 		})
 	}, func() []object.Key {
 		var keys []object.Key
 		for _, f := range c.customs.All(false) {
 			for _, obj := range f.List() {
-				keys = append(keys, c.due(f.Kind, obj)...)
+				keys = append(keys, c.due(f.Kind, nil, obj)...)
 			}
 		}
 		return keys
 	}))
 }
 
-// due lists what must be looked at when an object changes.
-func (c *Controller) due(kind object.Kind, obj object.Object) []object.Key {
-	var keys []object.Key
-	if len(obj.GetOwnerReferences()) > 0 || obj.GetDeletionTimestamp() != nil {
-		keys = append(keys, itemKey(kind, object.KeyOf(obj)))
+// due lists what must be looked at for a change. Most changes are of no matter: that of the status
+// of an owner of thousands must not make all of them due.
+func (c *Controller) due(kind object.Kind, before, after object.Object) []object.Key {
+	if before != nil && after != nil && before.GetUID() != after.GetUID() { // another one of the same name
+		return append(c.due(kind, before, nil), c.due(kind, nil, after)...)
 	}
-	for _, ref := range obj.GetOwnerReferences() {
-		if owner := c.ownerCollection(ref); owner != nil && ptr.Deref(ref.BlockOwnerDeletion, false) {
-			keys = append(keys, itemKey(owner.kind, ownerKey(owner, obj, ref)))
+	if before != nil && after != nil && !matters(before, after) {
+		return nil
+	}
+	var keys []object.Key
+	if after != nil && (len(after.GetOwnerReferences()) > 0 || after.GetDeletionTimestamp() != nil) {
+		keys = append(keys, itemKey(kind, object.KeyOf(after)))
+	}
+	if before != nil { // owners may have waited for it
+		for _, ref := range before.GetOwnerReferences() {
+			if owner := c.ownerCollection(ref); owner != nil && ptr.Deref(ref.BlockOwnerDeletion, false) {
+				keys = append(keys, itemKey(owner.kind, ownerKey(owner, before, ref)))
+			}
 		}
 	}
+	leaving := after
+	if after == nil {
+		leaving = before
+	} else if after.GetDeletionTimestamp() == nil {
+		return keys
+	}
 	for _, collection := range c.all() {
-		for _, dependent := range collection.dependents(obj.GetUID()) {
+		for _, dependent := range collection.dependents(leaving.GetUID()) {
 			keys = append(keys, itemKey(collection.kind, object.KeyOf(dependent)))
 		}
 	}
 	return keys
+}
+
+// matters says whether a change is one of owners, of finalizers or the beginning of the end.
+func matters(before, after object.Object) bool {
+	return !before.GetDeletionTimestamp().Equal(after.GetDeletionTimestamp()) ||
+		!slices.Equal(before.GetFinalizers(), after.GetFinalizers()) ||
+		!slices.EqualFunc(before.GetOwnerReferences(), after.GetOwnerReferences(), func(a, b metav1.OwnerReference) bool {
+			return a.UID == b.UID && ptr.Deref(a.BlockOwnerDeletion, false) == ptr.Deref(b.BlockOwnerDeletion, false)
+		})
 }
 
 // all returns the collections of now.
@@ -313,8 +342,9 @@ func (c *Controller) owner(ctx context.Context, dependent object.Object, ref met
 	return owner, err
 }
 
-// cacheWait bounds the wait for the caches of all kinds.
-const cacheWait = 5 * time.Second
+// cacheWait bounds the wait for the caches of all kinds. One that is far behind must not keep the
+// workers from everything else: the key comes again.
+const cacheWait = 200 * time.Millisecond
 
 // awaitCaches waits until every cache shows what was there when obj was last
 // written: a dependent that is older than its owner's deletion must not be missed.

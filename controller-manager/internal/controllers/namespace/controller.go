@@ -3,9 +3,9 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"kijabi.dev/platform/kube/client"
@@ -65,10 +66,6 @@ func (*Controller) Outputs() []controller.Output {
 	}
 }
 
-// again is how soon a namespace that still holds something is looked at anew: pods
-// take time to stop, and nothing tells when the last object of any kind is gone.
-const again = 200 * time.Millisecond
-
 // Reconcile empties one namespace.
 func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
 	ns, err := c.cfg.Namespaces.Get(key)
@@ -81,17 +78,16 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return 0, nil
 	}
-	defined, err := c.cfg.Customs.Kinds(ctx, ns.ResourceVersion)
-	if err != nil {
-		return 0, fmt.Errorf("kinds that users have defined: %w", err)
+	f := c.empty(ctx, ns)
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
 	}
-	left, held, err := c.empty(ctx, slices.Concat(object.Kinds(), defined), ns.Name)
-	if err != nil {
-		return 0, err
-	}
-	if len(left) > 0 {
-		log.Debug("namespace still holds objects", zap.Strings("left", left))
-		return again, c.report(ctx, w, ns, left, held)
+	if !f.empty() {
+		log.Debug("namespace still holds objects", zap.Int("left", f.total()))
+		if err := c.report(ctx, w, ns, f); err != nil {
+			return 0, err
+		}
+		return f.again(), errors.Join(append(f.failed, f.undiscovered)...)
 	}
 	updated := ns.DeepCopy()
 	updated.Spec.Finalizers = slices.DeleteFunc(updated.Spec.Finalizers, func(f corev1.FinalizerName) bool {
@@ -103,50 +99,66 @@ func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Wri
 	return 0, nil
 }
 
-// empty deletes what is in a namespace and tells what is left: "pods (2)", and
-// which of it waits for finalizers: "example.com/keep in pods/web".
-func (c *Controller) empty(ctx context.Context, kinds []object.Kind, namespace string) (left, held []string, err error) {
-	for _, kind := range kinds {
-		if !kind.Namespaced || kind.NewList == nil || kind.View {
-			continue
-		}
-		objects, err := c.cfg.Contents.ListKind(ctx, kind, client.ListOptions{Namespace: namespace})
-		if kind.IsCustom() && apierrors.IsNotFound(err) {
-			continue // its definition is gone meanwhile, and so are its objects
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("list %s: %w", kind.GVR.Resource, err)
-		}
-		if len(objects) == 0 {
-			continue
-		}
-		if slices.ContainsFunc(objects, func(o object.Object) bool { return o.GetDeletionTimestamp() == nil }) {
-			if _, err := c.cfg.Contents.DeleteCollection(ctx, kind, namespace, client.DeleteOptions{Propagation: metav1.DeletePropagationBackground}); err != nil {
-				return nil, nil, fmt.Errorf("delete %s: %w", kind.GVR.Resource, err)
-			}
-			if objects, err = c.cfg.Contents.ListKind(ctx, kind, client.ListOptions{Namespace: namespace}); err != nil {
-				return nil, nil, fmt.Errorf("list %s: %w", kind.GVR.Resource, err)
-			}
-		}
-		if len(objects) == 0 {
-			continue
-		}
-		left = append(left, fmt.Sprintf("%s (%d)", kind.GVR.Resource, len(objects)))
-		for _, obj := range objects {
-			for _, finalizer := range obj.GetFinalizers() {
-				held = append(held, fmt.Sprintf("%s in %s/%s", finalizer, kind.GVR.Resource, obj.GetName()))
-			}
+// empty deletes what is in a namespace: pods first, and the rest once they have ended, so
+// that no pod runs without the policies that bound it. What fails does not keep the rest.
+func (c *Controller) empty(ctx context.Context, ns *corev1.Namespace) *found {
+	f := &found{left: map[schema.GroupVersionResource]int{}, held: map[string]int{}}
+	c.clear(ctx, object.KindOf[*corev1.Pod](), ns.Name, f)
+	if len(f.left)+len(f.failed) > 0 {
+		return f
+	}
+	defined, err := c.cfg.Customs.Kinds(ctx, ns.ResourceVersion)
+	if err != nil {
+		f.undiscovered = fmt.Errorf("kinds that users have defined: %w", err)
+	}
+	for _, kind := range slices.Concat(object.Kinds(), defined) {
+		if kind.Namespaced && kind.NewList != nil && !kind.View {
+			c.clear(ctx, kind, ns.Name, f)
 		}
 	}
-	return left, held, nil
+	return f
+}
+
+// clear deletes the objects of a kind and notes what is left of them.
+func (c *Controller) clear(ctx context.Context, kind object.Kind, namespace string, f *found) {
+	list := func() ([]object.Object, bool) {
+		objects, err := c.cfg.Contents.ListKind(ctx, kind, client.ListOptions{Namespace: namespace})
+		if kind.IsCustom() && apierrors.IsNotFound(err) {
+			return nil, true // its definition is gone meanwhile, and so are its objects
+		}
+		if err != nil {
+			f.failed = append(f.failed, fmt.Errorf("list %s: %w", kind.GVR.Resource, err))
+		}
+		return objects, err == nil
+	}
+	objects, ok := list()
+	if !ok || len(objects) == 0 {
+		return
+	}
+	if slices.ContainsFunc(objects, func(o object.Object) bool { return o.GetDeletionTimestamp() == nil }) {
+		if _, err := c.cfg.Contents.DeleteCollection(ctx, kind, namespace, client.DeleteOptions{Propagation: metav1.DeletePropagationBackground}); err != nil {
+			f.failed = append(f.failed, fmt.Errorf("delete %s: %w", kind.GVR.Resource, err))
+		}
+		if objects, ok = list(); !ok {
+			return
+		}
+	}
+	if len(objects) == 0 {
+		return
+	}
+	f.left[kind.GVR] = len(objects)
+	for _, obj := range objects {
+		for _, finalizer := range obj.GetFinalizers() {
+			f.held[finalizer]++
+		}
+	}
 }
 
 // report says in the namespace's conditions what keeps it.
-func (c *Controller) report(ctx context.Context, w client.Writer, ns *corev1.Namespace, left, held []string) error {
+func (c *Controller) report(ctx context.Context, w client.Writer, ns *corev1.Namespace, f *found) error {
 	updated := ns.DeepCopy()
 	updated.Status.Phase = corev1.NamespaceTerminating
-	c.set(updated, corev1.NamespaceContentRemaining, true, "SomeResourcesRemain", "Some resources are remaining: "+strings.Join(left, ", "))
-	c.set(updated, corev1.NamespaceFinalizersRemaining, len(held) > 0, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "+strings.Join(held, ", "))
+	updated.Status.Conditions = conditions(ns.Status.Conditions, f, metav1.NewTime(c.cfg.Clock.Now().Truncate(time.Second)))
 	if equality.Semantic.DeepEqual(updated.Status, ns.Status) {
 		return nil
 	}
@@ -154,23 +166,4 @@ func (c *Controller) report(ctx context.Context, w client.Writer, ns *corev1.Nam
 		return fmt.Errorf("status: %w", err)
 	}
 	return nil
-}
-
-func (c *Controller) set(ns *corev1.Namespace, t corev1.NamespaceConditionType, holds bool, reason, message string) {
-	want := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(c.cfg.Clock.Now())}
-	if !holds {
-		want.Status, want.Reason, want.Message = corev1.ConditionFalse, "ContentHasNoFinalizers", "All content-preserving finalizers finished"
-	}
-	for i := range ns.Status.Conditions {
-		have := &ns.Status.Conditions[i]
-		if have.Type != t {
-			continue
-		}
-		if have.Status == want.Status {
-			want.LastTransitionTime = have.LastTransitionTime
-		}
-		*have = want
-		return
-	}
-	ns.Status.Conditions = append(ns.Status.Conditions, want)
 }

@@ -70,11 +70,12 @@ func (e *Evictions) Reconcile(ctx context.Context, key object.Key, w client.Writ
 	if pod.DeletionTimestamp != nil || podstate.Finished(pod) {
 		return 0, nil
 	}
-	due, evict := evictionTime(pod, node)
+	now := e.cfg.Clock.Now()
+	due, evict := evictionTime(pod, node, now)
 	if !evict {
 		return 0, nil
 	}
-	if left := due.Sub(e.cfg.Clock.Now()); left > 0 {
+	if left := due.Sub(now); left > 0 {
 		return left, nil
 	}
 	// The taint may be an old leader's word. What the masters hear now decides.
@@ -126,8 +127,9 @@ func hasTaint(node *corev1.Node, key string) bool {
 	return false
 }
 
-// evictionTime returns when a pod must leave its node; false when it may stay.
-func evictionTime(pod *corev1.Pod, node *corev1.Node) (time.Time, bool) {
+// evictionTime returns when a pod must leave its node; false when it may stay. A taint without
+// a time has just been added: the other loop is about to note when.
+func evictionTime(pod *corev1.Pod, node *corev1.Node, now time.Time) (time.Time, bool) {
 	var earliest time.Time
 	evict := false
 	for i := range node.Spec.Taints {
@@ -135,7 +137,7 @@ func evictionTime(pod *corev1.Pod, node *corev1.Node) (time.Time, bool) {
 		if taint.Effect != corev1.TaintEffectNoExecute {
 			continue
 		}
-		var added time.Time
+		added := now
 		if taint.TimeAdded != nil {
 			added = taint.TimeAdded.Time
 		}

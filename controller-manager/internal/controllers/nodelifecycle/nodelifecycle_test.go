@@ -28,6 +28,14 @@ func TestTaintsFollowReadiness(t *testing.T) {
 	earlier := metav1.NewTime(now.Add(-time.Minute))
 	own := corev1.Taint{Key: "mine", Effect: corev1.TaintEffectNoSchedule}
 	old := corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TimeAdded: &earlier}
+	pressed := node(corev1.ConditionTrue, own)
+	for _, c := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable} {
+		pressed.Status.Conditions = append(pressed.Status.Conditions, corev1.NodeCondition{Type: c, Status: corev1.ConditionTrue})
+	}
+	pressed.Spec.Unschedulable = true
+	relieved := node(corev1.ConditionTrue, taintsFor(pressed, false, now)...)
+	relieved.Status.Conditions = append(relieved.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse})
+	administrators := corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoExecute}
 	tests := map[string]struct {
 		node        *corev1.Node
 		unreachable bool
@@ -35,7 +43,13 @@ func TestTaintsFollowReadiness(t *testing.T) {
 	}{
 		"ready: only foreign taints stay": {node(corev1.ConditionTrue, own, old), false, map[string]bool{"mine/NoSchedule": true}},
 		"not ready":                       {node(corev1.ConditionFalse), false, map[string]bool{"node.kubernetes.io/not-ready/NoSchedule": true, "node.kubernetes.io/not-ready/NoExecute": true}},
-		"unreachable":                     {node(corev1.ConditionUnknown, own), true, map[string]bool{"mine/NoSchedule": true, "node.kubernetes.io/unreachable/NoSchedule": true, "node.kubernetes.io/unreachable/NoExecute": true}},
+		"under pressure and cordoned": {pressed, false, map[string]bool{
+			"mine/NoSchedule": true, "node.kubernetes.io/memory-pressure/NoSchedule": true, "node.kubernetes.io/disk-pressure/NoSchedule": true,
+			"node.kubernetes.io/pid-pressure/NoSchedule": true, "node.kubernetes.io/network-unavailable/NoSchedule": true, "node.kubernetes.io/unschedulable/NoSchedule": true,
+		}},
+		"relieved and uncordoned":    {relieved, false, map[string]bool{"mine/NoSchedule": true}},
+		"another effect is not ours": {node(corev1.ConditionTrue, administrators), false, map[string]bool{"node.kubernetes.io/memory-pressure/NoExecute": true}},
+		"unreachable":                {node(corev1.ConditionUnknown, own), true, map[string]bool{"mine/NoSchedule": true, "node.kubernetes.io/unreachable/NoSchedule": true, "node.kubernetes.io/unreachable/NoExecute": true}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -76,11 +90,27 @@ func TestEvictionTime(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			pod := &corev1.Pod{Spec: corev1.PodSpec{Tolerations: test.tolerations}}
-			due, evict := evictionTime(pod, node(corev1.ConditionUnknown, taint))
+			due, evict := evictionTime(pod, node(corev1.ConditionUnknown, taint), now.Add(-time.Hour))
 			if evict != test.evict || evict && due.Sub(now.Time) != test.after {
 				t.Errorf("evict %v after %s", evict, due.Sub(now.Time))
 			}
 		})
+	}
+}
+
+// An administrator's taint has no time until this loop notes one.
+func TestTaintsOfAdministratorsGetATime(t *testing.T) {
+	evicts := corev1.Taint{Key: "out", Effect: corev1.TaintEffectNoExecute}
+	bars := corev1.Taint{Key: "out", Effect: corev1.TaintEffectNoSchedule}
+	got := taintsFor(node(corev1.ConditionTrue, evicts, bars), false, now)
+	if len(got) != 2 || got[0].TimeAdded == nil || !got[0].TimeAdded.Equal(&now) || got[1].TimeAdded != nil {
+		t.Errorf("taints %v", got)
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Tolerations: []corev1.Toleration{{Key: "out", Operator: corev1.TolerationOpExists, TolerationSeconds: ptr.To[int64](20)}}}}
+	for _, n := range []*corev1.Node{node(corev1.ConditionTrue, evicts), node(corev1.ConditionTrue, got...)} {
+		if due, evict := evictionTime(pod, n, now.Time); !evict || due.Sub(now.Time) != 20*time.Second {
+			t.Errorf("evict %v after %s", evict, due.Sub(now.Time))
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ package nodelifecycle
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 
+	"kijabi.dev/controller-manager/internal/podset"
 	"kijabi.dev/controller-manager/internal/podstate"
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/controller"
@@ -110,7 +110,7 @@ func (n *Nodes) Inputs() []controller.Input {
 // Outputs are conditions and taints of nodes, and readiness of pods on silent ones.
 func (*Nodes) Outputs() []controller.Output {
 	return []controller.Output{
-		controller.Fields[*corev1.Node]("spec.taints not-ready and unreachable"),
+		controller.Fields[*corev1.Node]("spec.taints that follow from conditions"),
 		controller.StatusPart[*corev1.Node]("conditions of silent nodes"),
 		controller.StatusPart[*corev1.Pod]("Ready on silent nodes"),
 	}
@@ -194,14 +194,9 @@ func (n *Nodes) markUnknown(ctx context.Context, w client.Writer, node *corev1.N
 		if !podstate.Ready(pod) || podstate.Finished(pod) {
 			continue
 		}
-		unready := pod.DeepCopy()
-		for i := range unready.Status.Conditions {
-			c := &unready.Status.Conditions[i]
-			if c.Type == corev1.PodReady {
-				c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionFalse, "NodeNotReady", "Node is not ready", now
-			}
-		}
-		ops = append(ops, client.UpdateOp(unready, "status"))
+		ops = append(ops, podset.ConditionOp(pod, corev1.PodCondition{
+			Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "NodeNotReady", Message: "Node is not ready", LastTransitionTime: now,
+		}))
 		pods = append(pods, pod)
 	}
 	results, err := w.Transact(ctx, ops, true)
@@ -217,7 +212,7 @@ func (n *Nodes) markUnknown(ctx context.Context, w client.Writer, node *corev1.N
 	return changed, nil
 }
 
-// taint keeps the taints that follow from the node's readiness.
+// taint keeps the taints that follow from the node's conditions.
 func (n *Nodes) taint(ctx context.Context, w client.Writer, node *corev1.Node, unreachable bool) error {
 	taints := taintsFor(node, unreachable, metav1.NewTime(n.cfg.Clock.Now().Truncate(time.Second)))
 	if equality.Semantic.DeepEqual(taints, node.Spec.Taints) {
@@ -229,31 +224,4 @@ func (n *Nodes) taint(ctx context.Context, w client.Writer, node *corev1.Node, u
 		return fmt.Errorf("taints of node %s: %w", node.Name, err)
 	}
 	return nil
-}
-
-// taintsFor replaces this loop's taints by those that hold. A taint that stays keeps
-// its time, from which evictions count.
-func taintsFor(node *corev1.Node, unreachable bool, now metav1.Time) []corev1.Taint {
-	key := ""
-	switch {
-	case unreachable:
-		key = corev1.TaintNodeUnreachable
-	case ready(node) != corev1.ConditionTrue:
-		key = corev1.TaintNodeNotReady
-	}
-	var out []corev1.Taint
-	for _, t := range node.Spec.Taints {
-		if t.Key != corev1.TaintNodeUnreachable && t.Key != corev1.TaintNodeNotReady || t.Key == key {
-			out = append(out, t)
-		}
-	}
-	if key == "" {
-		return out
-	}
-	for _, effect := range []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute} {
-		if !slices.ContainsFunc(out, func(t corev1.Taint) bool { return t.Key == key && t.Effect == effect }) {
-			out = append(out, corev1.Taint{Key: key, Effect: effect, TimeAdded: &now})
-		}
-	}
-	return out
 }

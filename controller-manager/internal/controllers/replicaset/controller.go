@@ -2,21 +2,14 @@
 package replicaset
 
 import (
-	"context"
-	"fmt"
-	"time"
-
-	"go.uber.org/zap"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 
-	"kijabi.dev/controller-manager/internal/podset"
-	"kijabi.dev/platform/kube/client"
+	"kijabi.dev/controller-manager/internal/replicas"
 	"kijabi.dev/platform/kube/controller"
 	"kijabi.dev/platform/kube/informer"
 	"kijabi.dev/platform/kube/object"
@@ -31,107 +24,51 @@ type Config struct {
 	Event func(about object.Object, severity, reason, message string)
 }
 
-// Controller keeps pods.
-type Controller struct {
-	cfg    Config
-	writes podset.Writes
-}
-
-var _ controller.Controller = (*Controller)(nil)
+var _ controller.Controller = (*replicas.Controller[*appsv1.ReplicaSet])(nil)
 
 // New returns the controller.
-func New(cfg Config) *Controller {
-	return &Controller{cfg: cfg, writes: podset.Writes{Event: cfg.Event}}
-}
-
-// Name is "replicaset".
-func (*Controller) Name() string { return "replicaset" }
-
-// Inputs are sets, their pods and pods without a controller.
-func (c *Controller) Inputs() []controller.Input {
-	return []controller.Input{
-		controller.Self(c.cfg.ReplicaSets),
-		controller.OwnedBy(c.cfg.Pods, "ReplicaSet"),
-		controller.Mapped(c.cfg.Pods, c.adopters),
-	}
-}
-
-// Outputs are pods of sets, and sets' status.
-func (*Controller) Outputs() []controller.Output {
-	return []controller.Output{controller.Owns[*corev1.Pod]("ReplicaSet"), controller.StatusOf[*appsv1.ReplicaSet]()}
-}
-
-// adopters lists the sets that would adopt a pod without a controller.
-func (c *Controller) adopters(pod *corev1.Pod) []object.Key {
-	return podset.Adopters(pod, c.cfg.ReplicaSets.List(), func(set *appsv1.ReplicaSet) (labels.Selector, error) {
-		return metav1.LabelSelectorAsSelector(set.Spec.Selector)
+func New(cfg Config) *replicas.Controller[*appsv1.ReplicaSet] {
+	return replicas.New(replicas.Config[*appsv1.ReplicaSet]{
+		Name: "replicaset", Owners: cfg.ReplicaSets, Pods: cfg.Pods, Clock: cfg.Clock, Event: cfg.Event,
+		See: see, Report: report,
 	})
 }
 
-// Reconcile brings one set's pods to the wanted number and reports them.
-func (c *Controller) Reconcile(ctx context.Context, key object.Key, w client.Writer, log *zap.Logger) (time.Duration, error) {
-	set, err := c.cfg.ReplicaSets.Get(key)
-	if apierrors.IsNotFound(err) {
-		return 0, nil // the garbage collector removes its pods
+func see(set *appsv1.ReplicaSet) (replicas.Owner, error) {
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	owner := replicas.Owner{
+		Object: set, Replicas: ptr.Deref(set.Spec.Replicas, 1), MinReadySeconds: set.Spec.MinReadySeconds,
+		Selector: selector, Template: &set.Spec.Template,
+		Status: replicas.Status{
+			ObservedGeneration: set.Status.ObservedGeneration, Replicas: set.Status.Replicas,
+			FullyLabeled: set.Status.FullyLabeledReplicas, Ready: set.Status.ReadyReplicas,
+			Available: set.Status.AvailableReplicas, Terminating: set.Status.TerminatingReplicas,
+		},
 	}
-	if err != nil {
-		return 0, fmt.Errorf("read replicaset %s: %w", key, err)
-	}
-	taken := func(name string) bool {
-		_, err := c.cfg.Pods.Get(object.Key{Namespace: key.Namespace, Name: name})
-		return err == nil
-	}
-	p, err := decide(set, c.cfg.Pods.OwnedBy(set.UID), c.cfg.Pods.ByIndex(podset.IndexOrphans, set.Namespace), taken, c.cfg.Clock.Now())
-	if err != nil {
-		return 0, fmt.Errorf("decide replicaset %s: %w", key, err)
-	}
-	log.Debug("decided", zap.Int("create", len(p.create)), zap.Int("delete", len(p.remove)))
-	return p.requeueAfter, c.apply(ctx, w, set, p)
-}
-
-// apply writes a plan. Failures of single pods do not keep the status from being written.
-func (c *Controller) apply(ctx context.Context, w client.Writer, set *appsv1.ReplicaSet, p plan) error {
-	writes, err := p.claim.Writes(set)
-	if err != nil {
-		return err
-	}
-	for _, name := range p.create {
-		pod, err := podset.New(set, &set.Spec.Template, name)
-		if err != nil {
-			return err
-		}
-		writes = append(writes, podset.Create(pod))
-	}
-	for _, pod := range p.remove {
-		writes = append(writes, podset.Delete(pod))
-	}
-	failure := c.writes.Do(ctx, w, set, writes)
-
-	setFailureCondition(&p.status, failure, metav1.NewTime(c.cfg.Clock.Now()))
-	if !equality.Semantic.DeepEqual(p.status, set.Status) {
-		updated := set.DeepCopy()
-		updated.Status = p.status
-		if _, err := w.UpdateStatus(ctx, updated); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("status of replicaset %s: %w", object.KeyOf(set), err)
+	for _, c := range set.Status.Conditions {
+		if c.Type == appsv1.ReplicaSetReplicaFailure {
+			owner.Status.Failure = &replicas.Failure{Reason: c.Reason, Message: c.Message, Since: c.LastTransitionTime}
 		}
 	}
-	return failure
+	return owner, err
 }
 
-func setFailureCondition(status *appsv1.ReplicaSetStatus, failure error, now metav1.Time) {
-	kept := status.Conditions[:0:0]
-	for _, c := range status.Conditions {
+func report(set *appsv1.ReplicaSet, status replicas.Status) (*appsv1.ReplicaSet, bool) {
+	updated := set.DeepCopy()
+	out := &updated.Status
+	out.ObservedGeneration, out.Replicas, out.FullyLabeledReplicas = status.ObservedGeneration, status.Replicas, status.FullyLabeled
+	out.ReadyReplicas, out.AvailableReplicas, out.TerminatingReplicas = status.Ready, status.Available, status.Terminating
+	out.Conditions = nil
+	for _, c := range set.Status.Conditions {
 		if c.Type != appsv1.ReplicaSetReplicaFailure {
-			kept = append(kept, c)
-		} else if failure != nil && c.Message == failure.Error() {
-			return // said already
+			out.Conditions = append(out.Conditions, c)
 		}
 	}
-	if failure != nil {
-		kept = append(kept, appsv1.ReplicaSetCondition{
-			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate",
-			Message: failure.Error(), LastTransitionTime: now,
+	if status.Failure != nil {
+		out.Conditions = append(out.Conditions, appsv1.ReplicaSetCondition{
+			Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: status.Failure.Reason,
+			Message: status.Failure.Message, LastTransitionTime: status.Failure.Since,
 		})
 	}
-	status.Conditions = kept
+	return updated, !equality.Semantic.DeepEqual(updated.Status, set.Status)
 }

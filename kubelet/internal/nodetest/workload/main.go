@@ -50,6 +50,11 @@ func main() {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	case "link": // link TARGET PATH
+		if err := os.Symlink(args[0], args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "env":
 		for _, line := range os.Environ() {
 			fmt.Println(line)

@@ -69,6 +69,7 @@ type session struct {
 	clients  *workload.Clients
 	watchers []*watchcheck.Watcher
 	host     hostWatch
+	pace     workload.Pace
 	canary   string
 	pods     []string // uids
 
@@ -91,7 +92,7 @@ type change struct {
 }
 
 // Run runs one session and returns what it found. An error is that the session could not even
-// begin; all that goes wrong later is a violation of the record.
+// begin, or that ctx ended before it did; all that goes wrong later is a violation of the record.
 func Run(ctx context.Context, cfg Config) (*Record, error) {
 	s := &session{
 		cfg: cfg, recorder: history.NewRecorder(), canary: fmt.Sprintf("canary-%x-secret", cfg.Seed),
@@ -105,7 +106,12 @@ func Run(ctx context.Context, cfg Config) (*Record, error) {
 	}
 	s.cluster = c
 	s.logf("seed %d: %d masters are up after %s", cfg.Seed, cfg.Cluster.Masters, time.Since(began).Round(100*time.Millisecond))
-	if err := s.work(ctx); err != nil {
+	err = s.work(ctx)
+	if ctx.Err() != nil {
+		// What clients and checks saw of being stopped says nothing of the cluster.
+		return nil, errors.Join(fmt.Errorf("stopped: the session of seed %d does not count", cfg.Seed), c.Down(context.WithoutCancel(ctx)))
+	}
+	if err != nil {
 		s.violate("the session ended early: %v", err)
 	}
 	if len(s.record.Violations) > 0 || s.record.Unexplained > 0 {
@@ -147,13 +153,13 @@ func (s *session) work(ctx context.Context) error {
 		background.Go(func() { w.Run(working) })
 	}
 	background.Go(func() { s.watchHost(working) })
-	s.clients = &workload.Clients{Namespace: namespace, Masters: s.masters, Recorder: s.recorder, Seed: s.cfg.Seed}
+	s.clients = &workload.Clients{Namespace: namespace, Masters: s.masters, Recorder: s.recorder, Seed: s.cfg.Seed, Pace: &s.pace}
 	competing, calm := context.WithCancel(working)
 	defer calm()
 	competed := make(chan struct{})
 	background.Go(func() { s.clients.Run(competing); close(competed) })
 
-	background.Go(func() { workload.Churn(competing, object.Key{Namespace: namespace, Name: "churn"}, s.masters) })
+	background.Go(func() { workload.Churn(competing, object.Key{Namespace: namespace, Name: "churn"}, s.masters, &s.pace) })
 
 	err := s.rounds(ctx)
 	calm()
@@ -296,6 +302,10 @@ func (s *session) round(ctx context.Context, number int, fault faults.Fault, las
 		return r, fmt.Errorf("before the fault: %w", err)
 	}
 
+	if fault.Gentle {
+		s.pace.Gentle(true)
+		defer s.pace.Gentle(false)
+	}
 	s.host.reset()
 	from := s.recorder.Now()
 	scene := faults.Scene{Cluster: s.cluster, Leader: leader, Epoch: epoch, Pick: s.pick}
@@ -382,7 +392,7 @@ func (s *session) probe(ctx context.Context, all *sync.WaitGroup, round int) map
 	probers := map[string]*workload.Prober{}
 	for i, master := range s.masters {
 		p := &workload.Prober{
-			Namespace: namespace, Prefix: fmt.Sprintf("p%d-%d", round, i), Master: master, Recorder: s.recorder, Client: 1_000_000 + i*1000,
+			Namespace: namespace, Prefix: fmt.Sprintf("p%d-%d", round, i), Master: master, Recorder: s.recorder, Pace: &s.pace, Client: 1_000_000 + i*1000,
 		}
 		probers[master.Name] = p
 		all.Go(func() { p.Run(ctx) })

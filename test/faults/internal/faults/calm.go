@@ -14,13 +14,13 @@ import (
 func calm() []Fault {
 	return []Fault{
 		{
-			ID: "calm/idle", About: "nothing", Hold: 5 * time.Minute, Limit: time.Second, KeepsLeader: true,
+			ID: "calm/idle", About: "nothing, and clients do next to nothing", Hold: 5 * time.Minute, Limit: 2 * time.Second, KeepsLeader: true, Gentle: true,
 			Inject: func(context.Context, Scene) (*Injection, error) {
 				return &Injection{Verify: nothing, Heal: nothing}, nil
 			},
 		},
 		{
-			ID: "calm/busy", About: "another program keeps a CPU of the host busy", Hold: 5 * time.Minute, Limit: 2 * time.Second, KeepsLeader: true,
+			ID: "calm/busy", About: "another program keeps a CPU of the host busy, and clients do next to nothing", Hold: 5 * time.Minute, Limit: 2 * time.Second, KeepsLeader: true, Gentle: true,
 			Inject: busy,
 		},
 	}

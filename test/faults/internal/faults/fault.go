@@ -49,6 +49,8 @@ type Fault struct {
 	AtLeast time.Duration
 	// KeepsLeader says that leadership must not change.
 	KeepsLeader bool
+	// Gentle says that clients do next to nothing meanwhile.
+	Gentle bool
 	// Inject breaks the cluster.
 	Inject func(ctx context.Context, s Scene) (*Injection, error)
 }

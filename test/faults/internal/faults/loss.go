@@ -25,6 +25,9 @@ func lose(ctx context.Context, s Scene, percent int) (*Injection, error) {
 	in, err := filter(ctx, s, s.Leader, rules(
 		"ip saddr { %s } counter; ip saddr { %s } "+chance, "ip daddr { %s } counter; ip daddr { %s } "+chance, others))
 	if in != nil {
+		if percent >= 50 { // of four packets and their answers one arrives: no connection lives on that
+			in.Victims = []string{s.Leader}
+		}
 		in.Verify = func(ctx context.Context) error {
 			met, err := counters(ctx, s, s.Leader)
 			if err != nil {

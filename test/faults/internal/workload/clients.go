@@ -45,6 +45,7 @@ type Clients struct {
 	Masters   []Master
 	Recorder  *history.Recorder
 	Seed      uint64
+	Pace      *Pace
 
 	round atomic.Int64
 	last  atomic.Int64 // client number; a client that does not know what became of its write goes on as another
@@ -79,11 +80,13 @@ type competitor struct {
 func (c *competitor) run(ctx context.Context) {
 	ticker := time.NewTicker(pace)
 	defer ticker.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if c.clients.Pace.due(n) {
 			c.act(ctx)
 		}
 	}

@@ -30,6 +30,7 @@ type Prober struct {
 	Prefix   string
 	Master   Master
 	Recorder *history.Recorder
+	Pace     *Pace
 	// Client is the first number of probesAtOnce clients.
 	Client int
 
@@ -56,6 +57,9 @@ func (p *Prober) Run(ctx context.Context) {
 			calls.Wait()
 			return
 		case <-ticker.C:
+		}
+		if !p.Pace.due(number) {
+			continue
 		}
 		select {
 		case seat := <-seats:

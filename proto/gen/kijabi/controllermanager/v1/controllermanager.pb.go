@@ -12,6 +12,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
 	reflect "reflect"
 	sync "sync"
@@ -62,30 +63,165 @@ func (*ListLoopsRequest) Descriptor() ([]byte, []int) {
 	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{0}
 }
 
-// Loop is one control loop and its queue.
+// Key names what a loop works on, mostly an object.
+type Key struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Namespace; empty for cluster-scoped kinds.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Name.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Key) Reset() {
+	*x = Key{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Key) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Key) ProtoMessage() {}
+
+func (x *Key) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Key.ProtoReflect.Descriptor instead.
+func (*Key) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Key) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Key) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Failure of a loop at one key.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it worked on.
+	Key *Key `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Why it failed.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// When, by the clock of the loop's machine.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Failure) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Failure) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Failure) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// Loop is one control loop and its queue. Counts are since the program started.
 type Loop struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, such as "replicaset".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Items waiting.
+	// Keys that are due and wait for a worker.
 	Depth int64 `protobuf:"varint,2,opt,name=depth,proto3" json:"depth,omitempty"`
-	// Items in work.
+	// Keys in work.
 	Active int64 `protobuf:"varint,3,opt,name=active,proto3" json:"active,omitempty"`
-	// Reconciles since start.
+	// Reconciles.
 	Reconciles int64 `protobuf:"varint,4,opt,name=reconciles,proto3" json:"reconciles,omitempty"`
-	// Failures since start.
+	// Reconciles that failed, but for conflicts: those are tried again and say nothing bad.
 	Failures int64 `protobuf:"varint,5,opt,name=failures,proto3" json:"failures,omitempty"`
-	// Newest failure; empty if none.
-	LastError string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	// Age of the oldest waiting item.
-	Oldest        *durationpb.Duration `protobuf:"bytes,7,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	// How long the oldest due key has been due.
+	Oldest *durationpb.Duration `protobuf:"bytes,7,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	// The key that has been due for longest; unset if none is.
+	OldestKey *Key `protobuf:"bytes,8,opt,name=oldest_key,json=oldestKey,proto3" json:"oldest_key,omitempty"`
+	// Keys that will be due at a known time.
+	Delayed int64 `protobuf:"varint,9,opt,name=delayed,proto3" json:"delayed,omitempty"`
+	// How long the key that has been in work for longest has been so.
+	Longest *durationpb.Duration `protobuf:"bytes,10,opt,name=longest,proto3" json:"longest,omitempty"`
+	// The key that has been in work for longest; unset if none is.
+	LongestKey *Key `protobuf:"bytes,11,opt,name=longest_key,json=longestKey,proto3" json:"longest_key,omitempty"`
+	// Keys that were to be tried again after a failure or a conflict.
+	Retries int64 `protobuf:"varint,12,opt,name=retries,proto3" json:"retries,omitempty"`
+	// Reconciles a second, as the mean of the last minute.
+	Rate float64 `protobuf:"fixed64,13,opt,name=rate,proto3" json:"rate,omitempty"`
+	// The newest failure; unset if none.
+	LastFailure *Failure `protobuf:"bytes,14,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	// The loop works on nothing, since PauseLoop was called.
+	Paused bool `protobuf:"varint,15,opt,name=paused,proto3" json:"paused,omitempty"`
+	// Since when it is paused; unset while it is not.
+	PausedSince   *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=paused_since,json=pausedSince,proto3" json:"paused_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Loop) Reset() {
 	*x = Loop{}
-	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[1]
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -97,7 +233,7 @@ func (x *Loop) String() string {
 func (*Loop) ProtoMessage() {}
 
 func (x *Loop) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[1]
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -110,7 +246,7 @@ func (x *Loop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loop.ProtoReflect.Descriptor instead.
 func (*Loop) Descriptor() ([]byte, []int) {
-	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{1}
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Loop) GetName() string {
@@ -148,16 +284,72 @@ func (x *Loop) GetFailures() int64 {
 	return 0
 }
 
-func (x *Loop) GetLastError() string {
-	if x != nil {
-		return x.LastError
-	}
-	return ""
-}
-
 func (x *Loop) GetOldest() *durationpb.Duration {
 	if x != nil {
 		return x.Oldest
+	}
+	return nil
+}
+
+func (x *Loop) GetOldestKey() *Key {
+	if x != nil {
+		return x.OldestKey
+	}
+	return nil
+}
+
+func (x *Loop) GetDelayed() int64 {
+	if x != nil {
+		return x.Delayed
+	}
+	return 0
+}
+
+func (x *Loop) GetLongest() *durationpb.Duration {
+	if x != nil {
+		return x.Longest
+	}
+	return nil
+}
+
+func (x *Loop) GetLongestKey() *Key {
+	if x != nil {
+		return x.LongestKey
+	}
+	return nil
+}
+
+func (x *Loop) GetRetries() int64 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *Loop) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Loop) GetLastFailure() *Failure {
+	if x != nil {
+		return x.LastFailure
+	}
+	return nil
+}
+
+func (x *Loop) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *Loop) GetPausedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PausedSince
 	}
 	return nil
 }
@@ -177,7 +369,7 @@ type ListLoopsResponse struct {
 
 func (x *ListLoopsResponse) Reset() {
 	*x = ListLoopsResponse{}
-	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[2]
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +381,7 @@ func (x *ListLoopsResponse) String() string {
 func (*ListLoopsResponse) ProtoMessage() {}
 
 func (x *ListLoopsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[2]
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +394,7 @@ func (x *ListLoopsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLoopsResponse.ProtoReflect.Descriptor instead.
 func (*ListLoopsResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{2}
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListLoopsResponse) GetLoops() []*Loop {
@@ -226,12 +418,295 @@ func (x *ListLoopsResponse) GetEpoch() uint64 {
 	return 0
 }
 
+// PauseLoopRequest names a loop.
+type PauseLoopRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name. Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseLoopRequest) Reset() {
+	*x = PauseLoopRequest{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseLoopRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseLoopRequest) ProtoMessage() {}
+
+func (x *PauseLoopRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseLoopRequest.ProtoReflect.Descriptor instead.
+func (*PauseLoopRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PauseLoopRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// PauseLoopResponse is the loop once nothing is in work.
+type PauseLoopResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The loop.
+	Loop          *Loop `protobuf:"bytes,1,opt,name=loop,proto3" json:"loop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseLoopResponse) Reset() {
+	*x = PauseLoopResponse{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseLoopResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseLoopResponse) ProtoMessage() {}
+
+func (x *PauseLoopResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseLoopResponse.ProtoReflect.Descriptor instead.
+func (*PauseLoopResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PauseLoopResponse) GetLoop() *Loop {
+	if x != nil {
+		return x.Loop
+	}
+	return nil
+}
+
+// ResumeLoopRequest names a loop.
+type ResumeLoopRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name. Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeLoopRequest) Reset() {
+	*x = ResumeLoopRequest{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeLoopRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeLoopRequest) ProtoMessage() {}
+
+func (x *ResumeLoopRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeLoopRequest.ProtoReflect.Descriptor instead.
+func (*ResumeLoopRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ResumeLoopRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ResumeLoopResponse is the loop as it goes on.
+type ResumeLoopResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The loop.
+	Loop          *Loop `protobuf:"bytes,1,opt,name=loop,proto3" json:"loop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeLoopResponse) Reset() {
+	*x = ResumeLoopResponse{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeLoopResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeLoopResponse) ProtoMessage() {}
+
+func (x *ResumeLoopResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeLoopResponse.ProtoReflect.Descriptor instead.
+func (*ResumeLoopResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResumeLoopResponse) GetLoop() *Loop {
+	if x != nil {
+		return x.Loop
+	}
+	return nil
+}
+
+// MetricsRequest asks for the metrics.
+type MetricsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsRequest) Reset() {
+	*x = MetricsRequest{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsRequest) ProtoMessage() {}
+
+func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
+func (*MetricsRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{9}
+}
+
+// MetricsResponse is the page that Prometheus reads.
+type MetricsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Media type of text.
+	ContentType string `protobuf:"bytes,1,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// The metrics.
+	Text          []byte `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsResponse) Reset() {
+	*x = MetricsResponse{}
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsResponse) ProtoMessage() {}
+
+func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
+func (*MetricsResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MetricsResponse) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *MetricsResponse) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
 var File_kijabi_controllermanager_v1_controllermanager_proto protoreflect.FileDescriptor
 
 const file_kijabi_controllermanager_v1_controllermanager_proto_rawDesc = "" +
 	"\n" +
-	"3kijabi/controllermanager/v1/controllermanager.proto\x12\x1bkijabi.controllermanager.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dkijabi/access/v1/access.proto\"\x12\n" +
-	"\x10ListLoopsRequest\"\xd6\x01\n" +
+	"3kijabi/controllermanager/v1/controllermanager.proto\x12\x1bkijabi.controllermanager.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dkijabi/access/v1/access.proto\"\x12\n" +
+	"\x10ListLoopsRequest\"7\n" +
+	"\x03Key\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x83\x01\n" +
+	"\aFailure\x122\n" +
+	"\x03key\x18\x01 \x01(\v2 .kijabi.controllermanager.v1.KeyR\x03key\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xea\x04\n" +
 	"\x04Loop\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05depth\x18\x02 \x01(\x03R\x05depth\x12\x16\n" +
@@ -239,16 +714,48 @@ const file_kijabi_controllermanager_v1_controllermanager_proto_rawDesc = "" +
 	"\n" +
 	"reconciles\x18\x04 \x01(\x03R\n" +
 	"reconciles\x12\x1a\n" +
-	"\bfailures\x18\x05 \x01(\x03R\bfailures\x12\x1d\n" +
+	"\bfailures\x18\x05 \x01(\x03R\bfailures\x121\n" +
+	"\x06oldest\x18\a \x01(\v2\x19.google.protobuf.DurationR\x06oldest\x12?\n" +
 	"\n" +
-	"last_error\x18\x06 \x01(\tR\tlastError\x121\n" +
-	"\x06oldest\x18\a \x01(\v2\x19.google.protobuf.DurationR\x06oldest\"|\n" +
+	"oldest_key\x18\b \x01(\v2 .kijabi.controllermanager.v1.KeyR\toldestKey\x12\x18\n" +
+	"\adelayed\x18\t \x01(\x03R\adelayed\x123\n" +
+	"\alongest\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\alongest\x12A\n" +
+	"\vlongest_key\x18\v \x01(\v2 .kijabi.controllermanager.v1.KeyR\n" +
+	"longestKey\x12\x18\n" +
+	"\aretries\x18\f \x01(\x03R\aretries\x12\x12\n" +
+	"\x04rate\x18\r \x01(\x01R\x04rate\x12G\n" +
+	"\flast_failure\x18\x0e \x01(\v2$.kijabi.controllermanager.v1.FailureR\vlastFailure\x12\x16\n" +
+	"\x06paused\x18\x0f \x01(\bR\x06paused\x12=\n" +
+	"\fpaused_since\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\vpausedSinceJ\x04\b\x06\x10\aR\n" +
+	"last_error\"|\n" +
 	"\x11ListLoopsResponse\x127\n" +
 	"\x05loops\x18\x01 \x03(\v2!.kijabi.controllermanager.v1.LoopR\x05loops\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\bR\arunning\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch2\xa7\x01\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"&\n" +
+	"\x10PauseLoopRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"J\n" +
+	"\x11PauseLoopResponse\x125\n" +
+	"\x04loop\x18\x01 \x01(\v2!.kijabi.controllermanager.v1.LoopR\x04loop\"'\n" +
+	"\x11ResumeLoopRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
+	"\x12ResumeLoopResponse\x125\n" +
+	"\x04loop\x18\x01 \x01(\v2!.kijabi.controllermanager.v1.LoopR\x04loop\"\x10\n" +
+	"\x0eMetricsRequest\"H\n" +
+	"\x0fMetricsResponse\x12!\n" +
+	"\fcontent_type\x18\x01 \x01(\tR\vcontentType\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text2\xa3\x04\n" +
 	"\x18ControllerManagerService\x12\x8a\x01\n" +
 	"\tListLoops\x12-.kijabi.controllermanager.v1.ListLoopsRequest\x1a..kijabi.controllermanager.v1.ListLoopsResponse\"\x1e\xea\xe0\x18\x1a\n" +
+	"\tapiserver\n" +
+	"\x06master\n" +
+	"\x05admin\x12w\n" +
+	"\tPauseLoop\x12-.kijabi.controllermanager.v1.PauseLoopRequest\x1a..kijabi.controllermanager.v1.PauseLoopResponse\"\v\xea\xe0\x18\a\n" +
+	"\x05admin\x12z\n" +
+	"\n" +
+	"ResumeLoop\x12..kijabi.controllermanager.v1.ResumeLoopRequest\x1a/.kijabi.controllermanager.v1.ResumeLoopResponse\"\v\xea\xe0\x18\a\n" +
+	"\x05admin\x12\x84\x01\n" +
+	"\aMetrics\x12+.kijabi.controllermanager.v1.MetricsRequest\x1a,.kijabi.controllermanager.v1.MetricsResponse\"\x1e\xea\xe0\x18\x1a\n" +
 	"\tapiserver\n" +
 	"\x06master\n" +
 	"\x05adminB\x8d\x02\n" +
@@ -266,23 +773,47 @@ func file_kijabi_controllermanager_v1_controllermanager_proto_rawDescGZIP() []by
 	return file_kijabi_controllermanager_v1_controllermanager_proto_rawDescData
 }
 
-var file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_kijabi_controllermanager_v1_controllermanager_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_kijabi_controllermanager_v1_controllermanager_proto_goTypes = []any{
-	(*ListLoopsRequest)(nil),    // 0: kijabi.controllermanager.v1.ListLoopsRequest
-	(*Loop)(nil),                // 1: kijabi.controllermanager.v1.Loop
-	(*ListLoopsResponse)(nil),   // 2: kijabi.controllermanager.v1.ListLoopsResponse
-	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
+	(*ListLoopsRequest)(nil),      // 0: kijabi.controllermanager.v1.ListLoopsRequest
+	(*Key)(nil),                   // 1: kijabi.controllermanager.v1.Key
+	(*Failure)(nil),               // 2: kijabi.controllermanager.v1.Failure
+	(*Loop)(nil),                  // 3: kijabi.controllermanager.v1.Loop
+	(*ListLoopsResponse)(nil),     // 4: kijabi.controllermanager.v1.ListLoopsResponse
+	(*PauseLoopRequest)(nil),      // 5: kijabi.controllermanager.v1.PauseLoopRequest
+	(*PauseLoopResponse)(nil),     // 6: kijabi.controllermanager.v1.PauseLoopResponse
+	(*ResumeLoopRequest)(nil),     // 7: kijabi.controllermanager.v1.ResumeLoopRequest
+	(*ResumeLoopResponse)(nil),    // 8: kijabi.controllermanager.v1.ResumeLoopResponse
+	(*MetricsRequest)(nil),        // 9: kijabi.controllermanager.v1.MetricsRequest
+	(*MetricsResponse)(nil),       // 10: kijabi.controllermanager.v1.MetricsResponse
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
 }
 var file_kijabi_controllermanager_v1_controllermanager_proto_depIdxs = []int32{
-	3, // 0: kijabi.controllermanager.v1.Loop.oldest:type_name -> google.protobuf.Duration
-	1, // 1: kijabi.controllermanager.v1.ListLoopsResponse.loops:type_name -> kijabi.controllermanager.v1.Loop
-	0, // 2: kijabi.controllermanager.v1.ControllerManagerService.ListLoops:input_type -> kijabi.controllermanager.v1.ListLoopsRequest
-	2, // 3: kijabi.controllermanager.v1.ControllerManagerService.ListLoops:output_type -> kijabi.controllermanager.v1.ListLoopsResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1,  // 0: kijabi.controllermanager.v1.Failure.key:type_name -> kijabi.controllermanager.v1.Key
+	11, // 1: kijabi.controllermanager.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	12, // 2: kijabi.controllermanager.v1.Loop.oldest:type_name -> google.protobuf.Duration
+	1,  // 3: kijabi.controllermanager.v1.Loop.oldest_key:type_name -> kijabi.controllermanager.v1.Key
+	12, // 4: kijabi.controllermanager.v1.Loop.longest:type_name -> google.protobuf.Duration
+	1,  // 5: kijabi.controllermanager.v1.Loop.longest_key:type_name -> kijabi.controllermanager.v1.Key
+	2,  // 6: kijabi.controllermanager.v1.Loop.last_failure:type_name -> kijabi.controllermanager.v1.Failure
+	11, // 7: kijabi.controllermanager.v1.Loop.paused_since:type_name -> google.protobuf.Timestamp
+	3,  // 8: kijabi.controllermanager.v1.ListLoopsResponse.loops:type_name -> kijabi.controllermanager.v1.Loop
+	3,  // 9: kijabi.controllermanager.v1.PauseLoopResponse.loop:type_name -> kijabi.controllermanager.v1.Loop
+	3,  // 10: kijabi.controllermanager.v1.ResumeLoopResponse.loop:type_name -> kijabi.controllermanager.v1.Loop
+	0,  // 11: kijabi.controllermanager.v1.ControllerManagerService.ListLoops:input_type -> kijabi.controllermanager.v1.ListLoopsRequest
+	5,  // 12: kijabi.controllermanager.v1.ControllerManagerService.PauseLoop:input_type -> kijabi.controllermanager.v1.PauseLoopRequest
+	7,  // 13: kijabi.controllermanager.v1.ControllerManagerService.ResumeLoop:input_type -> kijabi.controllermanager.v1.ResumeLoopRequest
+	9,  // 14: kijabi.controllermanager.v1.ControllerManagerService.Metrics:input_type -> kijabi.controllermanager.v1.MetricsRequest
+	4,  // 15: kijabi.controllermanager.v1.ControllerManagerService.ListLoops:output_type -> kijabi.controllermanager.v1.ListLoopsResponse
+	6,  // 16: kijabi.controllermanager.v1.ControllerManagerService.PauseLoop:output_type -> kijabi.controllermanager.v1.PauseLoopResponse
+	8,  // 17: kijabi.controllermanager.v1.ControllerManagerService.ResumeLoop:output_type -> kijabi.controllermanager.v1.ResumeLoopResponse
+	10, // 18: kijabi.controllermanager.v1.ControllerManagerService.Metrics:output_type -> kijabi.controllermanager.v1.MetricsResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_controllermanager_v1_controllermanager_proto_init() }
@@ -296,7 +827,7 @@ func file_kijabi_controllermanager_v1_controllermanager_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_controllermanager_v1_controllermanager_proto_rawDesc), len(file_kijabi_controllermanager_v1_controllermanager_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,17 +21,40 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ControllerManagerService_ListLoops_FullMethodName = "/kijabi.controllermanager.v1.ControllerManagerService/ListLoops"
+	ControllerManagerService_ListLoops_FullMethodName  = "/kijabi.controllermanager.v1.ControllerManagerService/ListLoops"
+	ControllerManagerService_PauseLoop_FullMethodName  = "/kijabi.controllermanager.v1.ControllerManagerService/PauseLoop"
+	ControllerManagerService_ResumeLoop_FullMethodName = "/kijabi.controllermanager.v1.ControllerManagerService/ResumeLoop"
+	ControllerManagerService_Metrics_FullMethodName    = "/kijabi.controllermanager.v1.ControllerManagerService/Metrics"
 )
 
 // ControllerManagerServiceClient is the client API for ControllerManagerService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ControllerManagerService shows the loops of one controller-manager.
+// ControllerManagerService shows and steers the loops of one controller-manager. Loops run on
+// the master that leads and on no other.
 type ControllerManagerServiceClient interface {
-	// ListLoops describes every loop. Idempotent.
+	// ListLoops describes every loop. Called by an apiserver or an administrator. Idempotent.
+	// Every controller-manager answers; where the loops do not run, their queues are empty.
 	ListLoops(ctx context.Context, in *ListLoopsRequest, opts ...grpc.CallOption) (*ListLoopsResponse, error)
+	// PauseLoop makes a loop work on nothing until ResumeLoop, while its queue goes on gathering
+	// what is due. Called by an administrator. It returns when nothing is in work any more.
+	// Idempotent: a loop that is paused stays so.
+	//
+	// A pause is kept in memory only: it ends when the program ends and when another master
+	// leads, so that one which was forgotten is no cluster's lasting state.
+	//
+	// NOT_FOUND, naming the loops there are, for an unknown name. UNAVAILABLE where the loops do
+	// not run: ask the controller-manager of the master that leads. DEADLINE_EXCEEDED when the
+	// call's deadline passes before the work in progress ends: the loop is paused all the same.
+	// ABORTED when somebody resumes it meanwhile.
+	PauseLoop(ctx context.Context, in *PauseLoopRequest, opts ...grpc.CallOption) (*PauseLoopResponse, error)
+	// ResumeLoop ends a pause; the loop works on what has gathered. Called by an administrator.
+	// Idempotent: a loop that is not paused stays so. NOT_FOUND and UNAVAILABLE as PauseLoop.
+	ResumeLoop(ctx context.Context, in *ResumeLoopRequest, opts ...grpc.CallOption) (*ResumeLoopResponse, error)
+	// Metrics is what the program counts, for Prometheus. Called by the apiserver of the same
+	// machine, which shows it to whoever may see it. Idempotent.
+	Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsResponse, error)
 }
 
 type controllerManagerServiceClient struct {
@@ -52,14 +75,64 @@ func (c *controllerManagerServiceClient) ListLoops(ctx context.Context, in *List
 	return out, nil
 }
 
+func (c *controllerManagerServiceClient) PauseLoop(ctx context.Context, in *PauseLoopRequest, opts ...grpc.CallOption) (*PauseLoopResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseLoopResponse)
+	err := c.cc.Invoke(ctx, ControllerManagerService_PauseLoop_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerManagerServiceClient) ResumeLoop(ctx context.Context, in *ResumeLoopRequest, opts ...grpc.CallOption) (*ResumeLoopResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeLoopResponse)
+	err := c.cc.Invoke(ctx, ControllerManagerService_ResumeLoop_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerManagerServiceClient) Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MetricsResponse)
+	err := c.cc.Invoke(ctx, ControllerManagerService_Metrics_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControllerManagerServiceServer is the server API for ControllerManagerService service.
 // All implementations must embed UnimplementedControllerManagerServiceServer
 // for forward compatibility.
 //
-// ControllerManagerService shows the loops of one controller-manager.
+// ControllerManagerService shows and steers the loops of one controller-manager. Loops run on
+// the master that leads and on no other.
 type ControllerManagerServiceServer interface {
-	// ListLoops describes every loop. Idempotent.
+	// ListLoops describes every loop. Called by an apiserver or an administrator. Idempotent.
+	// Every controller-manager answers; where the loops do not run, their queues are empty.
 	ListLoops(context.Context, *ListLoopsRequest) (*ListLoopsResponse, error)
+	// PauseLoop makes a loop work on nothing until ResumeLoop, while its queue goes on gathering
+	// what is due. Called by an administrator. It returns when nothing is in work any more.
+	// Idempotent: a loop that is paused stays so.
+	//
+	// A pause is kept in memory only: it ends when the program ends and when another master
+	// leads, so that one which was forgotten is no cluster's lasting state.
+	//
+	// NOT_FOUND, naming the loops there are, for an unknown name. UNAVAILABLE where the loops do
+	// not run: ask the controller-manager of the master that leads. DEADLINE_EXCEEDED when the
+	// call's deadline passes before the work in progress ends: the loop is paused all the same.
+	// ABORTED when somebody resumes it meanwhile.
+	PauseLoop(context.Context, *PauseLoopRequest) (*PauseLoopResponse, error)
+	// ResumeLoop ends a pause; the loop works on what has gathered. Called by an administrator.
+	// Idempotent: a loop that is not paused stays so. NOT_FOUND and UNAVAILABLE as PauseLoop.
+	ResumeLoop(context.Context, *ResumeLoopRequest) (*ResumeLoopResponse, error)
+	// Metrics is what the program counts, for Prometheus. Called by the apiserver of the same
+	// machine, which shows it to whoever may see it. Idempotent.
+	Metrics(context.Context, *MetricsRequest) (*MetricsResponse, error)
 	mustEmbedUnimplementedControllerManagerServiceServer()
 }
 
@@ -72,6 +145,15 @@ type UnimplementedControllerManagerServiceServer struct{}
 
 func (UnimplementedControllerManagerServiceServer) ListLoops(context.Context, *ListLoopsRequest) (*ListLoopsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListLoops not implemented")
+}
+func (UnimplementedControllerManagerServiceServer) PauseLoop(context.Context, *PauseLoopRequest) (*PauseLoopResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PauseLoop not implemented")
+}
+func (UnimplementedControllerManagerServiceServer) ResumeLoop(context.Context, *ResumeLoopRequest) (*ResumeLoopResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeLoop not implemented")
+}
+func (UnimplementedControllerManagerServiceServer) Metrics(context.Context, *MetricsRequest) (*MetricsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Metrics not implemented")
 }
 func (UnimplementedControllerManagerServiceServer) mustEmbedUnimplementedControllerManagerServiceServer() {
 }
@@ -113,6 +195,60 @@ func _ControllerManagerService_ListLoops_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControllerManagerService_PauseLoop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseLoopRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerManagerServiceServer).PauseLoop(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerManagerService_PauseLoop_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerManagerServiceServer).PauseLoop(ctx, req.(*PauseLoopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerManagerService_ResumeLoop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeLoopRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerManagerServiceServer).ResumeLoop(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerManagerService_ResumeLoop_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerManagerServiceServer).ResumeLoop(ctx, req.(*ResumeLoopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerManagerService_Metrics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MetricsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerManagerServiceServer).Metrics(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerManagerService_Metrics_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerManagerServiceServer).Metrics(ctx, req.(*MetricsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ControllerManagerService_ServiceDesc is the grpc.ServiceDesc for ControllerManagerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -123,6 +259,18 @@ var ControllerManagerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListLoops",
 			Handler:    _ControllerManagerService_ListLoops_Handler,
+		},
+		{
+			MethodName: "PauseLoop",
+			Handler:    _ControllerManagerService_PauseLoop_Handler,
+		},
+		{
+			MethodName: "ResumeLoop",
+			Handler:    _ControllerManagerService_ResumeLoop_Handler,
+		},
+		{
+			MethodName: "Metrics",
+			Handler:    _ControllerManagerService_Metrics_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

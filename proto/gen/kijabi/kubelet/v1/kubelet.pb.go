@@ -1556,6 +1556,172 @@ func (x *StatsResponse) GetPods() []*PodStats {
 	return nil
 }
 
+// RestartRequest names containers to restart.
+type RestartRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which pod; the container is ignored. Required.
+	Target *Target `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// On whose behalf; an event of the pod names the user.
+	Caller *Caller `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Names of containers; empty means all that run beside each other: containers and
+	// sidecars.
+	Containers    []string `protobuf:"bytes,3,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartRequest) Reset() {
+	*x = RestartRequest{}
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartRequest) ProtoMessage() {}
+
+func (x *RestartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
+func (*RestartRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RestartRequest) GetTarget() *Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *RestartRequest) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *RestartRequest) GetContainers() []string {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// RestartedContainer is one that will be restarted.
+type RestartedContainer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the container.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Id of the instance that ends, as the pod's status has it.
+	ContainerId   string `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartedContainer) Reset() {
+	*x = RestartedContainer{}
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartedContainer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartedContainer) ProtoMessage() {}
+
+func (x *RestartedContainer) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartedContainer.ProtoReflect.Descriptor instead.
+func (*RestartedContainer) Descriptor() ([]byte, []int) {
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RestartedContainer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestartedContainer) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+// RestartResponse tells what the kubelet does.
+type RestartResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The containers, by name.
+	Containers    []*RestartedContainer `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartResponse) Reset() {
+	*x = RestartResponse{}
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartResponse) ProtoMessage() {}
+
+func (x *RestartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
+func (*RestartResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RestartResponse) GetContainers() []*RestartedContainer {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
 // PageRequest asks for a text.
 type PageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1569,7 +1735,7 @@ type PageRequest struct {
 
 func (x *PageRequest) Reset() {
 	*x = PageRequest{}
-	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[19]
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1747,7 @@ func (x *PageRequest) String() string {
 func (*PageRequest) ProtoMessage() {}
 
 func (x *PageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[19]
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1760,7 @@ func (x *PageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageRequest.ProtoReflect.Descriptor instead.
 func (*PageRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{19}
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PageRequest) GetPage() PageName {
@@ -1624,7 +1790,7 @@ type PageResponse struct {
 
 func (x *PageResponse) Reset() {
 	*x = PageResponse{}
-	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[20]
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1802,7 @@ func (x *PageResponse) String() string {
 func (*PageResponse) ProtoMessage() {}
 
 func (x *PageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[20]
+	mi := &file_kijabi_kubelet_v1_kubelet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1815,7 @@ func (x *PageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageResponse.ProtoReflect.Descriptor instead.
 func (*PageResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{20}
+	return file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PageResponse) GetContentType() string {
@@ -1767,7 +1933,20 @@ const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
 	"containers\"t\n" +
 	"\rStatsResponse\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1e.kijabi.kubelet.v1.ResourceUseR\x04node\x12/\n" +
-	"\x04pods\x18\x02 \x03(\v2\x1b.kijabi.kubelet.v1.PodStatsR\x04pods\"q\n" +
+	"\x04pods\x18\x02 \x03(\v2\x1b.kijabi.kubelet.v1.PodStatsR\x04pods\"\x96\x01\n" +
+	"\x0eRestartRequest\x121\n" +
+	"\x06target\x18\x01 \x01(\v2\x19.kijabi.kubelet.v1.TargetR\x06target\x121\n" +
+	"\x06caller\x18\x02 \x01(\v2\x19.kijabi.kubelet.v1.CallerR\x06caller\x12\x1e\n" +
+	"\n" +
+	"containers\x18\x03 \x03(\tR\n" +
+	"containers\"K\n" +
+	"\x12RestartedContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
+	"\fcontainer_id\x18\x02 \x01(\tR\vcontainerId\"X\n" +
+	"\x0fRestartResponse\x12E\n" +
+	"\n" +
+	"containers\x18\x01 \x03(\v2%.kijabi.kubelet.v1.RestartedContainerR\n" +
+	"containers\"q\n" +
 	"\vPageRequest\x12/\n" +
 	"\x04page\x18\x01 \x01(\x0e2\x1b.kijabi.kubelet.v1.PageNameR\x04page\x121\n" +
 	"\x06caller\x18\x02 \x01(\v2\x19.kijabi.kubelet.v1.CallerR\x06caller\"E\n" +
@@ -1781,7 +1960,7 @@ const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
 	"\x17PAGE_NAME_STATS_SUMMARY\x10\x03\x12\x15\n" +
 	"\x11PAGE_NAME_METRICS\x10\x04\x12\x1e\n" +
 	"\x1aPAGE_NAME_METRICS_RESOURCE\x10\x05\x12\x15\n" +
-	"\x11PAGE_NAME_CONFIGZ\x10\x062\xda\x04\n" +
+	"\x11PAGE_NAME_CONFIGZ\x10\x062\xbd\x05\n" +
 	"\x0eKubeletService\x12Z\n" +
 	"\x04Logs\x12\x1e.kijabi.kubelet.v1.LogsRequest\x1a\x1f.kijabi.kubelet.v1.LogsResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver0\x01\x12\\\n" +
@@ -1792,6 +1971,8 @@ const file_kijabi_kubelet_v1_kubelet_proto_rawDesc = "" +
 	"\vPortForward\x12%.kijabi.kubelet.v1.PortForwardRequest\x1a&.kijabi.kubelet.v1.PortForwardResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver(\x010\x01\x12[\n" +
 	"\x05Stats\x12\x1f.kijabi.kubelet.v1.StatsRequest\x1a .kijabi.kubelet.v1.StatsResponse\"\x0f\xea\xe0\x18\v\n" +
+	"\tapiserver\x12a\n" +
+	"\aRestart\x12!.kijabi.kubelet.v1.RestartRequest\x1a\".kijabi.kubelet.v1.RestartResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver\x12Z\n" +
 	"\x04Page\x12\x1e.kijabi.kubelet.v1.PageRequest\x1a\x1f.kijabi.kubelet.v1.PageResponse\"\x0f\xea\xe0\x18\v\n" +
 	"\tapiserver0\x01B\xbd\x01\n" +
@@ -1810,7 +1991,7 @@ func file_kijabi_kubelet_v1_kubelet_proto_rawDescGZIP() []byte {
 }
 
 var file_kijabi_kubelet_v1_kubelet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kijabi_kubelet_v1_kubelet_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_kijabi_kubelet_v1_kubelet_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_kijabi_kubelet_v1_kubelet_proto_goTypes = []any{
 	(PageName)(0),                 // 0: kijabi.kubelet.v1.PageName
 	(*Caller)(nil),                // 1: kijabi.kubelet.v1.Caller
@@ -1832,14 +2013,17 @@ var file_kijabi_kubelet_v1_kubelet_proto_goTypes = []any{
 	(*ContainerStats)(nil),        // 17: kijabi.kubelet.v1.ContainerStats
 	(*PodStats)(nil),              // 18: kijabi.kubelet.v1.PodStats
 	(*StatsResponse)(nil),         // 19: kijabi.kubelet.v1.StatsResponse
-	(*PageRequest)(nil),           // 20: kijabi.kubelet.v1.PageRequest
-	(*PageResponse)(nil),          // 21: kijabi.kubelet.v1.PageResponse
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*RestartRequest)(nil),        // 20: kijabi.kubelet.v1.RestartRequest
+	(*RestartedContainer)(nil),    // 21: kijabi.kubelet.v1.RestartedContainer
+	(*RestartResponse)(nil),       // 22: kijabi.kubelet.v1.RestartResponse
+	(*PageRequest)(nil),           // 23: kijabi.kubelet.v1.PageRequest
+	(*PageResponse)(nil),          // 24: kijabi.kubelet.v1.PageResponse
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_kijabi_kubelet_v1_kubelet_proto_depIdxs = []int32{
 	2,  // 0: kijabi.kubelet.v1.LogsRequest.target:type_name -> kijabi.kubelet.v1.Target
 	1,  // 1: kijabi.kubelet.v1.LogsRequest.caller:type_name -> kijabi.kubelet.v1.Caller
-	22, // 2: kijabi.kubelet.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	25, // 2: kijabi.kubelet.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
 	2,  // 3: kijabi.kubelet.v1.ExecStart.target:type_name -> kijabi.kubelet.v1.Target
 	1,  // 4: kijabi.kubelet.v1.ExecStart.caller:type_name -> kijabi.kubelet.v1.Caller
 	6,  // 5: kijabi.kubelet.v1.ExecRequest.start:type_name -> kijabi.kubelet.v1.ExecStart
@@ -1851,30 +2035,35 @@ var file_kijabi_kubelet_v1_kubelet_proto_depIdxs = []int32{
 	2,  // 11: kijabi.kubelet.v1.PortForwardStart.target:type_name -> kijabi.kubelet.v1.Target
 	1,  // 12: kijabi.kubelet.v1.PortForwardStart.caller:type_name -> kijabi.kubelet.v1.Caller
 	12, // 13: kijabi.kubelet.v1.PortForwardRequest.start:type_name -> kijabi.kubelet.v1.PortForwardStart
-	22, // 14: kijabi.kubelet.v1.ResourceUse.time:type_name -> google.protobuf.Timestamp
+	25, // 14: kijabi.kubelet.v1.ResourceUse.time:type_name -> google.protobuf.Timestamp
 	16, // 15: kijabi.kubelet.v1.ContainerStats.use:type_name -> kijabi.kubelet.v1.ResourceUse
 	17, // 16: kijabi.kubelet.v1.PodStats.containers:type_name -> kijabi.kubelet.v1.ContainerStats
 	16, // 17: kijabi.kubelet.v1.StatsResponse.node:type_name -> kijabi.kubelet.v1.ResourceUse
 	18, // 18: kijabi.kubelet.v1.StatsResponse.pods:type_name -> kijabi.kubelet.v1.PodStats
-	0,  // 19: kijabi.kubelet.v1.PageRequest.page:type_name -> kijabi.kubelet.v1.PageName
-	1,  // 20: kijabi.kubelet.v1.PageRequest.caller:type_name -> kijabi.kubelet.v1.Caller
-	3,  // 21: kijabi.kubelet.v1.KubeletService.Logs:input_type -> kijabi.kubelet.v1.LogsRequest
-	7,  // 22: kijabi.kubelet.v1.KubeletService.Exec:input_type -> kijabi.kubelet.v1.ExecRequest
-	10, // 23: kijabi.kubelet.v1.KubeletService.Attach:input_type -> kijabi.kubelet.v1.AttachRequest
-	13, // 24: kijabi.kubelet.v1.KubeletService.PortForward:input_type -> kijabi.kubelet.v1.PortForwardRequest
-	15, // 25: kijabi.kubelet.v1.KubeletService.Stats:input_type -> kijabi.kubelet.v1.StatsRequest
-	20, // 26: kijabi.kubelet.v1.KubeletService.Page:input_type -> kijabi.kubelet.v1.PageRequest
-	4,  // 27: kijabi.kubelet.v1.KubeletService.Logs:output_type -> kijabi.kubelet.v1.LogsResponse
-	8,  // 28: kijabi.kubelet.v1.KubeletService.Exec:output_type -> kijabi.kubelet.v1.ExecResponse
-	11, // 29: kijabi.kubelet.v1.KubeletService.Attach:output_type -> kijabi.kubelet.v1.AttachResponse
-	14, // 30: kijabi.kubelet.v1.KubeletService.PortForward:output_type -> kijabi.kubelet.v1.PortForwardResponse
-	19, // 31: kijabi.kubelet.v1.KubeletService.Stats:output_type -> kijabi.kubelet.v1.StatsResponse
-	21, // 32: kijabi.kubelet.v1.KubeletService.Page:output_type -> kijabi.kubelet.v1.PageResponse
-	27, // [27:33] is the sub-list for method output_type
-	21, // [21:27] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	2,  // 19: kijabi.kubelet.v1.RestartRequest.target:type_name -> kijabi.kubelet.v1.Target
+	1,  // 20: kijabi.kubelet.v1.RestartRequest.caller:type_name -> kijabi.kubelet.v1.Caller
+	21, // 21: kijabi.kubelet.v1.RestartResponse.containers:type_name -> kijabi.kubelet.v1.RestartedContainer
+	0,  // 22: kijabi.kubelet.v1.PageRequest.page:type_name -> kijabi.kubelet.v1.PageName
+	1,  // 23: kijabi.kubelet.v1.PageRequest.caller:type_name -> kijabi.kubelet.v1.Caller
+	3,  // 24: kijabi.kubelet.v1.KubeletService.Logs:input_type -> kijabi.kubelet.v1.LogsRequest
+	7,  // 25: kijabi.kubelet.v1.KubeletService.Exec:input_type -> kijabi.kubelet.v1.ExecRequest
+	10, // 26: kijabi.kubelet.v1.KubeletService.Attach:input_type -> kijabi.kubelet.v1.AttachRequest
+	13, // 27: kijabi.kubelet.v1.KubeletService.PortForward:input_type -> kijabi.kubelet.v1.PortForwardRequest
+	15, // 28: kijabi.kubelet.v1.KubeletService.Stats:input_type -> kijabi.kubelet.v1.StatsRequest
+	20, // 29: kijabi.kubelet.v1.KubeletService.Restart:input_type -> kijabi.kubelet.v1.RestartRequest
+	23, // 30: kijabi.kubelet.v1.KubeletService.Page:input_type -> kijabi.kubelet.v1.PageRequest
+	4,  // 31: kijabi.kubelet.v1.KubeletService.Logs:output_type -> kijabi.kubelet.v1.LogsResponse
+	8,  // 32: kijabi.kubelet.v1.KubeletService.Exec:output_type -> kijabi.kubelet.v1.ExecResponse
+	11, // 33: kijabi.kubelet.v1.KubeletService.Attach:output_type -> kijabi.kubelet.v1.AttachResponse
+	14, // 34: kijabi.kubelet.v1.KubeletService.PortForward:output_type -> kijabi.kubelet.v1.PortForwardResponse
+	19, // 35: kijabi.kubelet.v1.KubeletService.Stats:output_type -> kijabi.kubelet.v1.StatsResponse
+	22, // 36: kijabi.kubelet.v1.KubeletService.Restart:output_type -> kijabi.kubelet.v1.RestartResponse
+	24, // 37: kijabi.kubelet.v1.KubeletService.Page:output_type -> kijabi.kubelet.v1.PageResponse
+	31, // [31:38] is the sub-list for method output_type
+	24, // [24:31] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_kubelet_v1_kubelet_proto_init() }
@@ -1914,7 +2103,7 @@ func file_kijabi_kubelet_v1_kubelet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_kubelet_v1_kubelet_proto_rawDesc), len(file_kijabi_kubelet_v1_kubelet_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

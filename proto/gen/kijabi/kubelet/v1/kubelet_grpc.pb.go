@@ -26,6 +26,7 @@ const (
 	KubeletService_Attach_FullMethodName      = "/kijabi.kubelet.v1.KubeletService/Attach"
 	KubeletService_PortForward_FullMethodName = "/kijabi.kubelet.v1.KubeletService/PortForward"
 	KubeletService_Stats_FullMethodName       = "/kijabi.kubelet.v1.KubeletService/Stats"
+	KubeletService_Restart_FullMethodName     = "/kijabi.kubelet.v1.KubeletService/Restart"
 	KubeletService_Page_FullMethodName        = "/kijabi.kubelet.v1.KubeletService/Page"
 )
 
@@ -49,6 +50,11 @@ type KubeletServiceClient interface {
 	PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PortForwardRequest, PortForwardResponse], error)
 	// Stats returns the newest figures of machine, pods and containers. Idempotent.
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
+	// Restart ends containers of a pod, each with its preStop hook and grace period, and
+	// starts them again: same pod, address and volumes. Called by an apiserver. It returns
+	// when the kubelet has taken that on; the pod's status tells how it goes. Not idempotent.
+	// INVALID_ARGUMENT when a container never started or would not be started again.
+	Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*RestartResponse, error)
 	// Page returns one of the texts that tools read of a node. Called by an apiserver, which
 	// has authorized the caller for that text. Idempotent. The first response carries the
 	// content type. INVALID_ARGUMENT when the kubelet has no such text.
@@ -131,6 +137,16 @@ func (c *kubeletServiceClient) Stats(ctx context.Context, in *StatsRequest, opts
 	return out, nil
 }
 
+func (c *kubeletServiceClient) Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*RestartResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestartResponse)
+	err := c.cc.Invoke(ctx, KubeletService_Restart_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kubeletServiceClient) Page(ctx context.Context, in *PageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &KubeletService_ServiceDesc.Streams[4], KubeletService_Page_FullMethodName, cOpts...)
@@ -170,6 +186,11 @@ type KubeletServiceServer interface {
 	PortForward(grpc.BidiStreamingServer[PortForwardRequest, PortForwardResponse]) error
 	// Stats returns the newest figures of machine, pods and containers. Idempotent.
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	// Restart ends containers of a pod, each with its preStop hook and grace period, and
+	// starts them again: same pod, address and volumes. Called by an apiserver. It returns
+	// when the kubelet has taken that on; the pod's status tells how it goes. Not idempotent.
+	// INVALID_ARGUMENT when a container never started or would not be started again.
+	Restart(context.Context, *RestartRequest) (*RestartResponse, error)
 	// Page returns one of the texts that tools read of a node. Called by an apiserver, which
 	// has authorized the caller for that text. Idempotent. The first response carries the
 	// content type. INVALID_ARGUMENT when the kubelet has no such text.
@@ -198,6 +219,9 @@ func (UnimplementedKubeletServiceServer) PortForward(grpc.BidiStreamingServer[Po
 }
 func (UnimplementedKubeletServiceServer) Stats(context.Context, *StatsRequest) (*StatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedKubeletServiceServer) Restart(context.Context, *RestartRequest) (*RestartResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Restart not implemented")
 }
 func (UnimplementedKubeletServiceServer) Page(*PageRequest, grpc.ServerStreamingServer[PageResponse]) error {
 	return status.Error(codes.Unimplemented, "method Page not implemented")
@@ -273,6 +297,24 @@ func _KubeletService_Stats_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KubeletService_Restart_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KubeletServiceServer).Restart(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KubeletService_Restart_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KubeletServiceServer).Restart(ctx, req.(*RestartRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KubeletService_Page_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(PageRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -294,6 +336,10 @@ var KubeletService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stats",
 			Handler:    _KubeletService_Stats_Handler,
+		},
+		{
+			MethodName: "Restart",
+			Handler:    _KubeletService_Restart_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

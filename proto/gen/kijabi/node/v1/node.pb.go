@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	_ "kijabi.dev/proto/gen/kijabi/access/v1"
+	v1 "kijabi.dev/proto/gen/kijabi/kubelet/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -25,6 +26,98 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StatsRequest names a node.
+type StatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node name. Required.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *StatsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// StatsResponse is what its kubelet answered.
+type StatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The figures.
+	Stats         *v1.StatsResponse `protobuf:"bytes,1,opt,name=stats,proto3" json:"stats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StatsResponse) GetStats() *v1.StatsResponse {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
 // WatchLivenessRequest starts a liveness stream.
 type WatchLivenessRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -34,7 +127,7 @@ type WatchLivenessRequest struct {
 
 func (x *WatchLivenessRequest) Reset() {
 	*x = WatchLivenessRequest{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +139,7 @@ func (x *WatchLivenessRequest) String() string {
 func (*WatchLivenessRequest) ProtoMessage() {}
 
 func (x *WatchLivenessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[0]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +152,7 @@ func (x *WatchLivenessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchLivenessRequest.ProtoReflect.Descriptor instead.
 func (*WatchLivenessRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{0}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{2}
 }
 
 // NodeLiveness says when a node was last heard by any master.
@@ -78,7 +171,7 @@ type NodeLiveness struct {
 
 func (x *NodeLiveness) Reset() {
 	*x = NodeLiveness{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -90,7 +183,7 @@ func (x *NodeLiveness) String() string {
 func (*NodeLiveness) ProtoMessage() {}
 
 func (x *NodeLiveness) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[1]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -103,7 +196,7 @@ func (x *NodeLiveness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLiveness.ProtoReflect.Descriptor instead.
 func (*NodeLiveness) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NodeLiveness) GetNode() string {
@@ -138,7 +231,7 @@ type WatchLivenessResponse struct {
 
 func (x *WatchLivenessResponse) Reset() {
 	*x = WatchLivenessResponse{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +243,7 @@ func (x *WatchLivenessResponse) String() string {
 func (*WatchLivenessResponse) ProtoMessage() {}
 
 func (x *WatchLivenessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[2]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +256,7 @@ func (x *WatchLivenessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchLivenessResponse.ProtoReflect.Descriptor instead.
 func (*WatchLivenessResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WatchLivenessResponse) GetNodes() []*NodeLiveness {
@@ -184,7 +277,7 @@ type TunnelRequest struct {
 
 func (x *TunnelRequest) Reset() {
 	*x = TunnelRequest{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +289,7 @@ func (x *TunnelRequest) String() string {
 func (*TunnelRequest) ProtoMessage() {}
 
 func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[3]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +302,7 @@ func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelRequest.ProtoReflect.Descriptor instead.
 func (*TunnelRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TunnelRequest) GetData() []byte {
@@ -230,7 +323,7 @@ type TunnelResponse struct {
 
 func (x *TunnelResponse) Reset() {
 	*x = TunnelResponse{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[4]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +335,7 @@ func (x *TunnelResponse) String() string {
 func (*TunnelResponse) ProtoMessage() {}
 
 func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[4]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +348,7 @@ func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelResponse.ProtoReflect.Descriptor instead.
 func (*TunnelResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TunnelResponse) GetData() []byte {
@@ -276,7 +369,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[5]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +381,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[5]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +394,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeartbeatRequest) GetSequence() uint64 {
@@ -324,7 +417,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[6]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +429,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kijabi_node_v1_node_proto_msgTypes[6]
+	mi := &file_kijabi_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +442,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_kijabi_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HeartbeatResponse) GetSequence() uint64 {
@@ -370,7 +463,11 @@ var File_kijabi_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_kijabi_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x19kijabi/node/v1/node.proto\x12\x0ekijabi.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dkijabi/access/v1/access.proto\"\x16\n" +
+	"\x19kijabi/node/v1/node.proto\x12\x0ekijabi.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dkijabi/access/v1/access.proto\x1a\x1fkijabi/kubelet/v1/kubelet.proto\"\"\n" +
+	"\fStatsRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"G\n" +
+	"\rStatsResponse\x126\n" +
+	"\x05stats\x18\x01 \x01(\v2 .kijabi.kubelet.v1.StatsResponseR\x05stats\"\x16\n" +
 	"\x14WatchLivenessRequest\"u\n" +
 	"\fNodeLiveness\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x123\n" +
@@ -386,7 +483,7 @@ const file_kijabi_node_v1_node_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"f\n" +
 	"\x11HeartbeatResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x125\n" +
-	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval2\xc9\x02\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval2\xa9\x03\n" +
 	"\vNodeService\x12W\n" +
 	"\x06Tunnel\x12\x1d.kijabi.node.v1.TunnelRequest\x1a\x1e.kijabi.node.v1.TunnelResponse\"\n" +
 	"\xea\xe0\x18\x06\n" +
@@ -396,7 +493,9 @@ const file_kijabi_node_v1_node_proto_rawDesc = "" +
 	"\x04node(\x010\x01\x12\x7f\n" +
 	"\rWatchLiveness\x12$.kijabi.node.v1.WatchLivenessRequest\x1a%.kijabi.node.v1.WatchLivenessResponse\"\x1f\xea\xe0\x18\x1b\n" +
 	"\x12controller-manager\n" +
-	"\x05admin0\x01B\xa5\x01\n" +
+	"\x05admin0\x01\x12^\n" +
+	"\x05Stats\x12\x1c.kijabi.node.v1.StatsRequest\x1a\x1d.kijabi.node.v1.StatsResponse\"\x18\xea\xe0\x18\x14\n" +
+	"\x12controller-managerB\xa5\x01\n" +
 	"\x12com.kijabi.node.v1B\tNodeProtoP\x01Z*kijabi.dev/proto/gen/kijabi/node/v1;nodev1\xa2\x02\x03KNX\xaa\x02\x0eKijabi.Node.V1\xca\x02\x0eKijabi\\Node\\V1\xe2\x02\x1aKijabi\\Node\\V1\\GPBMetadata\xea\x02\x10Kijabi::Node::V1b\x06proto3"
 
 var (
@@ -411,32 +510,38 @@ func file_kijabi_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_kijabi_node_v1_node_proto_rawDescData
 }
 
-var file_kijabi_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_kijabi_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kijabi_node_v1_node_proto_goTypes = []any{
-	(*WatchLivenessRequest)(nil),  // 0: kijabi.node.v1.WatchLivenessRequest
-	(*NodeLiveness)(nil),          // 1: kijabi.node.v1.NodeLiveness
-	(*WatchLivenessResponse)(nil), // 2: kijabi.node.v1.WatchLivenessResponse
-	(*TunnelRequest)(nil),         // 3: kijabi.node.v1.TunnelRequest
-	(*TunnelResponse)(nil),        // 4: kijabi.node.v1.TunnelResponse
-	(*HeartbeatRequest)(nil),      // 5: kijabi.node.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),     // 6: kijabi.node.v1.HeartbeatResponse
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*StatsRequest)(nil),          // 0: kijabi.node.v1.StatsRequest
+	(*StatsResponse)(nil),         // 1: kijabi.node.v1.StatsResponse
+	(*WatchLivenessRequest)(nil),  // 2: kijabi.node.v1.WatchLivenessRequest
+	(*NodeLiveness)(nil),          // 3: kijabi.node.v1.NodeLiveness
+	(*WatchLivenessResponse)(nil), // 4: kijabi.node.v1.WatchLivenessResponse
+	(*TunnelRequest)(nil),         // 5: kijabi.node.v1.TunnelRequest
+	(*TunnelResponse)(nil),        // 6: kijabi.node.v1.TunnelResponse
+	(*HeartbeatRequest)(nil),      // 7: kijabi.node.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),     // 8: kijabi.node.v1.HeartbeatResponse
+	(*v1.StatsResponse)(nil),      // 9: kijabi.kubelet.v1.StatsResponse
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
 }
 var file_kijabi_node_v1_node_proto_depIdxs = []int32{
-	7, // 0: kijabi.node.v1.NodeLiveness.silence:type_name -> google.protobuf.Duration
-	1, // 1: kijabi.node.v1.WatchLivenessResponse.nodes:type_name -> kijabi.node.v1.NodeLiveness
-	7, // 2: kijabi.node.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
-	3, // 3: kijabi.node.v1.NodeService.Tunnel:input_type -> kijabi.node.v1.TunnelRequest
-	5, // 4: kijabi.node.v1.NodeService.Heartbeat:input_type -> kijabi.node.v1.HeartbeatRequest
-	0, // 5: kijabi.node.v1.NodeService.WatchLiveness:input_type -> kijabi.node.v1.WatchLivenessRequest
-	4, // 6: kijabi.node.v1.NodeService.Tunnel:output_type -> kijabi.node.v1.TunnelResponse
-	6, // 7: kijabi.node.v1.NodeService.Heartbeat:output_type -> kijabi.node.v1.HeartbeatResponse
-	2, // 8: kijabi.node.v1.NodeService.WatchLiveness:output_type -> kijabi.node.v1.WatchLivenessResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	9,  // 0: kijabi.node.v1.StatsResponse.stats:type_name -> kijabi.kubelet.v1.StatsResponse
+	10, // 1: kijabi.node.v1.NodeLiveness.silence:type_name -> google.protobuf.Duration
+	3,  // 2: kijabi.node.v1.WatchLivenessResponse.nodes:type_name -> kijabi.node.v1.NodeLiveness
+	10, // 3: kijabi.node.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
+	5,  // 4: kijabi.node.v1.NodeService.Tunnel:input_type -> kijabi.node.v1.TunnelRequest
+	7,  // 5: kijabi.node.v1.NodeService.Heartbeat:input_type -> kijabi.node.v1.HeartbeatRequest
+	2,  // 6: kijabi.node.v1.NodeService.WatchLiveness:input_type -> kijabi.node.v1.WatchLivenessRequest
+	0,  // 7: kijabi.node.v1.NodeService.Stats:input_type -> kijabi.node.v1.StatsRequest
+	6,  // 8: kijabi.node.v1.NodeService.Tunnel:output_type -> kijabi.node.v1.TunnelResponse
+	8,  // 9: kijabi.node.v1.NodeService.Heartbeat:output_type -> kijabi.node.v1.HeartbeatResponse
+	4,  // 10: kijabi.node.v1.NodeService.WatchLiveness:output_type -> kijabi.node.v1.WatchLivenessResponse
+	1,  // 11: kijabi.node.v1.NodeService.Stats:output_type -> kijabi.node.v1.StatsResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_kijabi_node_v1_node_proto_init() }
@@ -450,7 +555,7 @@ func file_kijabi_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kijabi_node_v1_node_proto_rawDesc), len(file_kijabi_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

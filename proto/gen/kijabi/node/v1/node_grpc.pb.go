@@ -24,6 +24,7 @@ const (
 	NodeService_Tunnel_FullMethodName        = "/kijabi.node.v1.NodeService/Tunnel"
 	NodeService_Heartbeat_FullMethodName     = "/kijabi.node.v1.NodeService/Heartbeat"
 	NodeService_WatchLiveness_FullMethodName = "/kijabi.node.v1.NodeService/WatchLiveness"
+	NodeService_Stats_FullMethodName         = "/kijabi.node.v1.NodeService/Stats"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -45,6 +46,11 @@ type NodeServiceClient interface {
 	// later ones those that changed between heard and silent, and, every second, the
 	// silent ones again. UNAVAILABLE while this master does not lead.
 	WatchLiveness(ctx context.Context, in *WatchLivenessRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchLivenessResponse], error)
+	// Stats returns the newest figures of a node, its pods and containers. Called by the
+	// controller-manager, which scales by them, on its local apiserver; that asks the node's
+	// kubelet, through another master if the kubelet is connected there. Idempotent.
+	// UNAVAILABLE when no master has a connection of the node.
+	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -100,6 +106,16 @@ func (c *nodeServiceClient) WatchLiveness(ctx context.Context, in *WatchLiveness
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_WatchLivenessClient = grpc.ServerStreamingClient[WatchLivenessResponse]
 
+func (c *nodeServiceClient) Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StatsResponse)
+	err := c.cc.Invoke(ctx, NodeService_Stats_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -119,6 +135,11 @@ type NodeServiceServer interface {
 	// later ones those that changed between heard and silent, and, every second, the
 	// silent ones again. UNAVAILABLE while this master does not lead.
 	WatchLiveness(*WatchLivenessRequest, grpc.ServerStreamingServer[WatchLivenessResponse]) error
+	// Stats returns the newest figures of a node, its pods and containers. Called by the
+	// controller-manager, which scales by them, on its local apiserver; that asks the node's
+	// kubelet, through another master if the kubelet is connected there. Idempotent.
+	// UNAVAILABLE when no master has a connection of the node.
+	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -137,6 +158,9 @@ func (UnimplementedNodeServiceServer) Heartbeat(grpc.BidiStreamingServer[Heartbe
 }
 func (UnimplementedNodeServiceServer) WatchLiveness(*WatchLivenessRequest, grpc.ServerStreamingServer[WatchLivenessResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchLiveness not implemented")
+}
+func (UnimplementedNodeServiceServer) Stats(context.Context, *StatsRequest) (*StatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stats not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -184,13 +208,36 @@ func _NodeService_WatchLiveness_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_WatchLivenessServer = grpc.ServerStreamingServer[WatchLivenessResponse]
 
+func _NodeService_Stats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).Stats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_Stats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).Stats(ctx, req.(*StatsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var NodeService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "kijabi.node.v1.NodeService",
 	HandlerType: (*NodeServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Stats",
+			Handler:    _NodeService_Stats_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Tunnel",

@@ -827,7 +827,9 @@ func (x *FieldsV1) GetRaw() []byte {
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object. Required.
-	Reference     *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	Reference *Reference `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	// "scale" for its size as an autoscaling/v1 Scale; empty for the object. There are no others.
+	Subresource   string `protobuf:"bytes,2,opt,name=subresource,proto3" json:"subresource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -867,6 +869,13 @@ func (x *GetRequest) GetReference() *Reference {
 		return x.Reference
 	}
 	return nil
+}
+
+func (x *GetRequest) GetSubresource() string {
+	if x != nil {
+		return x.Subresource
+	}
+	return ""
 }
 
 // GetResponse returns it.
@@ -2377,10 +2386,11 @@ const file_kijabi_object_v1_object_proto_rawDesc = "" +
 	"\tfields_v1\x18\a \x01(\v2\x1a.kijabi.object.v1.FieldsV1R\bfieldsV1\x12 \n" +
 	"\vsubresource\x18\b \x01(\tR\vsubresourceJ\x04\b\x05\x10\x06\"\x1c\n" +
 	"\bFieldsV1\x12\x10\n" +
-	"\x03raw\x18\x01 \x01(\fR\x03raw\"G\n" +
+	"\x03raw\x18\x01 \x01(\fR\x03raw\"i\n" +
 	"\n" +
 	"GetRequest\x129\n" +
-	"\treference\x18\x01 \x01(\v2\x1b.kijabi.object.v1.ReferenceR\treference\";\n" +
+	"\treference\x18\x01 \x01(\v2\x1b.kijabi.object.v1.ReferenceR\treference\x12 \n" +
+	"\vsubresource\x18\x02 \x01(\tR\vsubresource\";\n" +
 	"\vGetResponse\x12,\n" +
 	"\x06object\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x06object\"\x8e\x02\n" +
 	"\vListRequest\x126\n" +

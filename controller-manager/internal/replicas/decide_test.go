@@ -1,27 +1,30 @@
-package replicaset
+package replicas
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-func set(replicas int32) *appsv1.ReplicaSet {
-	labels := map[string]string{"app": "web"}
-	return &appsv1.ReplicaSet{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", UID: "set", ResourceVersion: "10", Generation: 2},
-		Spec: appsv1.ReplicaSetSpec{
-			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}},
-		},
+// set is an owner of the test's pods.
+func set(replicas int32) Owner {
+	app := map[string]string{"app": "web"}
+	return Owner{
+		Object:   &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", UID: "set", ResourceVersion: "10", Generation: 2}},
+		Replicas: replicas, Selector: labels.Set(app).AsSelector(),
+		Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: app}},
 	}
 }
 
@@ -70,7 +73,7 @@ func names2(pods []*corev1.Pod) string {
 
 func TestDecide(t *testing.T) {
 	tests := map[string]struct {
-		set            *appsv1.ReplicaSet
+		set            Owner
 		owned, orphans []*corev1.Pod
 		create         int
 		remove         string
@@ -87,22 +90,19 @@ func TestDecide(t *testing.T) {
 		"adopts before it creates":               {set: set(2), orphans: []*corev1.Pod{pod("o1")}, adopt: "o1 ", create: 1},
 		"adopts nobody of other labels":          {set: set(1), orphans: []*corev1.Pod{pod("o1", foreign)}, create: 1},
 		"releases relabelled pods":               {set: set(1), owned: []*corev1.Pod{pod("p1", foreign)}, release: "p1 ", create: 1},
-		"does nothing while it is deleted": {set: func() *appsv1.ReplicaSet {
+		"does nothing while it is deleted": {set: func() Owner {
 			s := set(3)
-			s.DeletionTimestamp = ptr.To(metav1.NewTime(now))
+			s.Object.SetDeletionTimestamp(ptr.To(metav1.NewTime(now)))
 			return s
 		}(), owned: []*corev1.Pod{pod("p1")}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, err := decide(test.set, test.owned, test.orphans, free, now)
-			if err != nil {
-				t.Fatal(err)
-			}
+			p := decide(test.set, test.owned, test.orphans, free, now)
 			if len(p.create) != test.create || names2(p.remove) != test.remove || names2(p.claim.Adopt) != test.adopt || names2(p.claim.Release) != test.release {
 				t.Errorf("create %v remove %q adopt %q release %q", p.create, names2(p.remove), names2(p.claim.Adopt), names2(p.claim.Release))
 			}
-			if p.status.ReadyReplicas != test.ready || p.status.AvailableReplicas != test.available || p.status.ObservedGeneration != 2 {
+			if p.status.Ready != test.ready || p.status.Available != test.available || p.status.ObservedGeneration != 2 {
 				t.Errorf("status %+v", p.status)
 			}
 		})
@@ -112,13 +112,13 @@ func TestDecide(t *testing.T) {
 // A create whose answer was lost is repeated under the same name while nothing new
 // has been seen; once something has, names are new.
 func TestNamesFollowWhatWasSeen(t *testing.T) {
-	first, _ := decide(set(3), nil, nil, free, now)
-	again, _ := decide(set(3), nil, nil, free, now)
+	first := decide(set(3), nil, nil, free, now)
+	again := decide(set(3), nil, nil, free, now)
 	if fmt.Sprint(first.create) != fmt.Sprint(again.create) {
 		t.Errorf("%v, then %v", first.create, again.create)
 	}
 	seen := pod(first.create[0])
-	later, _ := decide(set(3), []*corev1.Pod{seen}, nil, func(name string) bool { return name == seen.Name }, now)
+	later := decide(set(3), []*corev1.Pod{seen}, nil, func(name string) bool { return name == seen.Name }, now)
 	for _, name := range later.create {
 		if name == seen.Name {
 			t.Errorf("name %s given twice", name)
@@ -131,12 +131,26 @@ func TestNamesFollowWhatWasSeen(t *testing.T) {
 
 func TestAvailableAfterMinReadySeconds(t *testing.T) {
 	s := set(1)
-	s.Spec.MinReadySeconds = 10
-	p, err := decide(s, []*corev1.Pod{pod("p1", ready(4*time.Second))}, nil, free, now)
-	if err != nil {
-		t.Fatal(err)
+	s.MinReadySeconds = 10
+	p := decide(s, []*corev1.Pod{pod("p1", ready(4*time.Second))}, nil, free, now)
+	if p.status.Available != 0 || p.requeueAfter != 6*time.Second {
+		t.Errorf("available %d, again in %s", p.status.Available, p.requeueAfter)
 	}
-	if p.status.AvailableReplicas != 0 || p.requeueAfter != 6*time.Second {
-		t.Errorf("available %d, again in %s", p.status.AvailableReplicas, p.requeueAfter)
+}
+
+func TestWhatIsFailing(t *testing.T) {
+	at := metav1.NewTime(now)
+	quota, other := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "p", errors.New("quota")), apierrors.NewInternalError(errors.New("x"))
+	first := failing(nil, quota, false, at)
+	if first == nil || first.Reason != "FailedCreate" || first.Message != quota.Error() {
+		t.Errorf("a quota: %+v", first)
+	}
+	if next := failing(first, other, true, metav1.NewTime(now.Add(time.Hour))); next.Reason != "FailedDelete" || !next.Since.Equal(&at) {
+		t.Errorf("still failing: %+v", next)
+	}
+	for _, err := range []error{nil, apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, "p", nil)} {
+		if failing(first, err, false, at) != nil {
+			t.Errorf("%v is a failure", err)
+		}
 	}
 }
