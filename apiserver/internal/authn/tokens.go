@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -172,25 +171,6 @@ func (t *Tokens) Request(_ context.Context, namespace, name string, request *aut
 	request.CreationTimestamp = metav1.Time{Time: now.Truncate(time.Second)}
 	request.Status = authenticationv1.TokenRequestStatus{Token: signed, ExpirationTimestamp: metav1.Time{Time: expires.Truncate(time.Second)}}
 	return nil
-}
-
-// Permanent issues a token of a service account that never ends, for a secret that is to hold
-// it: it is worth something for as long as that secret holds it and both are there. It
-// returns also the account's uid. The error is *apierrors.StatusError.
-func (t *Tokens) Permanent(namespace, name, secret string, secretUID types.UID) (token string, accountUID types.UID, err error) {
-	account, ok := t.cfg.Objects.Get(accountKey(namespace, name))
-	if !ok {
-		return "", "", apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, name)
-	}
-	now := t.cfg.Clock.Now()
-	token, err = t.sign(&claims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: t.cfg.Issuer, Subject: ServiceAccount(namespace, name), Audience: t.cfg.Audiences[:1:1], ID: uuid.NewString(),
-			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
-		},
-		Kubernetes: bound{Namespace: namespace, ServiceAccount: reference{name, account.Index.UID}, Secret: &reference{secret, secretUID}},
-	})
-	return token, account.Index.UID, err
 }
 
 func (t *Tokens) sign(said *claims) (string, error) {
@@ -365,23 +345,6 @@ func (t *Tokens) alive(b *bound, now time.Time) error {
 	}
 	if b.Node != nil {
 		return t.present("node", store.Key{Resource: "nodes", Name: b.Node.Name}, b.Node, now)
-	}
-	return nil
-}
-
-// held tells whether the secret that a permanent token is for still holds it: who takes it
-// out of the secret makes it worthless.
-func (t *Tokens) held(b *bound, token string) error {
-	record, ok := t.cfg.Objects.Get(store.Key{Resource: "secrets", Namespace: b.Namespace, Name: b.Secret.Name})
-	if !ok {
-		return fmt.Errorf("service account token has been invalidated: secret %s is gone", b.Secret.Name)
-	}
-	var secret corev1.Secret
-	if err := secret.Unmarshal(record.Value); err != nil {
-		return fmt.Errorf("read secret %s: %w", b.Secret.Name, err)
-	}
-	if subtle.ConstantTimeCompare(secret.Data[corev1.ServiceAccountTokenKey], []byte(token)) != 1 {
-		return fmt.Errorf("service account token has been invalidated: secret %s holds another", b.Secret.Name)
 	}
 	return nil
 }
