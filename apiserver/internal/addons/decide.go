@@ -8,12 +8,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// modeLabel says what is done about an object. It counts in the file and on the object itself.
+// modeLabel says what is done about an object. It counts in the file and on the object itself. With any
+// other value than those below, "Reconcile", say, or without the label, the object is made what the file
+// says, and removed when it is no longer in one.
 const (
 	modeLabel = "addons.kijabi.dev/mode"
-	// modeReconcile: it is made what the file says, and removed when it is no longer in one.
-	// What has no such label has this mode.
-	modeReconcile = "Reconcile"
 	// modeEnsureExists: it is made if it is not there; what becomes of it is its users' matter.
 	modeEnsureExists = "EnsureExists"
 	// modeIgnored: nothing is done.
