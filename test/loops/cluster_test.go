@@ -164,7 +164,7 @@ func testOldEndpoints(t *harness.T, s *stack) {
 	own := create(t, s, &corev1.Endpoints{ //nolint:staticcheck // clients still have it
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "db"},
 		Subsets: []corev1.EndpointSubset{{ //nolint:staticcheck // clients still have it
-			Addresses: []corev1.EndpointAddress{{IP: "192.0.2.10"}}, Ports: []corev1.EndpointPort{{Name: "http", Port: 5432}}, //nolint:staticcheck // clients still have it
+			Addresses: []corev1.EndpointAddress{{IP: "192.0.2.10"}}, Ports: []corev1.EndpointPort{{Name: "http", Port: 5432}},
 		}},
 	})
 	mirrored := func(want ...string) func() error {
@@ -186,7 +186,7 @@ func testOldEndpoints(t *harness.T, s *stack) {
 	}
 	harness.Eventually(t, patience, "Endpoints are mirrored", mirrored("192.0.2.10"))
 	change(t, s, ns, "db", "", func(e *corev1.Endpoints) { //nolint:staticcheck // clients still have it
-		e.Subsets[0].Addresses = append(e.Subsets[0].Addresses, corev1.EndpointAddress{IP: "192.0.2.11"}) //nolint:staticcheck // clients still have it
+		e.Subsets[0].Addresses = append(e.Subsets[0].Addresses, corev1.EndpointAddress{IP: "192.0.2.11"})
 	})
 	harness.Eventually(t, patience, "their changes, too", mirrored("192.0.2.10", "192.0.2.11"))
 	s.remove(t, own, client.DeleteOptions{})
@@ -214,15 +214,16 @@ func testNearEndpoints(t *harness.T, s *stack, k *kubelets) {
 	})
 	zoned := func(zone string) func() error {
 		return func() error {
+			var others []string
 			for _, slice := range list[*discoveryv1.EndpointSlice](t, s, ns) {
 				for _, e := range slice.Endpoints {
 					if ptr.Deref(e.Zone, "") == zone && e.Hints != nil && len(e.Hints.ForZones) == 1 && e.Hints.ForZones[0].Name == zone {
 						return nil
 					}
-					return fmt.Errorf("zone %v, hints %v", e.Zone, e.Hints)
+					others = append(others, fmt.Sprintf("zone %s, hints %v", ptr.Deref(e.Zone, ""), e.Hints))
 				}
 			}
-			return errors.New("no endpoint")
+			return fmt.Errorf("endpoints %q", others)
 		}
 	}
 	harness.Eventually(t, patience, "its endpoint is for its zone", zoned("z1"))

@@ -217,8 +217,13 @@ func TestMasterCutOffFromItsQuorum(t *testing.T) {
 		{"killed", func(p *process) { p.kill() }, func(p *process) { p.start(t) }},
 	} {
 		name := fmt.Sprintf("c%d", round)
-		_, leader, err := c.status(c.masters[0])
-		c.must(err)
+		var leader string
+		c.eventually("a master leads", func() (err error) {
+			if _, leader, err = c.status(c.masters[0]); err == nil && leader == "" {
+				err = errors.New("none does")
+			}
+			return err
+		})
 		// The survivor of the first round follows, that of the second led.
 		i := slices.IndexFunc(c.masters, func(p *process) bool { return (p.cfg.NodeName == leader) == (round == 1) })
 		survivor := c.masters[i]

@@ -94,7 +94,7 @@ func TestDelays(t *testing.T) {
 		want(t, take(q), "now")
 		time.Sleep(5*time.Second - 1)
 		want(t, take(q))
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		want(t, take(q), "b")
 		time.Sleep(5 * time.Second)
 		want(t, take(q), "a")

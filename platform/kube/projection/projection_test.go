@@ -3,6 +3,7 @@ package projection
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 	"weak"
@@ -24,7 +25,7 @@ func usual(n int) *corev1.Pod {
 			Namespace: "shop", Name: name, GenerateName: "web-", UID: types.UID(fmt.Sprintf("0b9f3c2e-0000-4000-8000-%012d", n)), ResourceVersion: fmt.Sprint(1_000_000 + n),
 			Labels:          map[string]string{"app": "web", "pod-template-hash": "abcdef"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-abcdef", UID: "set", Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true)}},
-			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "controller-manager", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 700)}}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "controller-manager", FieldsV1: metav1.NewFieldsV1(strings.Repeat("f", 700))}},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: fmt.Sprintf("node-%03d", n%100), NodeSelector: map[string]string{"disk": "ssd"},

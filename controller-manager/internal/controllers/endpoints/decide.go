@@ -20,7 +20,7 @@ type (
 	endpointsObject = corev1.Endpoints       //nolint:staticcheck // clients still have it
 	subset          = corev1.EndpointSubset  //nolint:staticcheck // clients still have it
 	address         = corev1.EndpointAddress //nolint:staticcheck // clients still have it
-	port            = corev1.EndpointPort    //nolint:staticcheck // clients still have it
+	port            = corev1.EndpointPort
 )
 
 const (

@@ -19,7 +19,7 @@ import (
 type (
 	endpointsObject = corev1.Endpoints       //nolint:staticcheck // clients still have it
 	address         = corev1.EndpointAddress //nolint:staticcheck // clients still have it
-	port            = corev1.EndpointPort    //nolint:staticcheck // clients still have it
+	port            = corev1.EndpointPort
 )
 
 const (
