@@ -25,6 +25,7 @@ func TestCluster(tt *testing.T) {
 		{"Pods", testPods},
 		{"RestartInPlace", testRestartInPlace},
 		{"NodeVolumes", testNodeVolumes},
+		{"Workloads", testWorkloads},
 		{"GRPC", testGRPC},
 		{"LeaderKilled", testLeaderKilled},
 		{"VIP", testVIP},
