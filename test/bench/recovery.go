@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/kube/object"
@@ -51,8 +51,17 @@ func (c *cluster) recover(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	began := time.Now()
-	if _, err := c.kijabi(ctx, "machine", "shell", "--name", clusterName, "master-3", "--", filepath.Join(c.bin, "kijabi"), "recover", "--yes"); err != nil {
-		return 0, err
+	for { // it is refused while the third master has not noticed yet
+		_, err := c.kijabi(ctx, "machine", "shell", "--name", clusterName, "master-3", "--", filepath.Join(c.bin, "kijabi"), "recover", "--yes")
+		if err == nil {
+			break
+		}
+		if !strings.Contains(err.Error(), "the quorum is not lost") || time.Since(began) > 30*time.Second {
+			return 0, err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return 0, err
+		}
 	}
 	conn, err := c.dial(3)
 	if err != nil {
