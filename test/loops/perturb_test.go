@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	configv1 "kijabi.dev/platform/config/v1"
+	"kijabi.dev/platform/kube/client"
 	"kijabi.dev/platform/pki"
 	"kijabi.dev/test/harness"
 )
@@ -209,6 +210,15 @@ func TestPerturb(tt *testing.T) {
 			}
 		}
 		t.Logf("took %s, writes %v", time.Since(began).Round(time.Millisecond), seen)
+		if t.Failed() {
+			return // it is looked at
+		}
+		for _, sc := range scenarios() { // nodes have room for so many pods only
+			name := fmt.Sprintf("%s-%02d", sc.name, number)
+			if _, err := get[*corev1.Namespace](s, "", name); err == nil {
+				s.remove(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, client.DeleteOptions{})
+			}
+		}
 	}
 	t.Run("Undisturbed", func(t *harness.T) { play(t, 0, disturbance{}) })
 	if t.Failed() {
