@@ -159,7 +159,8 @@ type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Node chosen; empty while pending.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// Every node considered.
+	// Every node considered. Of a pod that found a place in a cluster of more than 100 nodes, only the
+	// node chosen.
 	Verdicts []*NodeVerdict `protobuf:"bytes,2,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	// One line, as in the pod's PodScheduled condition.
 	Summary string `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
